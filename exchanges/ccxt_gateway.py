@@ -1,0 +1,307 @@
+"""Any ccxt exchange as a ``Gateway``; the only file that imports ccxt, and lazily: it costs 1.7 s and 85 MB.
+
+What venues do differently is data in ``VENUES``. Whether an order was refused is read from the venue's own code by a white
+list, never from ccxt's exception class: a class does not tell whether the order was accepted first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import cache
+from typing import Any
+from urllib.parse import urlsplit
+
+from domain.market import MarketRules, OrderType, Side, to_decimal
+from exchanges.credentials import Credentials
+from exchanges.gateway import (
+    BalanceReport,
+    CandleReport,
+    ExchangeUnavailable,
+    FillReport,
+    MarketReport,
+    OrderOutcomeUnknown,
+    OrderRejected,
+    OrderReport,
+    OrderTicket,
+    QuoteReport,
+)
+
+HTTP_TIMEOUT_MS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Venue:
+    """How one ccxt exchange is set up and understood.
+
+    ``rejected`` and ``refused_key`` are codes (or code and message) after which the order certainly does not exist;
+    ``not_looked_at`` are refusals after which the very same order may be sent again. All else is an unknown outcome.
+    """
+
+    options: dict[str, Any]
+    order_params: Callable[[OrderTicket], dict[str, Any]]
+    path_prefixes: dict[str, str]
+    rejected: frozenset[str]
+    refused_key: frozenset[str]
+    not_looked_at: frozenset[str]
+    fills_params: dict[str, Any]
+
+
+def _kucoin_order_params(ticket: OrderTicket) -> dict[str, Any]:
+    params: dict[str, Any] = {
+        "clientOid": ticket.client_order_id,
+        # The venue refuses the request when it arrives later than this: what makes "not found" mean "not placed".
+        "clientTimestamp": int(ticket.sent_at.timestamp() * 1000),
+        "allowMaxTimeWindow": ticket.window_ms,
+    }
+    if ticket.stop_price is not None:
+        params["stopLossPrice"] = str(ticket.stop_price)
+    return params
+
+
+VENUES: dict[str, Venue] = {
+    "kucoin": Venue(
+        # Explicit hf and uta: with injected markets ccxt would not find out, and would use the deprecated order path,
+        # on which a finished order cannot be looked up by our id.
+        options={"hf": True, "uta": False, "fetchMarkets": {"types": ["spot"], "fetchTickersFees": True}},
+        order_params=_kucoin_order_params,
+        path_prefixes={"futuresPublic": "/_futures", "futuresPrivate": "/_futures"},
+        rejected=frozenset(
+            {
+                "200001", "200003", "200004", "210021", "230003", "260100", "600100", "600101", "600203",
+                "300000", "300003", "300012", "400200", "400350", "400370", "400760", "400400", "400500",
+                "400600", "400303", "101030", "112010", "900001", "404000", "400000",
+                # 400100 alone is no proof: the same code says "this client order id is already live".
+                "400100:account.available.amount",
+                "400100:Order size below the minimum requirement.",
+                "400100:The quantity is below the minimum requirement.",
+            }
+        ),  # fmt: skip
+        refused_key=frozenset({"400001", "400003", "400004", "400005", "400006", "400007", "400401", "411100"}),
+        not_looked_at=frozenset({"400002", "429000", "429"}),
+        fills_params={"limit": 100},
+    )
+}
+
+
+@cache
+def ccxt_load() -> Any:
+    """The ccxt package; the first call in a process pays for the import."""
+    import ccxt  # noqa: PLC0415  # 1.7 s and 85 MB, only where a venue is really called
+
+    return ccxt
+
+
+class CcxtGateway:
+    """One account (or nobody) at one venue through ccxt. Not thread-safe: each thread opens its own."""
+
+    def __init__(self, ccxt_id: str, base_url: str = "", credentials: Credentials | None = None) -> None:
+        if ccxt_id not in VENUES:
+            raise ValueError(f"wanted one of {sorted(VENUES)}, was {ccxt_id!r}")
+        self._traits = VENUES[ccxt_id]
+        self._known: dict[str, dict[str, Any]] = {}
+        config: dict[str, Any] = {
+            "timeout": HTTP_TIMEOUT_MS,
+            # ccxt's limiter sleeps inside the call and knows one process only; a venue of our own needs none.
+            "enableRateLimit": not base_url,
+            "options": {**self._traits.options, "maxRetriesOnFailure": 0},
+        }
+        if credentials is not None:
+            config |= {"apiKey": credentials.api_key, "secret": credentials.secret, "password": credentials.passphrase}
+        self._venue = getattr(ccxt_load(), ccxt_id)(config)
+        self._venue.number = str  # exact: ccxt would make floats of all money
+        if base_url:
+            self._point_at(base_url.rstrip("/"))
+
+    def know(self, infos: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        """Take markets read earlier, so that the first order is the first request."""
+        fresh = {symbol: info for symbol, info in infos if symbol not in self._known}
+        if fresh:
+            self._known |= fresh
+            self._venue.set_markets(list(self._known.values()))
+
+    def time(self) -> datetime:
+        return _time(self._read(self._venue.fetch_time))
+
+    def markets(self) -> list[MarketReport]:
+        # Asked without keys: with keys ccxt adds six requests about the account.
+        keys = self._venue.apiKey, self._venue.secret
+        self._venue.apiKey = self._venue.secret = None
+        try:
+            rows = self._read(self._venue.fetch_markets)
+        finally:
+            self._venue.apiKey, self._venue.secret = keys
+        return [_market_report(row) for row in rows if row.get("spot") or row.get("linear")]
+
+    def quotes(self, symbols: Sequence[str]) -> list[QuoteReport]:
+        tickers = self._read(self._venue.fetch_tickers, list(symbols))
+        return [
+            QuoteReport(symbol, *(to_decimal(ticker[name]) for name in ("bid", "ask", "last")))
+            for symbol, ticker in tickers.items()
+            if all(ticker.get(name) is not None for name in ("bid", "ask", "last"))
+        ]
+
+    def candles(self, symbol: str, timeframe: str, since: datetime, limit: int) -> list[CandleReport]:
+        rows = self._read(self._venue.fetch_ohlcv, symbol, timeframe, int(since.timestamp() * 1000), limit)
+        return [CandleReport(_time(row[0]), *(to_decimal(value) for value in row[1:6])) for row in rows]
+
+    def balances(self) -> list[BalanceReport]:
+        answer = self._read(self._venue.fetch_balance)
+        return [
+            BalanceReport(currency, to_decimal(total), to_decimal(answer["free"][currency]))
+            for currency, total in answer["total"].items()
+        ]
+
+    def order_create(self, ticket: OrderTicket) -> str:
+        arguments = (
+            ticket.symbol,
+            "market" if ticket.order_type is OrderType.MARKET else "limit",
+            ticket.side.value.lower(),
+            str(ticket.quantity),
+            None if ticket.price is None else str(ticket.price),
+            self._traits.order_params(ticket),
+        )
+        errors = ccxt_load()
+        self._venue.last_http_response = None
+        try:
+            order = self._venue.create_order(*arguments)
+        except errors.BaseError as error:
+            raise self._create_failure(error) from error
+        except Exception as error:
+            # Whatever else broke, broke around a request that may have gone out.
+            raise OrderOutcomeUnknown(f"{type(error).__name__} while sending") from error
+        if not order.get("id"):
+            raise OrderOutcomeUnknown("the venue answered without an order id")
+        return str(order["id"])
+
+    def order_find(self, symbol: str, client_order_id: str) -> OrderReport | None:
+        try:
+            order = self._read(self._venue.fetch_order, None, symbol, {"clientOid": client_order_id})
+        except _NotFound:
+            return None
+        if not order.get("id"):
+            raise ExchangeUnavailable("the venue answered a look-up without an order id")
+        return OrderReport(
+            exchange_order_id=str(order["id"]),
+            client_order_id=str(order.get("clientOrderId") or client_order_id),
+            symbol=symbol,
+            side=Side(str(order["side"]).upper()),
+            quantity=_decimal_or_none(order.get("amount")),
+            filled=to_decimal(order.get("filled") or 0),
+            filled_quote=to_decimal(order.get("cost") or 0),
+            is_open=order.get("status") == "open",
+            is_canceled=order.get("status") in {"canceled", "cancelled", "expired", "rejected"},
+        )
+
+    def order_cancel(self, symbol: str, exchange_order_id: str) -> None:
+        try:
+            self._read(self._venue.cancel_order, exchange_order_id, symbol)
+        except _NotFound:
+            return  # already done, or never there: the look-up that follows tells which
+
+    def order_fills(self, symbol: str, exchange_order_id: str) -> list[FillReport]:
+        params = dict(self._traits.fills_params)
+        rows = self._read(self._venue.fetch_order_trades, exchange_order_id, symbol, None, None, params)
+        return [
+            FillReport(
+                trade_id=str(row["id"]),
+                exchange_order_id=exchange_order_id,
+                symbol=symbol,
+                side=Side(str(row["side"]).upper()),
+                quantity=to_decimal(row["amount"]),
+                price=to_decimal(row["price"]),
+                fee=to_decimal((row.get("fee") or {}).get("cost") or 0),
+                fee_currency=str((row.get("fee") or {}).get("currency") or ""),
+                filled_at=_time(row["timestamp"]),
+            )
+            for row in rows
+        ]
+
+    def _point_at(self, base_url: str) -> None:
+        prefixes = self._traits.path_prefixes
+        self._venue.urls["api"] = {name: base_url + prefixes.get(name, "") for name in self._venue.urls["api"]}
+        ours = urlsplit(base_url).netloc
+        strays = [url for url in self._venue.urls["api"].values() if urlsplit(url).netloc != ours]
+        if strays:
+            raise ValueError(f"wanted every address to be {base_url}, was {strays}")
+
+    def _read(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        errors = ccxt_load()
+        try:
+            return call(*arguments)
+        except errors.OrderNotFound as error:
+            raise _NotFound(_brief(error)) from error
+        except errors.AuthenticationError as error:
+            raise ExchangeUnavailable(_brief(error), is_refused_key=True) from error
+        except errors.BaseError as error:
+            raise ExchangeUnavailable(_brief(error)) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise ExchangeUnavailable(f"the venue's answer made no sense ({type(error).__name__})") from error
+
+    def _create_failure(self, error: Exception) -> Exception:
+        body = self._venue.last_http_response
+        if body is None:
+            if isinstance(error, ccxt_load().ExchangeError):
+                return OrderRejected(_brief(error), code="LOCAL")  # ccxt refused before it sent anything
+            return OrderOutcomeUnknown(_brief(error))
+        code, message = _code_of(body)
+        names = {code, f"{code}:{message}"}
+        if names & self._traits.not_looked_at:
+            return ExchangeUnavailable(_brief(error))
+        is_refused_key = bool(names & self._traits.refused_key)
+        if is_refused_key or names & self._traits.rejected:
+            return OrderRejected(_brief(error), code=code, is_refused_key=is_refused_key)
+        return OrderOutcomeUnknown(_brief(error))
+
+
+class _NotFound(ExchangeUnavailable):
+    """The venue knows no such order."""
+
+
+def _market_report(row: dict[str, Any]) -> MarketReport:
+    precision, limits, info = row["precision"], row["limits"], row.get("info") or {}
+    return MarketReport(
+        rules=MarketRules(
+            symbol=row["symbol"],
+            base=row["base"],
+            quote=row["quote"],
+            tick_size=to_decimal(precision["price"]),
+            lot_size=to_decimal(precision["amount"]),
+            min_quantity=to_decimal(limits["amount"]["min"] or 0),
+            max_quantity=_decimal_or_none(limits["amount"]["max"]),
+            # ccxt leaves KuCoin's minFunds out of its limits; it is in the raw row.
+            min_notional=max(to_decimal(limits["cost"]["min"] or 0), to_decimal(info.get("minFunds") or 0)),
+            contract_size=to_decimal(row.get("contractSize") or 1),
+            maker_fee=to_decimal(row.get("maker") or 0),
+            taker_fee=to_decimal(row.get("taker") or 0),
+        ),
+        kind="SPOT" if row.get("spot") else "LINEAR_FUTURE",
+        is_active=bool(row.get("active", True)),
+        venue_info=json.loads(json.dumps(row, default=str)),
+    )
+
+
+def _code_of(body: str) -> tuple[str, str]:
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return "", ""
+    if not isinstance(answer, dict):
+        return "", ""
+    return str(answer.get("code", "")), str(answer.get("msg", ""))
+
+
+def _time(milliseconds: Any) -> datetime:
+    return datetime.fromtimestamp(int(milliseconds) / 1000, tz=UTC)
+
+
+def _decimal_or_none(value: Any) -> Decimal | None:
+    return None if value is None else to_decimal(value)
+
+
+def _brief(error: Exception) -> str:
+    # Short, and without the URL's query: it may end up in a log or a row.
+    return f"{type(error).__name__}: {str(error).split('?')[0][:160]}"

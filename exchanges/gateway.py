@@ -1,0 +1,164 @@
+"""The one shape every venue has for us, and the three ways in which it can fail.
+
+Whatever implements ``Gateway`` keeps these promises: figures are exact decimals, times are aware and UTC, an order is sent
+at most once per call (no retries behind our back), and each failure is one of the three below. No gateway touches the
+database; callers hold no transaction while they call it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Protocol
+
+from domain.market import MarketRules, OrderType, Side
+
+
+class ExchangeUnavailable(Exception):
+    """Nothing happened: a read failed, or a request was refused before it was looked at. Ask again later."""
+
+    def __init__(self, message: str, *, is_refused_key: bool = False) -> None:
+        super().__init__(message)
+        # The venue does not accept our keys: asking again changes nothing until the trader acts.
+        self.is_refused_key = is_refused_key
+
+
+class OrderRejected(Exception):
+    """The venue looked at the order and refused it; final. ``code`` is the venue's own."""
+
+    def __init__(self, message: str, *, code: str, is_refused_key: bool = False) -> None:
+        super().__init__(message)
+        self.code = code
+        self.is_refused_key = is_refused_key
+
+
+class OrderOutcomeUnknown(Exception):
+    """It may have happened. Never send it again; look it up by client order id."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderTicket:
+    """An order as it is sent. ``sent_at`` and ``window_ms`` bound how late the venue may still accept it."""
+
+    symbol: str
+    side: Side
+    order_type: OrderType
+    quantity: Decimal
+    client_order_id: str
+    sent_at: datetime
+    window_ms: int
+    price: Decimal | None = None
+    stop_price: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OrderReport:
+    """What the venue says of an order. ``is_open`` is whether it can still trade."""
+
+    exchange_order_id: str
+    client_order_id: str
+    symbol: str
+    side: Side
+    quantity: Decimal | None
+    filled: Decimal
+    filled_quote: Decimal
+    is_open: bool
+    is_canceled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FillReport:
+    """One execution. ``fee_currency`` may be any currency."""
+
+    trade_id: str
+    exchange_order_id: str
+    symbol: str
+    side: Side
+    quantity: Decimal
+    price: Decimal
+    fee: Decimal
+    fee_currency: str
+    filled_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class MarketReport:
+    """A market and its rules; ``venue_info`` goes back to the gateway as it came."""
+
+    rules: MarketRules
+    kind: str
+    is_active: bool
+    venue_info: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class QuoteReport:
+    symbol: str
+    bid: Decimal
+    ask: Decimal
+    last: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceReport:
+    currency: str
+    total: Decimal
+    free: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class CandleReport:
+    """One candle as the venue gave it; it may still be open."""
+
+    open_at: datetime
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    volume: Decimal
+
+
+class Gateway(Protocol):
+    """A venue, as seen by one account (or by nobody, for public data)."""
+
+    def time(self) -> datetime:
+        """The venue's clock. Raises ExchangeUnavailable."""
+        ...
+
+    def markets(self) -> list[MarketReport]:
+        """Every market. Raises ExchangeUnavailable."""
+        ...
+
+    def quotes(self, symbols: Sequence[str]) -> list[QuoteReport]:
+        """Last prices of ``symbols``, in one request whatever their number; those it does not know are left out.
+        Raises ExchangeUnavailable."""
+        ...
+
+    def candles(self, symbol: str, timeframe: str, since: datetime, limit: int) -> list[CandleReport]:
+        """At most ``limit`` candles from ``since`` on, oldest first, the open one included. Raises ExchangeUnavailable."""
+        ...
+
+    def balances(self) -> list[BalanceReport]:
+        """What the account holds. Raises ExchangeUnavailable."""
+        ...
+
+    def order_create(self, ticket: OrderTicket) -> str:
+        """Send once; the venue's order id. Raises OrderRejected, OrderOutcomeUnknown, or ExchangeUnavailable where the
+        venue certainly did not look at it."""
+        ...
+
+    def order_find(self, symbol: str, client_order_id: str) -> OrderReport | None:
+        """Look up by our id; None when the venue says it does not know it (which alone proves nothing).
+        Raises ExchangeUnavailable."""
+        ...
+
+    def order_cancel(self, symbol: str, exchange_order_id: str) -> None:
+        """Ask for cancellation; only a later look-up tells what became of it. An order that is already done is no error.
+        Raises ExchangeUnavailable."""
+        ...
+
+    def order_fills(self, symbol: str, exchange_order_id: str) -> list[FillReport]:
+        """Every execution of one order. Raises ExchangeUnavailable."""
+        ...

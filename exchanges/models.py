@@ -1,0 +1,163 @@
+"""Venues, accounts, markets, quotes and balances: what we know of the world outside, each row with the time it was read."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.core.validators import MinValueValidator
+from django.db import models
+
+from domain.market import MarketRules
+from exchanges.credentials import CredentialsField
+from pipeline.fields import ExactField
+
+
+class Exchange(models.Model):
+    """A venue we can reach: the ccxt class that speaks to it and, for a simulator or a test net, where it listens.
+
+    A simulator may run faster than the world; ``clock_speed`` and the anchors translate between its time and ours, so
+    that everything above asks for the venue's time and never looks at a wall clock to judge a candle.
+    """
+
+    name = models.SlugField(max_length=40, unique=True, help_text="How sessions and journal call it, e.g. kucoin.")
+    ccxt_id = models.SlugField(max_length=40, default="kucoin", help_text="The ccxt class that speaks its language.")
+    base_url = models.URLField(blank=True, help_text="Only for a simulator or test net; empty means the real venue.")
+    is_enabled = models.BooleanField(default=True)
+    clock_speed = models.FloatField(
+        default=1.0, validators=[MinValueValidator(0.0)], help_text="Venue seconds per second; 1 for every real venue."
+    )
+    clock_anchor_at = models.DateTimeField(null=True, editable=False, help_text="Our time when its clock was read.")
+    clock_venue_at = models.DateTimeField(null=True, editable=False, help_text="Its time at that moment.")
+    markets_synced_at = models.DateTimeField(null=True, editable=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def time_at(self, now: datetime) -> datetime:
+        """The venue's time at our time ``now``."""
+        if self.clock_anchor_at is None or self.clock_venue_at is None:
+            return now
+        return self.clock_venue_at + (now - self.clock_anchor_at) * self.clock_speed
+
+    def wall_delay(self, venue_delay: timedelta) -> timedelta:
+        """How long ``venue_delay`` of the venue's time lasts for us; a stopped clock is looked at every second."""
+        return venue_delay / self.clock_speed if self.clock_speed > 0 else timedelta(seconds=1)
+
+
+class Account(models.Model):
+    """A trader's account at a venue. Its row lock is what makes valuing orders atomic across sessions."""
+
+    class Status(models.TextChoices):
+        ACTIVE = "ACTIVE"
+        PAUSED = "PAUSED"
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="accounts")
+    exchange = models.ForeignKey(Exchange, on_delete=models.PROTECT, related_name="accounts")
+    name = models.CharField(max_length=80)
+    currency = models.CharField(max_length=16, default="USDT", help_text="What equity and limits are counted in.")
+    credentials = CredentialsField(editable=True)
+    key_hint = models.CharField(max_length=8, blank=True, editable=False)
+    status = models.CharField(max_length=8, choices=Status.choices, default=Status.ACTIVE, editable=False)
+    status_reason = models.CharField(max_length=200, blank=True, editable=False)
+    balances_synced_at = models.DateTimeField(null=True, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["owner", "name"], name="account_name_once_per_owner")]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.exchange.name})"
+
+
+class RiskProfile(models.Model):
+    """What one account may risk over all of its sessions. An empty limit is no limit."""
+
+    account = models.OneToOneField(Account, on_delete=models.CASCADE, related_name="risk_profile")
+    max_open_positions = models.PositiveIntegerField(
+        null=True, blank=True, default=5, help_text="Positions open at once, over all sessions."
+    )
+    max_exposure = ExactField(
+        null=True, blank=True, validators=[MinValueValidator(0)], help_text="Value of all positions and entries together."
+    )
+
+    def __str__(self) -> str:
+        return f"limits of {self.account}"
+
+
+class Market(models.Model):
+    """A tradable symbol of a venue with its tick, lot and minimums; ``venue_info`` is what its gateway needs to trade it
+    without asking again."""
+
+    class Kind(models.TextChoices):
+        SPOT = "SPOT"
+        LINEAR_FUTURE = "LINEAR_FUTURE"
+
+    exchange = models.ForeignKey(Exchange, on_delete=models.PROTECT, related_name="markets")
+    symbol = models.CharField(max_length=40)
+    base = models.CharField(max_length=20)
+    quote = models.CharField(max_length=20)
+    kind = models.CharField(max_length=16, choices=Kind.choices, default=Kind.SPOT)
+    tick_size = ExactField()
+    lot_size = ExactField()
+    min_quantity = ExactField(default=0)
+    max_quantity = ExactField(null=True)
+    min_notional = ExactField(default=0)
+    contract_size = ExactField(default=1)
+    maker_fee = ExactField(default=0)
+    taker_fee = ExactField(default=0)
+    is_active = models.BooleanField(default=True)
+    venue_info = models.JSONField(default=dict, editable=False)
+    synced_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["exchange", "symbol"], name="market_once_per_exchange")]
+
+    def __str__(self) -> str:
+        return f"{self.symbol} at {self.exchange.name}"
+
+    @property
+    def rules(self) -> MarketRules:
+        """What the venue accepts here, as the pure functions take it."""
+        return MarketRules(
+            symbol=self.symbol,
+            base=self.base,
+            quote=self.quote,
+            tick_size=self.tick_size,
+            lot_size=self.lot_size,
+            min_quantity=self.min_quantity,
+            max_quantity=self.max_quantity,
+            min_notional=self.min_notional,
+            contract_size=self.contract_size,
+            maker_fee=self.maker_fee,
+            taker_fee=self.taker_fee,
+        )
+
+
+class Quote(models.Model):
+    """The last price seen of a market: one row, overwritten. ``quoted_at`` is our time of reading it."""
+
+    market = models.OneToOneField(Market, on_delete=models.CASCADE, primary_key=True, related_name="last_quote")
+    bid = ExactField()
+    ask = ExactField()
+    last = ExactField()
+    quoted_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.market_id}: {self.last}"
+
+
+class Balance(models.Model):
+    """What an account holds of one currency, as the venue said at ``read_at`` (our time just before asking)."""
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="balances")
+    currency = models.CharField(max_length=20)
+    total = ExactField()
+    free = ExactField()
+    read_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["account", "currency"], name="balance_once_per_currency")]
+
+    def __str__(self) -> str:
+        return f"{self.total} {self.currency}"

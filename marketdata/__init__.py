@@ -1,0 +1,1 @@
+"""Floor 2b: DataCollect and MarketDataService: every closed candle, once."""

@@ -1,0 +1,136 @@
+"""Orders and their fills. An order's row, with its client order id, is committed before anything is sent; a fill is
+counted once per account, market and trade id, whoever reports it how often."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import ClassVar
+
+from django.db import models
+from django.db.models import Q
+
+from domain.market import OrderType, PositionSide, Side
+from domain.orders import AT_VENUE_STATUSES, LIVE_STATUSES, ORDER_TRANSITIONS, Execution, OrderStatus, execution_of
+from exchanges.models import Account, Market
+from pipeline.claims import Guarded, GuardedQuerySet
+from pipeline.fields import ExactField
+
+# How our orders are told from others at the venue, and within what KuCoin accepts (40 letters, digits, - and _).
+CLIENT_ORDER_ID_PREFIX = "r3-"
+
+
+def _choices(kind: type[OrderStatus] | type[Side] | type[PositionSide] | type[OrderType]) -> list[tuple[str, str]]:
+    return [(member.value, member.value) for member in kind]
+
+
+def client_order_id_new() -> str:
+    """A fresh id of ours, unguessable and unique for ever."""
+    return CLIENT_ORDER_ID_PREFIX + uuid.uuid4().hex
+
+
+class Order(Guarded):
+    """One attempt to trade. ``intent_id`` names whose wish it carries out (positions know); of one intent at most one
+    attempt is alive, which is a fact of the database. Without ``quantity`` until it is valued."""
+
+    transitions: ClassVar[Mapping[str, frozenset[str]]] = ORDER_TRANSITIONS
+
+    account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="orders")
+    market = models.ForeignKey(Market, on_delete=models.PROTECT, related_name="orders")
+    intent_id = models.UUIDField()
+    client_order_id = models.CharField(max_length=40, unique=True, default=client_order_id_new)
+    exchange_order_id = models.CharField(max_length=64, blank=True)
+    side = models.CharField(max_length=4, choices=_choices(Side))
+    position_side = models.CharField(max_length=5, choices=_choices(PositionSide), default=PositionSide.LONG)
+    order_type = models.CharField(max_length=6, choices=_choices(OrderType), default=OrderType.MARKET)
+    is_exit = models.BooleanField(default=False)
+    leverage = ExactField(default=1)
+    quantity = ExactField(null=True)
+    price = ExactField(null=True, help_text="Limit price.")
+    stop_price = ExactField(null=True)
+    reserved = ExactField(default=0, help_text="Quote currency held back for it until the venue's balance shows it.")
+    filled = ExactField(default=0)
+    filled_quote = ExactField(default=0)
+    status = models.CharField(max_length=10, choices=_choices(OrderStatus), default=OrderStatus.REQUESTED)
+    reason = models.CharField(max_length=40, blank=True, help_text="Code: why denied or rejected, or which exit.")
+    detail = models.CharField(max_length=200, blank=True)
+    is_cancel_wanted = models.BooleanField(default=False)
+    # How often an UNKNOWN order was looked up and not found, and when any look is next due.
+    lookups = models.PositiveIntegerField(default=0)
+    not_before_at = models.DateTimeField(null=True)
+    deadline_at = models.DateTimeField(null=True, help_text="After this the venue refuses a request that is still on its way.")
+    requested_at = models.DateTimeField(auto_now_add=True)
+    valued_at = models.DateTimeField(null=True)
+    sent_at = models.DateTimeField(null=True)
+    opened_at = models.DateTimeField(null=True)
+    closed_at = models.DateTimeField(null=True)
+
+    objects = GuardedQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["intent_id"], condition=Q(status__in=[str(s) for s in LIVE_STATUSES]), name="order_one_live_per_intent"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["intent_id"], name="order_by_intent"),
+            # "what still waits": every sweep, over the few rows that are not finished
+            models.Index(
+                fields=["status", "not_before_at"],
+                condition=Q(status__in=[str(s) for s in LIVE_STATUSES]),
+                name="order_waiting",
+            ),
+            # "what of this account may be at the venue": reservations, recovery
+            models.Index(
+                fields=["account"], condition=Q(status__in=[str(s) for s in LIVE_STATUSES]), name="order_live_by_account"
+            ),
+            models.Index(fields=["account", "-requested_at"], name="order_by_account"),
+        ]
+
+    def __str__(self) -> str:
+        return self.client_order_id
+
+    @property
+    def execution(self) -> Execution:
+        """How far it got, from quantities."""
+        return execution_of(self.quantity, self.filled)
+
+    @property
+    def average_price(self) -> Decimal | None:
+        """What was paid or received per unit, from the fills' sums."""
+        return self.filled_quote / self.filled if self.filled else None
+
+    @property
+    def may_be_at_venue(self) -> bool:
+        return self.status in AT_VENUE_STATUSES
+
+
+class Fill(models.Model):
+    """One execution, as the venue reported it."""
+
+    order = models.ForeignKey(Order, on_delete=models.PROTECT, related_name="fills")
+    account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="fills")
+    market = models.ForeignKey(Market, on_delete=models.PROTECT, related_name="fills")
+    trade_id = models.CharField(max_length=64)
+    side = models.CharField(max_length=4, choices=_choices(Side))
+    quantity = ExactField()
+    price = ExactField()
+    fee = ExactField(default=0)
+    fee_currency = models.CharField(max_length=20, blank=True)
+    filled_at = models.DateTimeField(help_text="By the venue's clock.")
+    recorded_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            # Trade ids are unique per symbol only.
+            models.UniqueConstraint(fields=["account", "market", "trade_id"], name="fill_counted_once")
+        ]
+        indexes = [
+            # "what has been traded since the balance was read": equity
+            models.Index(fields=["account", "recorded_at"], name="fill_by_account")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.side} {self.quantity} at {self.price}"

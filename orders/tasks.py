@@ -1,0 +1,48 @@
+"""OrderManager's doors."""
+
+from __future__ import annotations
+
+import logging
+
+from celery import shared_task
+from django.utils import timezone
+
+from exchanges.gateway import ExchangeUnavailable
+from exchanges.services import balances_refresh
+from orders import services
+from pipeline.sweeps import Waiting, sweep
+
+logger = logging.getLogger(__name__)
+
+WAITING = (
+    Waiting("valued, not submitted", services.orders_ready, "orders.submit", "order_ids", batch=1),
+    Waiting("at the venue, or perhaps", services.orders_to_look_at, "orders.look", "order_ids", batch=5),
+    Waiting("balances read before the last fill", services.accounts_with_old_balances, "orders.balances", "account_ids"),
+)
+
+
+@shared_task(name="orders.submit")
+def submit(order_ids: list[int]) -> None:
+    for order_id in order_ids:
+        services.order_submit(order_id)
+
+
+@shared_task(name="orders.look")
+def look(order_ids: list[int]) -> None:
+    for order_id in order_ids:
+        services.order_look(order_id)
+
+
+@shared_task(name="orders.balances")
+def balances(account_ids: list[int]) -> None:
+    for account_id in account_ids:
+        try:
+            balances_refresh(account_id)
+        except ExchangeUnavailable as error:
+            logger.warning("balances of account %s were not read: %s", account_id, error)
+
+
+@shared_task(name="orders.sweep")
+def sweep_orders() -> None:
+    sweep(*WAITING)
+    services.unknown_orders_alert(timezone.now())

@@ -1,0 +1,1 @@
+"""Floor 1: how the apps hear of one another, and how no word gets lost."""

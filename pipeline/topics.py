@@ -1,0 +1,167 @@
+"""Every topic of the platform on one screen: what its key is, who is woken by it, whether it is journaled and broadcast.
+
+``publish`` writes the journal row in the caller's transaction and rings the consumers after the commit. A message carries
+ids only and may be lost, doubled or late: the sweeps ring again whatever still waits (``pipeline/sweeps.py``).
+A task's first name is its queue.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
+from typing import Any
+
+from celery import current_app
+from django.db import connection, transaction
+from kombu.exceptions import OperationalError
+
+from pipeline import listeners
+
+logger = logging.getLogger(__name__)
+
+# A doorbell that nobody heard for this long is worth nothing: a sweep has rung again since.
+BELL_EXPIRES_SECONDS = 60
+
+
+class Topic(StrEnum):
+    COMMAND = "command"
+    MARKETDATA = "marketdata"
+    SIGNALS = "signals"
+    SESSION_SIGNALS = "sessionSignals"
+    SESSION_REQUEST = "sessionRequest"
+    RAW_ORDERS = "raworders"
+    ORDERS = "orders"
+    ORDER_UPDATES = "orderUpdates"
+    TRADE_UPDATES = "tradeUpdates"
+    POSITIONS = "positions"
+    ALERTS = "alerts"
+
+
+@dataclass(frozen=True, slots=True)
+class Bell:
+    """A Celery task to wake, and the argument that carries the ids; ``batch`` is how many ids one message may carry."""
+
+    task: str
+    argument: str
+    batch: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    key: str
+    wakes: tuple[Bell, ...] = ()
+    is_journaled: bool = True
+    is_broadcast: bool = False
+
+
+TOPICS: dict[Topic, Route] = {
+    Topic.COMMAND: Route(
+        key="session",
+        wakes=(
+            Bell("marketdata.collect", "feed_ids"),
+            Bell("strategies.evaluate", "feed_ids"),
+            Bell("sessions.recover", "session_ids"),
+            Bell("positions.track", "session_ids"),
+        ),
+        is_broadcast=True,
+    ),
+    Topic.MARKETDATA: Route(key="feed", wakes=(Bell("strategies.evaluate", "feed_ids", batch=20),), is_broadcast=True),
+    Topic.SIGNALS: Route(key="configuration", wakes=(Bell("positions.fan_out", "signal_ids"),), is_broadcast=True),
+    Topic.SESSION_SIGNALS: Route(key="session", wakes=(Bell("positions.track", "session_ids"),), is_journaled=False),
+    # A tick changes nothing by itself, and 100,000 sessions tick every five minutes: the journal keeps what came of it.
+    Topic.SESSION_REQUEST: Route(
+        key="session", wakes=(Bell("positions.tick", "session_ids", batch=2000),), is_journaled=False
+    ),
+    Topic.RAW_ORDERS: Route(key="order", wakes=(Bell("money.value", "order_ids", batch=50),)),
+    # One order a message: each submission waits for the venue by itself.
+    Topic.ORDERS: Route(key="order", wakes=(Bell("orders.submit", "order_ids", batch=1),)),
+    Topic.ORDER_UPDATES: Route(key="order", wakes=(Bell("positions.follow_orders", "order_ids"),), is_broadcast=True),
+    Topic.TRADE_UPDATES: Route(key="order", is_broadcast=True),
+    Topic.POSITIONS: Route(key="session", is_broadcast=True),
+    Topic.ALERTS: Route(key="account or session", is_broadcast=True),
+}
+
+# Who serves which queue: the owner's component names, as Flower, docker-compose.yml and the supervisor show them.
+QUEUES: dict[str, str] = {
+    "exchanges": "DataCollect",
+    "marketdata": "DataCollect",
+    "strategies": "StrategyExecutor",
+    "sessions": "SchedulerService",
+    "pipeline": "SchedulerService",
+    "positions": "PositionTracker",
+    "money": "MoneyManager",
+    "orders": "OrderManager",
+}
+
+TASK_ROUTES: dict[str, dict[str, str]] = {f"{queue}.*": {"queue": queue} for queue in QUEUES}
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One thing to publish: the key of its topic, the ids of the rows involved, and plain facts for a reader."""
+
+    key: int
+    ids: dict[str, int | None]
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+def publish(topic: Topic, key: int, *, data: dict[str, Any] | None = None, actor: str = "system", **ids: int | None) -> None:
+    """Journal one happening now and ring whom it concerns after the commit. Must run inside a transaction."""
+    publish_all(topic, [Note(key, ids, data or {})], actor=actor)
+
+
+def publish_all(topic: Topic, notes: Sequence[Note], *, actor: str = "system") -> None:
+    """As ``publish``, for many happenings with one insert and as few messages as the topic's batches allow."""
+    if not notes:
+        return
+    if not connection.in_atomic_block:
+        raise RuntimeError(f"wanted a transaction around publish({topic.value!r}): a row is committed before its message")
+    route = TOPICS[topic]
+    if route.is_journaled:
+        _journal(topic, notes, actor)
+    # robust: a broker that is down must not fail a transaction that stands, nor keep later hooks from running.
+    transaction.on_commit(partial(_announce, topic, tuple(notes)), robust=True)
+
+
+def ring(task: str, *, batch: int = 200, **ids: Iterable[int]) -> None:
+    """Wake ``task`` with the ids of its one argument, in batches. A broker that cannot be reached is logged, never raised:
+    the sweep rings again."""
+    [(argument, values)] = ids.items()
+    pending = list(dict.fromkeys(values))
+    for start in range(0, len(pending), batch):
+        try:
+            current_app.send_task(
+                task, kwargs={argument: pending[start : start + batch]}, expires=BELL_EXPIRES_SECONDS, ignore_result=True
+            )
+        except (OperationalError, OSError) as error:
+            logger.warning("the bell of %s did not ring (%s); its sweep will", task, type(error).__name__)
+            return
+
+
+def _announce(topic: Topic, notes: Sequence[Note]) -> None:
+    route = TOPICS[topic]
+    for bell in route.wakes:
+        id_name = bell.argument.removesuffix("s")
+        ids = [value for note in notes if (value := note.ids.get(id_name)) is not None]
+        ring(bell.task, batch=bell.batch, **{bell.argument: ids})
+    if route.is_broadcast:
+        listeners.tell(topic.value, [(note.key, note.ids, note.data) for note in notes])
+
+
+def _journal(topic: Topic, notes: Sequence[Note], actor: str) -> None:
+    # Raw SQL: the journal row is written on every hop of the live path, and the ORM's insert costs twice as much.
+    row = "(%s, %s, %s, %s, %s, %s, %s)"
+    values: list[Any] = []
+    for note in notes:
+        owner_id, session_id = note.ids.get("owner_id"), note.ids.get("session_id")
+        values += [topic.value, note.key, json.dumps(note.ids), json.dumps(note.data, default=str), owner_id, session_id, actor]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO pipeline_event (topic, key, ids, data, owner_id, session_id, actor) VALUES "  # noqa: S608
+            + ", ".join([row] * len(notes)),
+            values,
+        )

@@ -1,0 +1,390 @@
+"""PositionTracker's one verb: look. Fold the fills, see signal, price, orders and status, decide once, write it down.
+
+``sessions_track`` takes any number of sessions in one short transaction under their row locks; whoever woke it, and how
+often, makes no difference. Which sessions need a look is found by ``positions/watch.py`` and by the sweep here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import Exists, F, OuterRef, Q
+from django.utils import timezone
+
+from domain.candles import Timeframe
+from domain.exits import ExitReason, levels_at_entry
+from domain.market import ZERO, OrderType, PositionSide, Side, round_quantity
+from domain.orders import LIVE_STATUSES, OrderStatus
+from domain.positions import FillFact, fold
+from domain.strategy import SignalKind
+from domain.tracking import Action, SessionView, decide
+from exchanges.models import Market, Quote
+from orders.models import Fill, Order
+from orders.services import orders_announce, orders_cancel
+from pipeline.topics import Note, Topic, publish_all, ring
+from positions.models import LIVE_POSITIONS, Intent, Position, PositionStatus
+from sessions.models import TRACKED_STATUSES, SessionStatus, TradingSession
+from sessions.services import session_mark_stopped, session_note_exposure
+from strategies.models import Signal
+from strategies.services import signals_latest
+
+logger = logging.getLogger(__name__)
+
+# Sessions tracked in one transaction: larger batches hold their locks longer.
+TRACK_BATCH = 100
+# How long after its candle's successor closed an entry signal may still be acted on, in our time.
+ENTRY_GRACE = timedelta(seconds=10)
+# A price older than this is no reason to act.
+PRICE_IS_OLD_AFTER = timedelta(seconds=30)
+# How far back the sweep looks for signals nobody acted on; older ones are no longer fresh anyway.
+SIGNAL_IS_NEWS_FOR = timedelta(minutes=10)
+EXIT_FAILURES_BEFORE_ALERT = 3
+LONGEST_EXIT_PAUSE = timedelta(seconds=60)
+
+
+@dataclass(slots=True)
+class _Facts:
+    """Everything known about one session at this look."""
+
+    session: TradingSession
+    position: Position | None = None
+    entries: list[Order] = field(default_factory=list)
+    exits: list[Order] = field(default_factory=list)
+    exit_intent: Intent | None = None
+    fills: list[Fill] = field(default_factory=list)
+    quote: Quote | None = None
+    signal: Signal | None = None
+
+    @property
+    def market(self) -> Market:
+        return self.session.config.feed.market
+
+    @property
+    def owner_id(self) -> int:
+        return self.session.account.owner_id
+
+    def note(self, **data: object) -> Note:
+        ids = {"session_id": self.session.pk, "account_id": self.session.account_id, "owner_id": self.owner_id}
+        if self.position is not None:
+            ids["position_id"] = self.position.pk
+        return Note(key=self.session.pk, ids=ids, data=data)
+
+
+def _is_live(order: Order) -> bool:
+    return order.status in LIVE_STATUSES
+
+
+@dataclass(slots=True)
+class _Wishes:
+    """What a batch of looks decided to trade, written and published together."""
+
+    positions: list[Position] = field(default_factory=list)
+    intents: list[Intent] = field(default_factory=list)
+    orders: list[Order] = field(default_factory=list)
+    seen_signals: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    notes: dict[Topic, list[Note]] = field(default_factory=lambda: defaultdict(list))
+
+
+def signals_fan_out(signal_ids: Sequence[int]) -> None:
+    """Look at every session that a signal concerns: the first batch here and now, the rest by messages."""
+    configs = Signal.objects.filter(pk__in=list(signal_ids)).values_list("config_id", flat=True)
+    concerned = TradingSession.objects.filter(
+        Q(status=SessionStatus.ACTIVE) | Q(has_exposure=True, status__in=TRACKED_STATUSES), config__in=list(configs)
+    )
+    ids = list(concerned.order_by("pk").values_list("pk", flat=True))
+    with transaction.atomic():
+        publish_all(Topic.SESSION_SIGNALS, [Note(key=pk, ids={"session_id": pk}) for pk in ids[TRACK_BATCH:]])
+    sessions_track(ids[:TRACK_BATCH])
+
+
+def orders_follow(order_ids: Sequence[int]) -> None:
+    """Look at the sessions whose orders have news."""
+    sessions_track(sessions_of_orders(order_ids))
+
+
+def sessions_of_orders(order_ids: Iterable[int]) -> list[int]:
+    """The sessions on whose behalf these orders trade."""
+    intents = Order.objects.filter(pk__in=list(order_ids)).values_list("intent_id", flat=True)
+    return list(Position.objects.filter(intents__in=list(intents)).values_list("session_id", flat=True).distinct())
+
+
+def sessions_track(session_ids: Sequence[int]) -> None:
+    """Look at sessions, in batches; one that cannot be looked at does not keep the others from it."""
+    for start in range(0, len(session_ids), TRACK_BATCH):
+        batch = session_ids[start : start + TRACK_BATCH]
+        try:
+            _track(batch)
+        except Exception:
+            if len(batch) == 1:
+                raise
+            logger.exception("a batch of %s sessions could not be tracked; going one by one", len(batch))
+            for session_id in batch:
+                _track_alone(session_id)
+
+
+def session_exit(session_id: int) -> bool:
+    """The trader's market exit: leave the position now, keep the session; whether there was one to leave."""
+    wanted = Position.objects.filter(session_id=session_id, status__in=LIVE_POSITIONS).update(is_exit_wanted=True)
+    if wanted:
+        ring("positions.track", session_ids=[session_id])
+    return bool(wanted)
+
+
+def sessions_unsettled(now: datetime, session_ids: Collection[int] | None = None) -> list[int]:
+    """Sessions that wait for a look though their bell should have rung: what the sweep and the tick look for.
+
+    A signal nobody has seen; a stop to be carried out; an order that finished after the fills were last added up; an exit
+    asked for by hand.
+    """
+    chosen = TradingSession.objects.filter(status__in=TRACKED_STATUSES)
+    if session_ids is not None:
+        chosen = chosen.filter(pk__in=list(session_ids))
+    news = Signal.objects.filter(config=OuterRef("config"), created_at__gt=now - SIGNAL_IS_NEWS_FOR).exclude(
+        kind=SignalKind.NOTHING
+    )
+    unseen = chosen.filter(
+        Q(last_signal=None) & Exists(news) | Exists(news.filter(pk__gt=OuterRef("last_signal"))), status=SessionStatus.ACTIVE
+    )
+    stopping = chosen.filter(status=SessionStatus.STOPPING)
+    intents = Intent.objects.filter(position=OuterRef(OuterRef("pk")))
+    finished = Order.objects.filter(intent_id__in=intents.values("pk"), closed_at__isnull=False).exclude(
+        status__in=LIVE_STATUSES
+    )
+    waiting = Position.objects.filter(
+        Q(folded_at=None) & Exists(finished)
+        | Exists(finished.filter(closed_at__gte=OuterRef("folded_at")))
+        | Q(is_exit_wanted=True),
+        status__in=LIVE_POSITIONS,
+        session__in=chosen,
+    )
+    found = {*unseen.values_list("pk", flat=True), *stopping.values_list("pk", flat=True)}
+    return sorted(found | set(waiting.values_list("session_id", flat=True)))
+
+
+def _track_alone(session_id: int) -> None:
+    try:
+        _track([session_id])
+    except Exception:
+        logger.exception("session %s could not be tracked", session_id)
+
+
+def _track(session_ids: Sequence[int]) -> None:
+    now = timezone.now()
+    with transaction.atomic():
+        facts = _gather(session_ids)
+        wishes = _Wishes()
+        for one in facts:
+            _fold(one, now, wishes)
+            _act(one, now, wishes)
+            session_note_exposure(one.session, one.position is not None)
+        _write(wishes)
+
+
+def _gather(session_ids: Sequence[int]) -> list[_Facts]:
+    """Lock the sessions and read all that is known about them, with one query per kind of row."""
+    sessions = (
+        TradingSession.objects.filter(pk__in=list(session_ids), status__in=TRACKED_STATUSES)
+        .select_related("account__exchange", "config__feed__market")
+        .locked()
+    )
+    facts = {session.pk: _Facts(session) for session in sessions}
+    if not facts:
+        return []
+    positions = {
+        position.session_id: position
+        for position in Position.objects.filter(session__in=facts, status__in=LIVE_POSITIONS)
+    }
+    markets = {one.market.pk for one in facts.values()}
+    quotes = Quote.objects.filter(market__in=markets, quoted_at__gt=timezone.now() - PRICE_IS_OLD_AFTER).in_bulk()
+    signals = signals_latest({one.session.config_id for one in facts.values()})
+    for session_id, one in facts.items():
+        one.position = positions.get(session_id)
+        one.quote = quotes.get(one.market.pk)
+        one.signal = signals.get(one.session.config_id)
+    _gather_orders({position.pk: facts[session_id] for session_id, position in positions.items()})
+    return list(facts.values())
+
+
+def _gather_orders(by_position: dict[int, _Facts]) -> None:
+    if not by_position:
+        return
+    intents: dict[UUID, Intent] = {intent.pk: intent for intent in Intent.objects.filter(position__in=by_position)}
+    orders: dict[int, _Facts] = {}
+    for intent in intents.values():
+        if intent.purpose == Intent.Purpose.EXIT:
+            by_position[intent.position_id].exit_intent = intent
+    for order in Order.objects.filter(intent_id__in=intents).select_related("account").order_by("pk"):
+        intent = intents[order.intent_id]
+        one = orders[order.pk] = by_position[intent.position_id]
+        (one.entries if intent.purpose == Intent.Purpose.ENTRY else one.exits).append(order)
+    for fill in Fill.objects.filter(order__in=orders):
+        orders[fill.order_id].fills.append(fill)
+
+
+def _fold(one: _Facts, now: datetime, wishes: _Wishes) -> None:
+    """Make the position what its fills add up to; a position that came to its end is let go of."""
+    position = one.position
+    if position is None:
+        return
+    has_finished = any(order.closed_at and (position.folded_at is None or order.closed_at >= position.folded_at) for order in (*one.entries, *one.exits))
+    side, was = PositionSide(position.side), position.status
+    state = fold((_fact_of(fill, one.market) for fill in one.fills), side, one.market.contract_size)
+    if not has_finished and (state.entered, state.exited) == (position.entered, position.exited):
+        return
+    position.take(state)
+    position.folded_at = now
+    if state.entered and was == PositionStatus.PENDING:
+        position.status = PositionStatus.OPEN
+    if state.entered:
+        levels = levels_at_entry(state.entry_price, side, position.stop_loss_percent, position.take_profit_percent)
+        position.stop_price, position.target_price = levels.stop, levels.target
+    has_live_entry = any(_is_live(order) for order in one.entries)
+    if state.is_closed and not has_live_entry:
+        _close(one, position, wishes)
+    else:
+        position.save()
+        if position.status != was:
+            wishes.notes[Topic.POSITIONS].append(
+                one.note(event="OPENED", quantity=state.quantity, entry_price=state.entry_price)
+            )
+
+
+def _close(one: _Facts, position: Position, wishes: _Wishes) -> None:
+    position.status = PositionStatus.CLOSED
+    position.unrealized_pnl = ZERO
+    position.is_exit_wanted = False
+    position.save()
+    wishes.notes[Topic.POSITIONS].append(
+        one.note(event="CLOSED", realized_pnl=position.realized_pnl, exit_reason=position.exit_reason, dust=position.dust)
+    )
+    one.position = None
+
+
+def _act(one: _Facts, now: datetime, wishes: _Wishes) -> None:
+    session, position = one.session, one.position
+    signal = _signal_to_act_on(one, now)
+    decision = decide(
+        SessionView(
+            takes_entries=session.status == SessionStatus.ACTIVE,
+            is_stopping=session.status == SessionStatus.STOPPING,
+            side=PositionSide(position.side) if position else None,
+            quantity=position.quantity if position else ZERO,
+            levels=position.levels if position else SessionView.levels,
+            has_live_entry=any(_is_live(order) for order in one.entries) if position else False,
+            has_live_exit=any(_is_live(order) for order in one.exits) if position else False,
+            price=one.quote.last if one.quote else None,
+            signal=SignalKind(signal.kind) if signal else None,
+            is_exit_wanted=bool(position and position.is_exit_wanted),
+        )
+    )
+    is_waiting = bool(position) and any(_is_live(order) for order in (*one.entries, *one.exits))
+    if one.signal is not None and one.signal.pk != session.last_signal_id and not is_waiting:
+        # Seen, whatever came of it. While an order is at work the signal waits: its outcome decides what it means.
+        wishes.seen_signals[one.signal.pk].append(session.pk)
+    if decision.action is Action.ENTER and signal is not None and decision.side is not None:
+        _enter(one, signal, decision.side, wishes)
+    elif decision.action is Action.EXIT and decision.exit_reason is not None:
+        _leave(one, decision.exit_reason, now, wishes)
+    elif decision.action is Action.CANCEL_ENTRY:
+        orders_cancel([order for order in one.entries if _is_live(order)])
+    elif decision.action is Action.ABANDON and position is not None:
+        position.status = PositionStatus.ABANDONED
+        position.save(update_fields=["status"])
+        wishes.notes[Topic.POSITIONS].append(one.note(event="ABANDONED"))
+        one.position = None
+        if session.status == SessionStatus.STOPPING:
+            session_mark_stopped(session.pk)
+    elif decision.action is Action.FINISH:
+        session_mark_stopped(session.pk)
+
+
+def _signal_to_act_on(one: _Facts, now: datetime) -> Signal | None:
+    """The newest signal, if it is of this run, not seen before, and, when it wants to enter, still fresh."""
+    signal, session = one.signal, one.session
+    if signal is None or signal.pk == session.last_signal_id:
+        return None
+    if session.signals_after is None or signal.candle_close_at <= session.signals_after:
+        return None
+    if signal.kind in (SignalKind.ENTER_LONG, SignalKind.ENTER_SHORT):
+        timeframe = Timeframe(session.config.feed.timeframe)
+        if session.account.exchange.time_at(now - ENTRY_GRACE) > signal.candle_close_at + timeframe.length:
+            return None
+    return signal
+
+
+def _enter(one: _Facts, signal: Signal, side: PositionSide, wishes: _Wishes) -> None:
+    session = one.session
+    stop_loss, take_profit = session.exit_percents
+    position = Position(
+        session=session, account=session.account, market=one.market, entry_signal=signal, side=side,
+        stop_loss_percent=stop_loss, take_profit_percent=take_profit,
+    )  # fmt: skip
+    intent = Intent(position=position, purpose=Intent.Purpose.ENTRY, reason="SIGNAL")
+    order = Order(
+        account=session.account, market=one.market, intent_id=intent.pk, side=side.entry_side, position_side=side,
+        order_type=OrderType.MARKET, reason="SIGNAL",
+    )  # fmt: skip
+    wishes.positions.append(position)
+    wishes.intents.append(intent)
+    wishes.orders.append(order)
+    one.position = position
+
+
+def _leave(one: _Facts, reason: ExitReason, now: datetime, wishes: _Wishes) -> None:
+    position = one.position
+    if position is None:
+        return
+    position.exit_reason = reason
+    quantity = round_quantity(position.quantity, one.market.rules)
+    if quantity <= 0 or quantity < one.market.min_quantity:
+        # Too small for the venue to sell: booked as what it is, told once, and not tried for ever.
+        position.dust = position.quantity
+        wishes.notes[Topic.ALERTS].append(one.note(alert="DUST", quantity=position.quantity, market=one.market.symbol))
+        _close(one, position, wishes)
+        return
+    position.save(update_fields=["exit_reason"])
+    failures = sum(order.status in (OrderStatus.REJECTED, OrderStatus.NOT_PLACED) for order in one.exits)
+    if failures == EXIT_FAILURES_BEFORE_ALERT:
+        wishes.notes[Topic.ALERTS].append(one.note(alert="EXIT_KEEPS_FAILING", failures=failures, reason=reason))
+    intent = one.exit_intent
+    if intent is None:
+        intent = Intent(position=position, purpose=Intent.Purpose.EXIT, reason=reason)
+        wishes.intents.append(intent)
+    side = PositionSide(position.side)
+    wishes.orders.append(
+        Order(
+            account=one.session.account, market=one.market, intent_id=intent.pk, side=side.exit_side, position_side=side,
+            order_type=OrderType.MARKET, is_exit=True, quantity=quantity, status=OrderStatus.READY, reason=reason,
+            valued_at=now,
+            not_before_at=now + min(timedelta(seconds=2**failures), LONGEST_EXIT_PAUSE) if failures else None,
+        )
+    )  # fmt: skip
+
+
+def _write(wishes: _Wishes) -> None:
+    for signal_id, session_ids in wishes.seen_signals.items():
+        TradingSession.objects.filter(pk__in=session_ids).update(last_signal=signal_id)
+    Position.objects.bulk_create(wishes.positions)
+    Intent.objects.bulk_create(wishes.intents)
+    Order.objects.bulk_create(wishes.orders)
+    orders_announce([order for order in wishes.orders if not order.is_exit], Topic.RAW_ORDERS)
+    orders_announce([order for order in wishes.orders if order.is_exit], Topic.ORDERS)
+    for topic, notes in wishes.notes.items():
+        publish_all(topic, notes)
+
+
+def _fact_of(fill: Fill, market: Market) -> FillFact:
+    return FillFact(
+        side=Side(fill.side),
+        quantity=fill.quantity,
+        price=fill.price,
+        fee_quote=fill.fee if fill.fee_currency == market.quote else ZERO,
+        fee_base=fill.fee if fill.fee_currency == market.base else ZERO,
+        filled_at=fill.filled_at,
+    )

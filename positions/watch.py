@@ -1,0 +1,84 @@
+"""Prices and ticks: one statement values or finds positions, and only those that need it are looked at.
+
+The price watch (every few seconds, one call per exchange) is the fastest exit we track ourselves; the tick (every few
+minutes per session) is the valuation and the safety net.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+
+from django.db import connection
+from django.db.models import Q
+from django.utils import timezone
+
+from exchanges.gateway import ExchangeUnavailable
+from exchanges.models import Exchange
+from exchanges.services import quotes_refresh
+from positions.services import PRICE_IS_OLD_AFTER, sessions_track, sessions_unsettled
+from sessions.models import SessionStatus, TradingSession
+
+logger = logging.getLogger(__name__)
+
+VALUE = """
+    UPDATE positions_position AS p
+    SET mark_price = q.last,
+        unrealized_pnl = (q.last - p.entry_price) * p.quantity * m.contract_size * CASE p.side WHEN 'LONG' THEN 1 ELSE -1 END,
+        valued_at = %s,
+        valuations = p.valuations + 1
+    FROM exchanges_quote AS q JOIN exchanges_market AS m ON m.id = q.market_id
+    WHERE p.session_id = ANY(%s) AND p.status = 'OPEN' AND q.market_id = p.market_id
+"""
+
+# One arm per partial index (long_stop, long_target, short_stop, short_target).
+CROSSED = " UNION ".join(
+    f"""
+    SELECT p.session_id FROM exchanges_quote AS q JOIN positions_position AS p ON p.market_id = q.market_id
+    WHERE p.status = 'OPEN' AND p.side = '{side}' AND p.{level} {beyond} q.last AND q.quoted_at > %(since)s
+    """
+    for side, level, beyond in (
+        ("LONG", "stop_price", ">="),
+        ("LONG", "target_price", "<="),
+        ("SHORT", "stop_price", "<="),
+        ("SHORT", "target_price", ">="),
+    )
+)
+
+
+def sessions_tick(session_ids: Sequence[int]) -> int:
+    """Value the open positions of these sessions at the last prices and look at the sessions that need it; how many
+    positions were valued."""
+    now = timezone.now()
+    with connection.cursor() as cursor:
+        cursor.execute(VALUE, [now, list(session_ids)])
+        valued = int(cursor.rowcount)
+    ticked = set(session_ids)
+    sessions_track(sorted(ticked.intersection(sessions_crossed()) | set(sessions_unsettled(now, ticked))))
+    return valued
+
+
+def prices_watch() -> int:
+    """Read the prices of every market that matters, one call per exchange, and look at the sessions whose stop or target
+    they crossed; how many."""
+    wanted: dict[int, set[str]] = defaultdict(set)
+    concerned = TradingSession.objects.filter(Q(status=SessionStatus.ACTIVE) | Q(has_exposure=True))
+    fields = ("config__feed__market__exchange_id", "config__feed__market__symbol")
+    for exchange_id, symbol in concerned.values_list(*fields).distinct():
+        wanted[exchange_id].add(symbol)
+    for exchange in Exchange.objects.filter(pk__in=wanted, is_enabled=True):
+        try:
+            quotes_refresh(exchange.pk, sorted(wanted[exchange.pk]))
+        except ExchangeUnavailable as error:
+            logger.warning("no prices from %s: %s", exchange.name, error)
+    crossed = sessions_crossed()
+    sessions_track(crossed)
+    return len(crossed)
+
+
+def sessions_crossed() -> list[int]:
+    """Sessions whose open position has its stop or target at or beyond a price that is fresh enough to act on."""
+    with connection.cursor() as cursor:
+        cursor.execute(CROSSED, {"since": timezone.now() - PRICE_IS_OLD_AFTER})
+        return sorted(row[0] for row in cursor.fetchall())

@@ -1,0 +1,61 @@
+"""What the environment must, or may, say; read once, typed, and refused with the variable's name when it is wrong."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from urllib.parse import unquote, urlsplit
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+def _plain(name: str) -> Any:
+    # The names every tool knows go without our prefix.
+    return Field(validation_alias=AliasChoices(name))
+
+
+class Environment(BaseSettings):
+    """Variables are R3EDGE_<NAME>, but for DATABASE_URL, REDIS_URL and BROKER_URL."""
+
+    model_config = SettingsConfigDict(env_prefix="R3EDGE_", extra="ignore")
+
+    database_url: SecretStr = _plain("DATABASE_URL")
+    redis_url: SecretStr = _plain("REDIS_URL")
+    broker_url: SecretStr | None = Field(default=None, validation_alias=AliasChoices("BROKER_URL"))
+    secret_key: SecretStr
+    # The first encrypts exchange keys, all of them decrypt.
+    encryption_keys: Annotated[list[SecretStr], NoDecode]
+    allowed_hosts: Annotated[list[str], NoDecode] = ["localhost", "127.0.0.1", "[::1]"]
+    csrf_trusted_origins: Annotated[list[str], NoDecode] = []
+    debug: bool = False
+    is_https: bool = False
+    # Connections this process keeps in a pool; 0: one per thread. The web server wants a pool, workers do not.
+    db_pool: int = 0
+    log_level: str = "INFO"
+
+    @field_validator("encryption_keys", "allowed_hosts", "csrf_trusted_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres(cls, value: SecretStr) -> SecretStr:
+        scheme = urlsplit(value.get_secret_value()).scheme
+        if scheme not in ("postgresql", "postgres"):
+            raise ValueError(f"wanted postgresql://user:password@host:port/name, was {scheme or 'no'} scheme")
+        return value
+
+    def database(self) -> dict[str, Any]:
+        """Django's DATABASES entry."""
+        url = urlsplit(self.database_url.get_secret_value())
+        options: dict[str, Any] = {"pool": {"min_size": 1, "max_size": self.db_pool}} if self.db_pool else {}
+        return {
+            "ENGINE": "django.db.backends.postgresql",
+            "NAME": unquote(url.path.lstrip("/")),
+            "USER": unquote(url.username or ""),
+            "PASSWORD": unquote(url.password or ""),
+            "HOST": url.hostname or "",
+            "PORT": str(url.port or ""),
+            "OPTIONS": options,
+        }

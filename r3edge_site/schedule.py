@@ -1,0 +1,44 @@
+"""Every periodic task: its period, after how long an unheard message is worth nothing, and why it exists.
+
+A handful of static entries whatever the number of sessions: due times of sessions, feeds and orders are columns, and these
+sweeps look for what is due.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    task: str
+    seconds: float
+    reason: str
+
+    @property
+    def period(self) -> timedelta:
+        return timedelta(seconds=self.seconds)
+
+    @property
+    def queue(self) -> str:
+        return self.task.split(".")[0]
+
+    @property
+    def expires_seconds(self) -> int:
+        # A backlog after an outage collapses into the next run instead of being worked off.
+        return max(2, int(self.seconds * 1.5))
+
+
+SCHEDULE = (
+    Entry("marketdata.sweep", 1, "candles close at any second; a feed is to be collected within two of its close"),
+    Entry("sessions.tick", 1, "sessions are due at any second; the claim is one indexed statement"),
+    Entry("positions.watch", 2, "the fastest exit we track ourselves: one price call per exchange"),
+    Entry("orders.sweep", 2, "an order of unknown outcome, or open at the venue, is looked at every two seconds"),
+    Entry("money.sweep", 3, "an entry whose valuing bell was lost is worth less every second"),
+    Entry("positions.sweep", 3, "signals, fills and stops whose bell was lost"),
+    Entry("strategies.sweep", 3, "candles whose evaluation bell was lost"),
+    Entry("sessions.sweep", 5, "recoveries asked for, sessions on paused accounts, feeds out of step with their sessions"),
+    Entry("exchanges.sweep", 60, "clocks drift and markets change: re-read when old"),
+    Entry("pipeline.housekeep", 6 * 3600, "the journal's partition of next month exists before it begins"),
+)

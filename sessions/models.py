@@ -1,0 +1,147 @@
+"""Trading sessions: a strategy configuration run on one account, and the narrow table of when each is due for a tick."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import ClassVar
+
+from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models import Q
+
+from domain.sizing import SizingMethod
+from exchanges.models import Account
+from pipeline.claims import Guarded, GuardedQuerySet
+from pipeline.fields import ExactField
+from strategies.models import Signal, StrategyConfig
+
+
+class SessionStatus(models.TextChoices):
+    CREATED = "CREATED"
+    ACTIVE = "ACTIVE"
+    SUSPENDED = "SUSPENDED"
+    HALTED = "HALTED"
+    STOPPING = "STOPPING"
+    STOPPED = "STOPPED"
+
+
+S = SessionStatus
+
+SESSION_TRANSITIONS: Mapping[str, frozenset[str]] = {
+    S.CREATED: frozenset({S.ACTIVE, S.STOPPED}),
+    S.ACTIVE: frozenset({S.SUSPENDED, S.HALTED, S.STOPPING}),
+    S.SUSPENDED: frozenset({S.ACTIVE, S.HALTED, S.STOPPING}),
+    S.HALTED: frozenset({S.ACTIVE, S.STOPPING}),
+    S.STOPPING: frozenset({S.STOPPED}),
+    # A new run; everything of the old one is settled, or it would not be STOPPED.
+    S.STOPPED: frozenset({S.ACTIVE}),
+}
+
+# Among these the session is looked at: its positions are protected and its orders followed.
+TRACKED_STATUSES = (S.ACTIVE, S.SUSPENDED, S.HALTED, S.STOPPING)
+
+
+class TradingSession(Guarded):
+    """A strategy on a market and timeframe of one account. ``has_exposure`` is kept by the position tracker: the session
+    holds a position or an order that may become one."""
+
+    transitions: ClassVar[Mapping[str, frozenset[str]]] = SESSION_TRANSITIONS
+
+    account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="sessions")
+    config = models.ForeignKey(StrategyConfig, on_delete=models.PROTECT, related_name="sessions")
+    name = models.CharField(max_length=160, blank=True, help_text="Left empty: made of strategy, venue, market, timeframe.")
+    status = models.CharField(max_length=10, choices=SessionStatus.choices, default=S.CREATED, editable=False)
+    status_reason = models.CharField(max_length=200, blank=True, editable=False)
+    sizing_method = models.CharField(
+        max_length=20,
+        choices=[(method.value, method.value.replace("_", " ").capitalize()) for method in SizingMethod],
+        default=SizingMethod.PERCENT_OF_EQUITY,
+    )
+    sizing_amount = ExactField(
+        default=10,
+        validators=[MinValueValidator(Decimal("0.000001"))],
+        help_text="Quote currency, percent of equity, or percent of equity at risk, as the method says.",
+    )
+    stop_loss_percent = ExactField(
+        null=True, blank=True, validators=[MinValueValidator(Decimal("0.01")), MaxValueValidator(Decimal("99.99"))],
+        help_text="Left empty: the strategy's own.",
+    )  # fmt: skip
+    take_profit_percent = ExactField(
+        null=True, blank=True, validators=[MinValueValidator(Decimal("0.01")), MaxValueValidator(Decimal(1000))],
+        help_text="Left empty: the strategy's own.",
+    )  # fmt: skip
+    tick_seconds = models.PositiveIntegerField(
+        default=300, validators=[MinValueValidator(10), MaxValueValidator(86_400)],
+        help_text="How often it is tracked and valued, in the venue's time.",
+    )  # fmt: skip
+    run = models.PositiveIntegerField(default=0, editable=False)
+    # Venue time of the start: a signal on a candle that had closed before is none of this run's business.
+    signals_after = models.DateTimeField(null=True, editable=False)
+    last_signal = models.ForeignKey(Signal, null=True, on_delete=models.SET_NULL, related_name="+", editable=False)
+    has_exposure = models.BooleanField(default=False, editable=False)
+    recover_requested_at = models.DateTimeField(null=True, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True, editable=False)
+    stopped_at = models.DateTimeField(null=True, editable=False)
+
+    objects = GuardedQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = "session"
+        constraints = [
+            # "Strategy1 on my account" runs once: a double click or a second tab cannot start a twin.
+            models.UniqueConstraint(
+                fields=["account", "config"],
+                condition=Q(status__in=["ACTIVE", "SUSPENDED", "HALTED", "STOPPING"]),
+                name="session_runs_once_per_account_and_config",
+            )
+        ]
+        indexes = [
+            # "who is concerned by this signal": the fan-out
+            models.Index(fields=["config"], condition=Q(status="ACTIVE"), name="session_active_by_config"),
+            # "which sessions wait to be flattened or to recover": the sweeps
+            models.Index(fields=["status"], condition=Q(status="STOPPING"), name="session_stopping"),
+            models.Index(
+                fields=["recover_requested_at"], condition=Q(recover_requested_at__isnull=False), name="session_recovering"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def clean(self) -> None:
+        if self.account_id is None or self.config_id is None:
+            return  # the form has said so already
+        market = self.config.feed.market
+        if self.config.owner_id != self.account.owner_id:
+            raise ValidationError({"config": "wanted a configuration of the account's owner, was somebody else's"})
+        if market.exchange_id != self.account.exchange_id:
+            raise ValidationError(
+                {"config": f"wanted a market of {self.account.exchange.name}, was {market.symbol} of {market.exchange.name}"}
+            )
+        if market.quote != self.account.currency:
+            raise ValidationError(
+                {"config": f"wanted a market quoted in {self.account.currency}, was {market.symbol}"}
+            )
+
+    @property
+    def exit_percents(self) -> tuple[Decimal | None, Decimal | None]:
+        """Stop-loss and take-profit in percent of the entry price: the session's own, else the strategy's."""
+        parameters = self.config.build().parameters
+        return (
+            parameters.stop_loss_percent if self.stop_loss_percent is None else self.stop_loss_percent,
+            parameters.take_profit_percent if self.take_profit_percent is None else self.take_profit_percent,
+        )
+
+
+class SessionTick(models.Model):
+    """When a tracked session is next due. Narrow and apart, for every row is rewritten every few minutes."""
+
+    session = models.OneToOneField(TradingSession, on_delete=models.CASCADE, primary_key=True, related_name="tick")
+    due_at = models.DateTimeField(db_index=True)
+    every = models.DurationField(help_text="Our time between ticks: tick_seconds on the venue's clock.")
+
+    def __str__(self) -> str:
+        return f"{self.session_id} due {self.due_at:%H:%M:%S}"

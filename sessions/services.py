@@ -1,0 +1,281 @@
+"""The life of a session (SessionManager) and its ticks (SchedulerService).
+
+Commands set what is wanted and publish it; they are guarded updates, so a double click, a second tab or a retry changes
+nothing twice. A stop is only done when the tracker has confirmed that nothing is held and nothing is open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+
+from django.db import IntegrityError, connection, transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from exchanges.gateway import ExchangeUnavailable
+from exchanges.models import Account
+from exchanges.services import balances_refresh, exchange_clock_sync
+from marketdata.models import Feed
+from marketdata.services import feed_need
+from orders.services import orders_reread
+from pipeline.claims import GuardedQuerySet
+from pipeline.topics import Note, Topic, publish, publish_all
+from sessions.models import TRACKED_STATUSES, SessionStatus, SessionTick, TradingSession
+from strategies.models import StrategyConfig
+from strategies.services import config_need
+
+# Ticks claimed by one sweep at most, in batches of one message each.
+TICKS_PER_CLAIM = 2_000
+TICK_CLAIMS_PER_SWEEP = 50
+RECOVERY_IS_LATE_AFTER = timedelta(seconds=5)
+
+
+class UnableToCommand(Exception):
+    """The session's status does not allow this command."""
+
+
+class SessionAlreadyRunning(UnableToCommand):
+    """Another session of this account already runs this configuration."""
+
+
+def session_create(session: TradingSession) -> TradingSession:
+    """Save a new session after checking that account, configuration and market fit; names it when it has no name.
+
+    Raises ValidationError.
+    """
+    session.full_clean()
+    if not session.name:
+        session.name = f"{session.config.name}-{session.config.feed}"
+    session.save()
+    return session
+
+
+def session_start(session_id: int, *, actor: str = "system") -> None:
+    """Let a new or stopped session trade. Raises UnableToCommand, SessionAlreadyRunning or ValidationError.
+
+    One transaction: the guarded move, the collection of its feed, the evaluation of its configuration, its first tick.
+    """
+    session = TradingSession.objects.select_related("account__exchange", "config__feed").get(pk=session_id)
+    session.clean()
+    session.config.build()
+    if session.account.status != Account.Status.ACTIVE:
+        raise UnableToCommand(f"wanted an active account, was {session.account.status}: {session.account.status_reason}")
+    now, exchange = timezone.now(), session.account.exchange
+    try:
+        with transaction.atomic():
+            moved = TradingSession.objects.filter(pk=session_id).move(
+                SessionStatus.ACTIVE,
+                among=(SessionStatus.CREATED, SessionStatus.STOPPED),
+                run=session.run + 1,
+                started_at=now,
+                stopped_at=None,
+                signals_after=exchange.time_at(now),
+                status_reason="",
+            )
+            if not moved:
+                raise UnableToCommand(_refusal(session_id, "start", (SessionStatus.CREATED, SessionStatus.STOPPED)))
+            every = exchange.wall_delay(timedelta(seconds=session.tick_seconds))
+            SessionTick.objects.update_or_create(session=session, defaults={"due_at": now + every, "every": every})
+            _needs_refresh(session)
+            _tell(session, "start", actor)
+    except IntegrityError as error:
+        raise SessionAlreadyRunning("another session already runs this configuration on this account") from error
+
+
+def session_suspend(session_id: int, *, actor: str = "system") -> None:
+    """Take no new entries; positions keep their exits. Raises UnableToCommand."""
+    _command(session_id, "suspend", SessionStatus.SUSPENDED, (SessionStatus.ACTIVE,), actor)
+
+
+def session_halt(session_id: int, reason: str, *, actor: str = "system") -> bool:
+    """Take no new entries until somebody recovers the session; whether it was this call that halted it."""
+    with transaction.atomic():
+        if not TradingSession.objects.filter(pk=session_id).move(SessionStatus.HALTED, status_reason=reason[:200]):
+            return False
+        session = TradingSession.objects.select_related("account", "config").get(pk=session_id)
+        _needs_refresh(session)
+        publish(
+            Topic.ALERTS, session_id, session_id=session_id, owner_id=session.account.owner_id,
+            data={"alert": "SESSION_HALTED", "reason": reason[:200]}, actor=actor,
+        )  # fmt: skip
+    return True
+
+
+def session_recover(session_id: int, *, actor: str = "system") -> None:
+    """Ask for a suspended or halted session to trade again, after the exchange has been re-read. Raises UnableToCommand."""
+    allowed = (SessionStatus.SUSPENDED, SessionStatus.HALTED)
+    with transaction.atomic():
+        asked = TradingSession.objects.filter(pk=session_id, status__in=allowed).update(recover_requested_at=timezone.now())
+        if not asked:
+            raise UnableToCommand(_refusal(session_id, "recover", allowed))
+        _tell(TradingSession.objects.select_related("account", "config").get(pk=session_id), "recover", actor)
+
+
+def session_recovery_carry_out(session_id: int) -> bool:
+    """Re-read clock, balances and every order in flight, then let the session trade; whether it does now.
+
+    An exchange that cannot be reached leaves the request standing, and the sweep asks again.
+    """
+    session = TradingSession.objects.select_related("account__exchange", "config").get(pk=session_id)
+    if session.recover_requested_at is None:
+        return False
+    try:
+        exchange_clock_sync(session.account.exchange_id)
+        balances_refresh(session.account_id)
+        unsettled = orders_reread(session.account_id)
+    except ExchangeUnavailable as error:
+        TradingSession.objects.filter(pk=session_id).update(status_reason=f"recovery waits: {error}"[:200])
+        return False
+    if unsettled:
+        TradingSession.objects.filter(pk=session_id).update(
+            status_reason=f"recovery waits: the fate of {unsettled} orders is not known yet"
+        )
+        return False
+    session.account.exchange.refresh_from_db()
+    with transaction.atomic():
+        moved = TradingSession.objects.filter(pk=session_id, recover_requested_at__isnull=False).move(
+            SessionStatus.ACTIVE,
+            among=(SessionStatus.SUSPENDED, SessionStatus.HALTED),
+            recover_requested_at=None,
+            status_reason="",
+            signals_after=session.account.exchange.time_at(timezone.now()),
+        )
+        if moved:
+            _needs_refresh(session)
+            _tell(session, "recovered", "system")
+    return bool(moved)
+
+
+def session_stop(session_id: int, *, actor: str = "system") -> None:
+    """Ask for the session to end: no new entries, open orders cancelled, positions closed at market. Raises
+    UnableToCommand. A session that never started is stopped at once."""
+    if TradingSession.objects.filter(pk=session_id).move(
+        SessionStatus.STOPPED, among=(SessionStatus.CREATED,), stopped_at=timezone.now()
+    ):
+        return
+    allowed = (SessionStatus.ACTIVE, SessionStatus.SUSPENDED, SessionStatus.HALTED)
+    _command(session_id, "stop", SessionStatus.STOPPING, allowed, actor)
+
+
+def session_mark_stopped(session_id: int) -> bool:
+    """The tracker's word that a stopping session holds nothing and has nothing open; whether it was this call that ended it."""
+    moved = TradingSession.objects.filter(pk=session_id).move(
+        SessionStatus.STOPPED, among=(SessionStatus.STOPPING,), stopped_at=timezone.now(), has_exposure=False
+    )
+    if moved:
+        session = TradingSession.objects.select_related("account", "config").get(pk=session_id)
+        SessionTick.objects.filter(session_id=session_id).delete()
+        _needs_refresh(session)
+        _tell(session, "stopped", "system")
+    return bool(moved)
+
+
+def session_note_exposure(session: TradingSession, has_exposure: bool) -> None:
+    """The tracker's word whether the session holds, or may come to hold, anything."""
+    if session.has_exposure != has_exposure:
+        TradingSession.objects.filter(pk=session.pk).update(has_exposure=has_exposure)
+        session.has_exposure = has_exposure
+        if session.status != SessionStatus.ACTIVE:  # an active session needs its feed either way
+            _needs_refresh(session)
+
+
+def ticks_claim(now: datetime) -> int:
+    """Take every session whose tick is due, set its next, and publish the requests in batches; how many ticked.
+
+    The claim and the next due time are one statement, so two schedulers never tick a session twice. A scheduler that
+    slept ticks once and goes on from now: missed ticks are not made up for.
+    """
+    total = 0
+    for _ in range(TICK_CLAIMS_PER_SWEEP):
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    """
+                    UPDATE trading_sessions_sessiontick
+                    SET due_at = CASE WHEN due_at + every > %(now)s THEN due_at + every ELSE %(now)s + every END
+                    WHERE session_id IN (
+                        SELECT session_id FROM trading_sessions_sessiontick WHERE due_at <= %(now)s
+                        ORDER BY due_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+                    )
+                    RETURNING session_id
+                    """,
+                    {"now": now, "limit": TICKS_PER_CLAIM},
+                )
+                ids = [row[0] for row in cursor.fetchall()]
+            publish_all(Topic.SESSION_REQUEST, [Note(key=pk, ids={"session_id": pk}) for pk in ids])
+        total += len(ids)
+        if len(ids) < TICKS_PER_CLAIM:
+            break
+    return total
+
+
+def sessions_awaiting_recovery(now: datetime) -> list[int]:
+    """Recoveries asked for and not carried out: what the sweep rings for."""
+    late = TradingSession.objects.filter(recover_requested_at__lt=now - RECOVERY_IS_LATE_AFTER)
+    return list(late.filter(status__in=(SessionStatus.SUSPENDED, SessionStatus.HALTED)).values_list("pk", flat=True))
+
+
+def sessions_of_paused_accounts(now: datetime) -> list[int]:
+    """Sessions that still trade on an account whose keys the venue refuses: what the sweep halts."""
+    return list(
+        TradingSession.objects.filter(status=SessionStatus.ACTIVE, account__status=Account.Status.PAUSED).values_list(
+            "pk", flat=True
+        )
+    )
+
+
+def needs_align() -> None:
+    """Make collection and evaluation exactly what the sessions need: two commands on one feed in the same instant may have
+    left them otherwise."""
+    active = TradingSession.objects.filter(status=SessionStatus.ACTIVE)
+    feeds = set(_needing(TradingSession.objects.all()).values_list("config__feed_id", flat=True))
+    for feed_id in Feed.objects.filter(is_needed=True).exclude(pk__in=feeds).values_list("pk", flat=True):
+        feed_need(feed_id, False)
+    for feed_id in Feed.objects.filter(is_needed=False, pk__in=feeds).values_list("pk", flat=True):
+        feed_need(feed_id, True)
+    configs = set(active.values_list("config_id", flat=True))
+    for config_id in StrategyConfig.objects.filter(is_needed=True).exclude(pk__in=configs).values_list("pk", flat=True):
+        config_need(config_id, False)
+    for config_id in StrategyConfig.objects.filter(is_needed=False, pk__in=configs).values_list("pk", flat=True):
+        config_need(config_id, True)
+
+
+def _command(session_id: int, command: str, to: SessionStatus, allowed: Collection[str], actor: str) -> None:
+    with transaction.atomic():
+        if not TradingSession.objects.filter(pk=session_id).move(to, among=allowed, recover_requested_at=None):
+            raise UnableToCommand(_refusal(session_id, command, allowed))
+        session = TradingSession.objects.select_related("account", "config").get(pk=session_id)
+        _needs_refresh(session)
+        _tell(session, command, actor)
+
+
+def _refusal(session_id: int, command: str, allowed: Collection[str]) -> str:
+    status = TradingSession.objects.values_list("status", flat=True).get(pk=session_id)
+    return f"to {command} a session it must be {' or '.join(allowed)}, was {status}"
+
+
+def _needing(sessions: GuardedQuerySet[TradingSession]) -> GuardedQuerySet[TradingSession]:
+    return sessions.filter(Q(status=SessionStatus.ACTIVE) | Q(has_exposure=True, status__in=TRACKED_STATUSES))
+
+
+def _needs_refresh(session: TradingSession) -> None:
+    """A feed is collected exactly while a session that is active or holds something needs it; a configuration is evaluated
+    exactly while an active session needs it."""
+    of_feed = TradingSession.objects.filter(config__feed_id=session.config.feed_id)
+    feed_need(session.config.feed_id, _needing(of_feed).exists())
+    config_need(session.config_id, session.config.sessions.filter(status=SessionStatus.ACTIVE).exists())
+
+
+def _tell(session: TradingSession, command: str, actor: str) -> None:
+    publish(
+        Topic.COMMAND,
+        session.pk,
+        session_id=session.pk,
+        feed_id=session.config.feed_id,
+        config_id=session.config_id,
+        account_id=session.account_id,
+        owner_id=session.account.owner_id,
+        data={"command": command},
+        actor=actor,
+    )

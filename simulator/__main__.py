@@ -1,0 +1,303 @@
+"""``python -m simulator``: a KuCoin-compatible spot exchange on one port, for tests, demos and benchmarks."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import NoReturn
+
+from aiohttp import web
+
+from simulator.app import Server
+from simulator.clock import MarketClock, wall_ms
+from simulator.control import account_set
+from simulator.exchange import DuplicatePolicy, Exchange
+from simulator.market import SYMBOL_PATTERN, Market
+from simulator.prices import MINUTE_MS, Replay, decimals_of, read_candles
+
+MATCH_EVERY_S = 0.05
+HISTORY_BEFORE_REPLAY_MINUTES = 1_440
+
+log = logging.getLogger("simulator")
+
+EPILOG = """\
+what it is
+  A fake KuCoin (spot, high-frequency account) with exact books. Point ccxt's kucoin class at it by urls alone:
+
+    import ccxt, requests
+    B = "http://127.0.0.1:8090"
+    requests.post(B + "/_sim/accounts", json={"apiKey": "k", "secret": "s", "passphrase": "p",
+                                              "balances": {"USDT": "10000"}})
+    api = dict.fromkeys(["public", "private", "uta", "utaV2", "utaPrivate", "earn", "broker", "webExchange"], B)
+    api |= dict.fromkeys(["futuresPublic", "futuresPrivate"], B + "/_futures")
+    kucoin = ccxt.kucoin({"apiKey": "k", "secret": "s", "password": "p", "urls": {"api": api},
+                          "options": {"hf": True, "uta": False}})
+    kucoin.create_order("BTC/USDT", "market", "buy", 0.01, params={"clientOid": "my-1"})
+
+two clocks
+  The market clock (--start, --speed, /_sim/clock) decides candles, prices, the times of orders and fills, and
+  GET /api/v1/timestamp. The wall clock judges signatures (KC-API-TIMESTAMP within 5 s) and clientTimestamp +
+  allowMaxTimeWindow. So do not let ccxt adjust its clock to the server's, and pass since/until in market time.
+
+prices
+  Synthetic: a seeded geometric random walk with calm, normal and wild half hours, the same for the same --seed, --start
+  and --volatility, with 400 days of history. Or replayed from a file, or scripted by the control API. A market order pays
+  --slippage (half the spread) and, when large, walks a depth of 100 levels; its trading does not move the price.
+
+control API (JSON, under /_sim)
+  GET  health                      POST settings  {"duplicateClientOid": "active|always|never",
+  GET  clock                                       "status": "open|cancelonly|close"}
+  POST clock     {"speed": 60} {"stop": true} {"advance_s": 300} {"now_ms": 1700000000000}
+  POST accounts  {"apiKey", "secret", "passphrase", "balances": {"USDT": "10000"}, "permissions", "ipWhitelist"}
+  POST symbols   {"symbol": "SOL-USDT", "priceIncrement": "0.01", "minFunds": "5", "enableTrading": false, ...}
+  POST market/SYMBOL/candles  {"candles": [[ms, open, high, low, close, volume], ...]}   replay these minutes
+  POST market/SYMBOL/price    {"price": "61000.5"} hold the price; {"price": null} let it move again
+  POST faults    {"kind": "hang|drop|http|body|code|delay", "when": "before|after", "method": "POST",
+                  "path": "/api/v1/hf/orders*", "clientOid", "apiKey", "count": 1, "status", "body", "code", "msg",
+                  "seconds"}       GET faults      DELETE faults
+  GET  oracle    [?apiKey=]  every order, stop order, fill, deposit, balance and (the last 20,000) request
+  With --control-token-env they want "Authorization: Bearer <token>" (health does not).
+
+client order ids
+  --duplicates active: refused while an order with the same clientOid is live (KuCoin's documented behaviour);
+  always: refused for ever; never: never refused, the newest is found.
+"""
+
+
+class BadOption(Exception):
+    """An option that cannot be used, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    host: str
+    port: int
+    speed: float
+    seed: int
+    symbols: tuple[str, ...]
+    start_ms: int | None
+    candles: dict[str, Path]
+    fees: tuple[Decimal, Decimal]  # maker, taker
+    slippage: Decimal
+    volatility: float
+    duplicates: DuplicatePolicy
+    accounts: Path | None
+    control_token: str | None
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says in one line what is wrong, without repeating the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"simulator: {message} (see --help)\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    made = OneLineParser(
+        prog="python -m simulator",
+        description="A KuCoin-compatible spot exchange with synthetic or replayed prices.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    made.add_argument("--port", default="8090", help="port to listen on (8090); 0 takes a free one and prints it")
+    made.add_argument("--speed", default="1", help="market seconds per real second (1); 0 stands still until stepped")
+    made.add_argument("--seed", default="7", help="seed of the synthetic prices (7)")
+    made.add_argument("--symbols", default="BTC-USDT,ETH-USDT", help="listed symbols (BTC-USDT,ETH-USDT)")
+    made.add_argument("--start", help="where the market clock starts, ISO 8601, UTC if it does not say "
+                      "(now; with --candles a day after their beginning)")  # fmt: skip
+    made.add_argument("--candles", action="append", default=[], metavar="SYMBOL=FILE",
+                      help="replay one-minute candles from FILE.csv or FILE.csv.gz with columns ts (ms), open, high, low, "
+                      "close, volume; may be given once per symbol")  # fmt: skip
+    made.add_argument("--taker-fee", default="0.001", help="fee rate of orders that take (0.001)")
+    made.add_argument("--maker-fee", default="0.001", help="fee rate of orders that rest (0.001)")
+    made.add_argument("--slippage", default="0.00005", help="half the spread, as a fraction of the price (0.00005)")
+    made.add_argument("--volatility", default="0.001", help="standard deviation of a minute's return (0.001)")
+    made.add_argument("--duplicates", default="active", help="client order id policy: active, always or never (active)")
+    made.add_argument("--accounts", metavar="FILE", help="JSON list of accounts to open, as for POST /_sim/accounts")
+    made.add_argument("--control-token-env", metavar="NAME", help="environment variable that holds a token for /_sim")
+    return made
+
+
+def read_options(arguments: list[str]) -> Options:
+    """The checked options; BadOption says which one was wrong and what was wanted."""
+    given = parser().parse_args(arguments)
+    symbols = tuple(dict.fromkeys(filter(None, given.symbols.split(","))))
+    candles = dict(_candle_file(value) for value in given.candles)
+    for symbol in (*symbols, *candles):
+        if not SYMBOL_PATTERN.fullmatch(symbol):
+            raise BadOption(f"--symbols: wanted symbols such as BTC-USDT,ETH-USDT, was {symbol!r}")
+    if not symbols:
+        raise BadOption("--symbols: wanted at least one symbol, was none")
+    if given.duplicates not in list(DuplicatePolicy):
+        raise BadOption(f"--duplicates: wanted active, always or never, was {given.duplicates!r}")
+    return Options(
+        host=given.host,
+        port=_whole("--port", given.port, 0, 65_535),
+        speed=float(_decimal("--speed", given.speed, Decimal(0), Decimal(100_000))),
+        seed=_whole("--seed", given.seed, 0, 1 << 62),
+        symbols=tuple(dict.fromkeys((*symbols, *candles))),
+        start_ms=None if given.start is None else _start_ms(given.start),
+        candles=candles,
+        fees=(
+            _decimal("--maker-fee", given.maker_fee, Decimal(0), Decimal("0.5")),
+            _decimal("--taker-fee", given.taker_fee, Decimal(0), Decimal("0.5")),
+        ),
+        slippage=_decimal("--slippage", given.slippage, Decimal(0), Decimal("0.005")),
+        volatility=float(_decimal("--volatility", given.volatility, Decimal(0), Decimal("0.1"))),
+        duplicates=DuplicatePolicy(given.duplicates),
+        accounts=None if given.accounts is None else Path(given.accounts),
+        control_token=_control_token(given.control_token_env),
+    )
+
+
+def build(options: Options) -> Exchange:
+    """The exchange that ``options`` ask for."""
+    replays = {symbol: _replay(symbol, file) for symbol, file in options.candles.items()}
+    start_ms = options.start_ms
+    if start_ms is None:
+        start_ms = _start_of(replays) if replays else wall_ms()
+    market = Market(
+        seed=options.seed,
+        start_ms=start_ms,
+        sigma=options.volatility,
+        slippage=options.slippage,
+        fees=options.fees,
+    )
+    for symbol in options.symbols:
+        if symbol in replays:
+            replay, tick = replays[symbol]
+            market.add(symbol, replay, tick)
+        else:
+            market.add(symbol)
+    exchange = Exchange(market, MarketClock(start_ms, options.speed), options.duplicates)
+    if options.accounts is not None:
+        _open_accounts(exchange, options.accounts)
+    return exchange
+
+
+async def serve(options: Options, exchange: Exchange) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    runner = web.AppRunner(Server(exchange, options.control_token).app, access_log=None, shutdown_timeout=0.3)
+    await runner.setup()
+    site = web.TCPSite(runner, options.host, options.port)
+    try:
+        await site.start()
+    except OSError as error:
+        await runner.cleanup()
+        raise BadOption(f"--port: wanted a free port, was {options.port} ({error.strerror})") from None
+    host, port = runner.addresses[0][:2]
+    log.info("listening on http://%s:%s, symbols %s", host, port, ",".join(exchange.market.listings))
+    print(f"http://{host}:{port}", flush=True)
+    matching = asyncio.create_task(_match_for_ever(exchange))
+    await stop.wait()
+    matching.cancel()
+    await runner.cleanup()
+    log.info("stopped")
+
+
+async def _match_for_ever(exchange: Exchange) -> None:
+    """Fill resting orders while nobody asks."""
+    while True:
+        exchange.advance()
+        await asyncio.sleep(MATCH_EVERY_S)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    try:
+        options = read_options(sys.argv[1:] if arguments is None else arguments)
+        exchange = build(options)
+        asyncio.run(serve(options, exchange))
+    except BadOption as error:
+        print(f"simulator: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _whole(name: str, value: str, least: int, most: int) -> int:
+    if not value.isascii() or not value.isdigit() or not least <= int(value) <= most:
+        raise BadOption(f"{name}: wanted a whole number from {least} to {most}, was {value!r}")
+    return int(value)
+
+
+def _decimal(name: str, value: str, least: Decimal, most: Decimal) -> Decimal:
+    try:
+        number = Decimal(value)
+    except InvalidOperation:
+        number = Decimal("NaN")
+    if not number.is_finite() or not least <= number <= most:
+        raise BadOption(f"{name}: wanted a number from {least} to {most}, was {value!r}")
+    return number
+
+
+def _start_ms(value: str) -> int:
+    try:
+        at = datetime.fromisoformat(value)
+    except ValueError:
+        raise BadOption(f"--start: wanted a time such as 2024-05-01T00:00:00, was {value!r}") from None
+    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _candle_file(value: str) -> tuple[str, Path]:
+    symbol, equals, file = value.partition("=")
+    if not equals or not file:
+        raise BadOption(f"--candles: wanted SYMBOL=FILE, was {value!r}")
+    return symbol, Path(file)
+
+
+def _replay(symbol: str, file: Path) -> tuple[Replay, Decimal]:
+    try:
+        rows = read_candles(file)
+        tick = Decimal(1).scaleb(-min(decimals_of(rows), 10)) if rows else Decimal(1)
+        return Replay(rows, tick), tick
+    except (OSError, ValueError, EOFError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise BadOption(f"--candles: cannot replay {symbol} from {file}: {reason}") from None
+
+
+def _start_of(replays: dict[str, tuple[Replay, Decimal]]) -> int:
+    """A day after the candles begin, so that there is a history; earlier where they are shorter than that."""
+    minutes = [
+        min(replay.first_minute + HISTORY_BEFORE_REPLAY_MINUTES, replay.stop_minute) for replay, _ in replays.values()
+    ]
+    return max(minutes) * MINUTE_MS
+
+
+def _control_token(name: str | None) -> str | None:
+    if name is None:
+        return None
+    token = os.environ.get(name)
+    if not token:
+        raise BadOption(f"--control-token-env: wanted a token in the environment variable {name}, was nothing")
+    return token
+
+
+def _open_accounts(exchange: Exchange, file: Path) -> None:
+    try:
+        accounts = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(accounts, list) or not all(isinstance(account, dict) for account in accounts):
+            raise ValueError("wanted a list of objects")
+        for account in accounts:
+            account_set(exchange, account)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BadOption(f"--accounts: cannot read accounts from {file}: {reason}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

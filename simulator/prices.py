@@ -1,0 +1,440 @@
+"""Where prices come from: seeded walks, replayed candles and pinned prices, joined into one timeline per symbol.
+
+Everything is a whole number of ticks, so prices are exact. A minute has one path (open, first extreme, second extreme,
+close, straight lines between), and every ticker, candle and match is read off that path: they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path as FilePath
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+MINUTE_MS = 60_000
+DAY_MINUTES = 1_440
+HISTORY_DAYS = 400
+FLAT_VOLUME = 1.0  # what trades in a minute whose price does not move: something, so that the candle exists
+
+# Offsets inside a minute at which the path meets the candle's open, first extreme, second extreme and close.
+_OFFSETS = (0, 15_000, 45_000, MINUTE_MS)
+
+_REGIME_MINUTES = 30
+_REGIME_SIGMA = (0.45, 1.0, 2.5)  # calm, normal, wild: multiples of the volatility asked for
+_REGIME_VOLUME = (0.5, 1.0, 3.0)
+_REGIME_NEXT = ((0.90, 0.10, 0.00), (0.06, 0.88, 0.06), (0.00, 0.20, 0.80))  # row: now; column: the next half hour
+_QUOTE_PER_MINUTE = 400_000.0
+
+Point = tuple[int, int]  # (market time in ms, price in ticks)
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Minutes:
+    """Consecutive one-minute candles: prices in ticks, volume in base units; volume 0 means that nothing traded."""
+
+    first: int
+    open: IntArray
+    high: IntArray
+    low: IntArray
+    close: IntArray
+    volume: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.open)
+
+    def cut(self, start: int, stop: int) -> Minutes:
+        """The minutes from ``start`` up to but without ``stop``; both inside."""
+        part = slice(start - self.first, stop - self.first)
+        return Minutes(start, self.open[part], self.high[part], self.low[part], self.close[part], self.volume[part])
+
+
+def joined(first: int, parts: Sequence[Minutes]) -> Minutes:
+    """``parts``, which follow one another from minute ``first`` on, as one."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        nothing = np.zeros(0, np.int64)
+        return Minutes(first, nothing, nothing, nothing, nothing, np.zeros(0, np.float64))
+    return Minutes(
+        first,
+        np.concatenate([part.open for part in parts]),
+        np.concatenate([part.high for part in parts]),
+        np.concatenate([part.low for part in parts]),
+        np.concatenate([part.close for part in parts]),
+        np.concatenate([part.volume for part in parts]),
+    )
+
+
+class Source(Protocol):
+    """Something that knows the one-minute candles of every minute from ``first_minute`` on."""
+
+    @property
+    def first_minute(self) -> int:
+        """The first minute with a candle; before it the price is known but nothing has traded."""
+        ...
+
+    def minutes(self, start: int, stop: int) -> Minutes: ...
+
+    def with_tick(self, tick: Decimal) -> Source:
+        """The same prices in ticks of another size."""
+        ...
+
+
+class Walk:
+    """A geometric random walk whose volatility switches between calm, normal and wild by a Markov chain.
+
+    A pure function of (seed, symbol, anchor, price, tick, sigma): days are generated when first read, forward and
+    backward from ``anchor``, the minute at which the price is ``price``; history reaches ``HISTORY_DAYS`` back.
+    """
+
+    def __init__(self, seed: int, symbol: str, anchor: int, price: Decimal, tick: Decimal, sigma: float) -> None:
+        self._name = (seed, symbol, anchor, price)
+        self._anchor = anchor
+        self._tick = tick
+        self._sigma = sigma
+        digest = hashlib.sha256(f"{seed}/{symbol}".encode()).digest()
+        self._entropy = int.from_bytes(digest[:16], "big")
+        self._days: dict[int, Minutes] = {}
+        start = math.log(float(price))
+        self._ahead = (0, start, 1)  # next day forward, log price at its beginning, regime
+        self._behind = (-1, start, 1)  # next day backward, log price at its end, regime
+
+    @property
+    def first_minute(self) -> int:
+        return self._anchor - HISTORY_DAYS * DAY_MINUTES
+
+    def minutes(self, start: int, stop: int) -> Minutes:
+        parts = []
+        at = start
+        while at < stop:
+            day, offset = divmod(at - self._anchor, DAY_MINUTES)
+            until = min(stop, at - offset + DAY_MINUTES)
+            parts.append(self._day(day).cut(at, until))
+            at = until
+        return joined(start, parts)
+
+    def with_tick(self, tick: Decimal) -> Walk:
+        seed, symbol, anchor, price = self._name
+        return Walk(seed, symbol, anchor, price, tick, self._sigma)
+
+    def _day(self, day: int) -> Minutes:
+        found = self._days.get(day)
+        while found is None:
+            if day >= 0:
+                self._extend_ahead()
+            else:
+                self._extend_behind()
+            found = self._days.get(day)
+        return found
+
+    def _extend_ahead(self) -> None:
+        day, level, regime = self._ahead
+        steps, sigma, volume, regime, rng = self._draw(day, regime)
+        closes = level + np.cumsum(steps)
+        self._ahead = (day + 1, float(closes[-1]), regime)
+        self._store(day, np.concatenate(([level], closes[:-1])), closes, sigma, volume, rng)
+
+    def _extend_behind(self) -> None:
+        day, level, regime = self._behind
+        steps, sigma, volume, regime, rng = self._draw(day, regime)
+        opens = level - np.cumsum(steps)[::-1]
+        self._behind = (day - 1, float(opens[0]), regime)
+        self._store(day, opens, np.concatenate((opens[1:], [level])), sigma, volume, rng)
+
+    def _draw(self, day: int, regime: int) -> tuple[FloatArray, FloatArray, FloatArray, int, np.random.Generator]:
+        rng = np.random.Generator(np.random.PCG64([self._entropy, day + (1 << 32)]))
+        regimes = []
+        for draw in rng.random(DAY_MINUTES // _REGIME_MINUTES).tolist():
+            calmer, same, _ = _REGIME_NEXT[regime]
+            regime = 0 if draw < calmer else 1 if draw < calmer + same else 2
+            regimes.append(regime)
+        sigma = np.repeat(np.array(_REGIME_SIGMA)[regimes], _REGIME_MINUTES) * self._sigma
+        volume = np.repeat(np.array(_REGIME_VOLUME)[regimes], _REGIME_MINUTES) * rng.lognormal(0.0, 0.5, DAY_MINUTES)
+        return sigma * rng.standard_normal(DAY_MINUTES), sigma, volume, regime, rng
+
+    def _store(
+        self,
+        day: int,
+        opens: FloatArray,
+        closes: FloatArray,
+        sigma: FloatArray,
+        volume: FloatArray,
+        rng: np.random.Generator,
+    ) -> None:
+        # The extremes of a Brownian path between two known ends have these closed forms, so a minute costs two draws.
+        step = closes - opens
+        above = (step + np.sqrt(step**2 - 2 * sigma**2 * np.log1p(-rng.random(DAY_MINUTES)))) / 2
+        below = (step - np.sqrt(step**2 - 2 * sigma**2 * np.log1p(-rng.random(DAY_MINUTES)))) / 2
+        tick = float(self._tick)
+        self._days[day] = Minutes(
+            self._anchor + day * DAY_MINUTES,
+            _ticks(np.exp(opens) / tick),
+            _ticks(np.exp(opens + above) / tick),
+            _ticks(np.exp(opens + below) / tick),
+            _ticks(np.exp(closes) / tick),
+            np.round(volume * _QUOTE_PER_MINUTE * np.exp(-closes), 8),
+        )
+
+
+CandleRow = tuple[int, Decimal, Decimal, Decimal, Decimal, float]  # open time in ms, open, high, low, close, volume
+
+
+class Replay:
+    """Given one-minute candles, exactly; a gap between them trades nothing, and after the last the price stays."""
+
+    def __init__(self, rows: Iterable[CandleRow], tick: Decimal) -> None:
+        self._rows = sorted(rows)
+        if not self._rows:
+            raise ValueError("wanted at least one candle, was none")
+        _check_rows(self._rows)
+        first, last = self._rows[0][0] // MINUTE_MS, self._rows[-1][0] // MINUTE_MS
+        places = np.array([row[0] // MINUTE_MS - first for row in self._rows])
+        given = np.array([[int(to_ticks(price, tick)) for price in row[1:5]] for row in self._rows], np.int64)
+        # Each minute points at the newest candle at or before it; a minute of a gap repeats that candle's close.
+        newest = np.searchsorted(places, np.arange(last - first + 1), side="right") - 1
+        traded = places[newest] == np.arange(last - first + 1)
+        close = given[newest, 3]
+        self._first = first
+        self._known = Minutes(
+            first,
+            np.where(traded, given[newest, 0], close),
+            np.where(traded, given[newest, 1], close),
+            np.where(traded, given[newest, 2], close),
+            close,
+            np.where(traded, np.array([row[5] for row in self._rows])[newest], 0.0),
+        )
+
+    @property
+    def first_minute(self) -> int:
+        return self._first
+
+    @property
+    def stop_minute(self) -> int:
+        """The minute after the last candle."""
+        return self._first + len(self._known)
+
+    def minutes(self, start: int, stop: int) -> Minutes:
+        known = self._known
+        parts = []
+        if start < self._first:
+            parts.append(_flat(start, min(stop, self._first), int(known.open[0]), 0.0))
+        low, high = max(start, self._first), min(stop, self.stop_minute)
+        if low < high:
+            parts.append(known.cut(low, high))
+        if stop > self.stop_minute:
+            parts.append(_flat(max(start, self.stop_minute), stop, int(known.close[-1]), FLAT_VOLUME))
+        return joined(start, parts)
+
+    def with_tick(self, tick: Decimal) -> Replay:
+        return Replay(self._rows, tick)
+
+
+class Pinned:
+    """One price, from ever to ever."""
+
+    def __init__(self, price: Decimal, tick: Decimal) -> None:
+        self._price = price
+        self._in_ticks = to_ticks(price, tick)
+
+    @property
+    def first_minute(self) -> int:
+        return 0
+
+    def minutes(self, start: int, stop: int) -> Minutes:
+        return _flat(start, stop, self._in_ticks, FLAT_VOLUME)
+
+    def with_tick(self, tick: Decimal) -> Pinned:
+        return Pinned(self._price, tick)
+
+
+class Timeline:
+    """The price of one symbol at every moment: sources, each valid from a moment until the next one's."""
+
+    def __init__(self, source: Source, tick: Decimal) -> None:
+        self.tick = tick
+        self._starts = [0]
+        self._sources: list[Source] = [source]
+        self._path_of: tuple[int, list[Point]] = (-1, [])
+
+    def switch(self, at_ms: int, source: Source) -> None:
+        """From ``at_ms`` on the price comes from ``source``; whatever was planned from then on is dropped."""
+        keep = bisect_right(self._starts, at_ms - 1)
+        self._starts[keep:] = [at_ms]
+        self._sources[keep:] = [source]
+        self._path_of = (-1, [])
+
+    def source_at(self, at_ms: int) -> Source:
+        return self._sources[bisect_right(self._starts, at_ms) - 1]
+
+    def retick(self, tick: Decimal) -> None:
+        """Measure all prices, past ones too, in ticks of another size."""
+        self.tick = tick
+        self._sources = [source.with_tick(tick) for source in self._sources]
+        self._path_of = (-1, [])
+
+    @property
+    def first_minute(self) -> int:
+        return self._sources[0].first_minute
+
+    def price_at(self, at_ms: int) -> int:
+        """The price in ticks; at a jump, the price after it."""
+        path = self.path(at_ms // MINUTE_MS)
+        index = bisect_right(path, at_ms, key=_time_of) - 1
+        return _between(path[index], path[index + 1], at_ms) if index + 1 < len(path) else path[index][1]
+
+    def path(self, minute: int) -> list[Point]:
+        """The points between which the price moves in straight lines; two points of one time are a jump."""
+        if self._path_of[0] == minute:
+            return self._path_of[1]
+        begin, end = minute * MINUTE_MS, (minute + 1) * MINUTE_MS
+        path: list[Point] = []
+        for start, stop, source in self._pieces(begin, end):
+            path.extend(_clipped(_path_of(source.minutes(minute, minute + 1)), start, stop))
+        self._path_of = (minute, path)
+        return path
+
+    def minutes(self, start: int, stop: int) -> Minutes:
+        """The one-minute candles from minute ``start`` up to but without ``stop``."""
+        parts: list[Minutes] = []
+        at = start
+        for begin, end, source in self._pieces(start * MINUTE_MS, stop * MINUTE_MS):
+            whole_from, whole_until = -(-begin // MINUTE_MS), end // MINUTE_MS
+            if begin % MINUTE_MS and begin // MINUTE_MS >= at:
+                parts.append(self._mixed(begin // MINUTE_MS))
+                at = begin // MINUTE_MS + 1
+            if max(whole_from, at) < whole_until:
+                parts.append(source.minutes(max(whole_from, at), whole_until))
+                at = whole_until
+        return joined(start, parts)
+
+    def partial(self, now_ms: int) -> Minutes:
+        """The open candle of the minute that ``now_ms`` lies in: what has been seen of its path so far."""
+        minute = now_ms // MINUTE_MS
+        begin = minute * MINUTE_MS
+        seen = [ticks for at, ticks in self.path(minute) if at <= now_ms]
+        close = self.price_at(now_ms)
+        volume = float(self.minutes(minute, minute + 1).volume[0]) * max(now_ms - begin, 1) / MINUTE_MS
+        return _candle(minute, seen[0], [*seen, close], close, volume)
+
+    def _pieces(self, begin: int, end: int) -> Iterator[tuple[int, int, Source]]:
+        index = bisect_right(self._starts, begin) - 1
+        while index < len(self._starts) and self._starts[index] < end:
+            until = self._starts[index + 1] if index + 1 < len(self._starts) else end
+            yield max(begin, self._starts[index]), min(end, until), self._sources[index]
+            index += 1
+
+    def _mixed(self, minute: int) -> Minutes:
+        begin, end = minute * MINUTE_MS, (minute + 1) * MINUTE_MS
+        volume = 0.0
+        for start, stop, source in self._pieces(begin, end):
+            volume += float(source.minutes(minute, minute + 1).volume[0]) * (stop - start) / MINUTE_MS
+        prices = [ticks for _, ticks in self.path(minute)]
+        return _candle(minute, prices[0], prices, prices[-1], volume)
+
+
+def to_ticks(price: Decimal, tick: Decimal) -> int:
+    """The nearest whole number of ticks, at least one."""
+    return max(1, int((price / tick).to_integral_value(rounding=ROUND_HALF_UP)))
+
+
+def parse_rows(rows: Iterable[Sequence[object]]) -> list[CandleRow]:
+    """Candle rows of [ms, open, high, low, close, volume] as given by a caller; ValueError says what is wrong."""
+    parsed: list[CandleRow] = []
+    for row in rows:
+        if not isinstance(row, list | tuple) or len(row) != 6:
+            raise ValueError(f"wanted candles of [ms, open, high, low, close, volume], was {row!r}")
+        try:
+            numbers = [Decimal(str(value)) for value in row]
+        except ArithmeticError:
+            raise ValueError(f"wanted numbers in a candle, was {row!r}") from None
+        if not all(number.is_finite() for number in numbers):
+            raise ValueError(f"wanted finite numbers in a candle, was {row!r}")
+        parsed.append((int(numbers[0]), numbers[1], numbers[2], numbers[3], numbers[4], float(numbers[5])))
+    return parsed
+
+
+def read_candles(file: FilePath) -> list[CandleRow]:
+    """The candles of a CSV file, gzipped or not: columns ts (ms), open, high, low, close, volume, in any order."""
+    columns = ("ts", "open", "high", "low", "close", "volume")
+    opener = gzip.open if file.suffix == ".gz" else open
+    with opener(file, "rt", encoding="utf-8", newline="") as stream:
+        reader = csv.DictReader(stream)
+        missing = [column for column in columns if column not in (reader.fieldnames or [])]
+        if missing:
+            raise ValueError(f"{file}: wanted columns {', '.join(columns)}, missing {', '.join(missing)}")
+        return parse_rows([[row[column] for column in columns] for row in reader])
+
+
+def decimals_of(rows: Iterable[CandleRow]) -> int:
+    """The most decimal places that a price of ``rows`` is written with."""
+    return max(max(0, -int(price.normalize().as_tuple().exponent)) for row in rows for price in row[1:5])
+
+
+def _check_rows(rows: Sequence[CandleRow]) -> None:
+    previous = -1
+    for at, open_, high, low, close, volume in rows:
+        if at % MINUTE_MS or at < 0:
+            raise ValueError(f"wanted candles that open on a whole minute, was {at}")
+        if at == previous:
+            raise ValueError(f"wanted one candle a minute, was two at {at}")
+        if not 0 < low <= min(open_, close) <= max(open_, close) <= high or volume < 0:
+            raise ValueError(f"wanted 0 < low <= open, close <= high in the candle at {at}")
+        previous = at
+    steps = sorted(later[0] - earlier[0] for earlier, later in zip(rows, rows[1:], strict=False))
+    if steps and steps[len(steps) // 2] != MINUTE_MS:
+        raise ValueError(f"wanted one-minute candles, was a candle every {steps[len(steps) // 2] // MINUTE_MS} minutes")
+
+
+def _time_of(point: Point) -> int:
+    return point[0]
+
+
+def _ticks(prices: FloatArray) -> IntArray:
+    return np.maximum(np.rint(prices).astype(np.int64), 1)
+
+
+def _flat(start: int, stop: int, ticks: int, volume: float) -> Minutes:
+    price = np.full(stop - start, ticks, np.int64)
+    return Minutes(start, price, price, price, price, np.full(stop - start, volume))
+
+
+def _candle(minute: int, open_: int, prices: Sequence[int], close: int, volume: float) -> Minutes:
+    open_array, high, low, close_array = (np.array([price]) for price in (open_, max(prices), min(prices), close))
+    return Minutes(minute, open_array, high, low, close_array, np.array([volume]))
+
+
+def _path_of(minute: Minutes) -> list[Point]:
+    """A rising candle visits its low first, a falling one its high."""
+    open_, high, low, close = (int(array[0]) for array in (minute.open, minute.high, minute.low, minute.close))
+    extremes = (low, high) if close >= open_ else (high, low)
+    begin = minute.first * MINUTE_MS
+    return [(begin + offset, ticks) for offset, ticks in zip(_OFFSETS, (open_, *extremes, close), strict=True)]
+
+
+def _clipped(path: list[Point], start: int, stop: int) -> list[Point]:
+    """The part of ``path`` from ``start`` to ``stop``, with points at both ends."""
+    if path[0][0] == start and path[-1][0] == stop:
+        return path
+    inner = [point for point in path if start < point[0] < stop]
+    return [(start, _on(path, start)), *inner, (stop, _on(path, stop))]
+
+
+def _on(path: list[Point], at_ms: int) -> int:
+    index = min(bisect_right(path, at_ms, key=_time_of), len(path) - 1)
+    return _between(path[index - 1], path[index], at_ms)
+
+
+def _between(before: Point, after: Point, at_ms: int) -> int:
+    (start, low), (stop, high) = before, after
+    return high if stop == start else low + (high - low) * (at_ms - start) // (stop - start)

@@ -1,0 +1,81 @@
+"""Strategy configurations and what they said about each candle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.db.models import Q
+from pydantic import ValidationError as ParametersError
+
+from domain.strategy import SignalKind, Strategy
+from marketdata.models import Feed
+from pipeline.fields import ExactField
+from strategies.library import LIBRARY
+
+
+def parameters_validated(strategy: str, parameters: dict[str, Any]) -> Strategy[Any]:
+    """The strategy these values describe; raises Django's ValidationError naming each value that is wrong."""
+    if strategy not in LIBRARY:
+        raise ValidationError({"strategy": f"wanted one of {', '.join(sorted(LIBRARY))}, was {strategy!r}"})
+    if not isinstance(parameters, dict):
+        raise ValidationError({"parameters": f"wanted an object of parameters, was {type(parameters).__name__}"})
+    try:
+        return LIBRARY[strategy].from_values(parameters)
+    except ParametersError as error:
+        problems = [f"{'.'.join(map(str, one['loc'])) or strategy}: {one['msg']}" for one in error.errors()]
+        raise ValidationError({"parameters": problems}) from error
+
+
+class StrategyConfig(models.Model):
+    """A strategy with its parameters on one feed. Sessions of several accounts may share it; it is evaluated once."""
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="strategy_configs")
+    name = models.CharField(max_length=80)
+    feed = models.ForeignKey(Feed, on_delete=models.PROTECT, related_name="configs")
+    strategy = models.CharField(max_length=60, choices=[(name, kind.title) for name, kind in LIBRARY.items()])
+    parameters = models.JSONField(default=dict, blank=True)
+    is_needed = models.BooleanField(default=False, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        verbose_name = "strategy configuration"
+        constraints = [models.UniqueConstraint(fields=["owner", "name"], name="config_name_once_per_owner")]
+        indexes = [
+            # "which configurations does this candle concern": every evaluation
+            models.Index(fields=["feed"], condition=Q(is_needed=True), name="config_needed_by_feed")
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def clean(self) -> None:
+        self.build()
+
+    def build(self) -> Strategy[Any]:
+        """The strategy, ready to be asked; raises ValidationError when the stored parameters no longer fit it."""
+        return parameters_validated(self.strategy, self.parameters)
+
+
+class Signal(models.Model):
+    """What a configuration said about one closed candle, nothing included: the row is also the proof of evaluation."""
+
+    config = models.ForeignKey(StrategyConfig, on_delete=models.CASCADE, related_name="signals")
+    candle_open_at = models.DateTimeField()
+    candle_close_at = models.DateTimeField()
+    kind = models.CharField(max_length=12, choices=[(kind.value, kind.value) for kind in SignalKind])
+    price = ExactField(help_text="The candle's close.")
+    reason = models.CharField(max_length=200, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["config", "candle_open_at"], name="signal_once_per_candle")]
+        indexes = [
+            # "the last thing this configuration said that matters": every look at a session
+            models.Index(fields=["config", "-candle_open_at"], condition=~Q(kind="NOTHING"), name="signal_latest_by_config")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} at {self.candle_close_at:%Y-%m-%d %H:%M}"

@@ -1,0 +1,117 @@
+"""What the commands accept, and what a second one is told."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from embedded import commands
+from embedded.checkout import Checkout, State
+from embedded.cli import main
+from embedded.running import joined_env
+from tests.embedded.conftest import Run
+
+BAD = [
+    (["up", "--web-port", "x"], "argument --web-port: wanted a whole number from 0 to 65535, was 'x'"),
+    (["up", "--web-port", "65536"], "argument --web-port: wanted a whole number from 0 to 65535, was '65536'"),
+    (["up", "--flower-port", "-1"], "argument --flower-port: wanted a whole number from 0 to 65535, was '-1'"),
+    (["up", "--host", "example.org"], "argument --host: wanted an IP address or localhost, was 'example.org'"),
+    (["up", "now"], "unrecognized arguments: now"),
+    (["up", "--web"], "unrecognized arguments: --web"),
+    (["demo", "--speed", "0"], "argument --speed: wanted a number from 0.001 to 100000, was '0'"),
+    (["demo", "--speed", "nan"], "argument --speed: wanted a number from 0.001 to 100000, was 'nan'"),
+    (["demo", "--seed", "1.5"], "argument --seed: wanted a whole number from 0 to 2.14748e+09, was '1.5'"),
+    (["demo", "--timeout", "-3"], "argument --timeout: wanted a number from 1 to 86400, was '-3'"),
+    (["worker"], "the following arguments are required: QUEUE"),
+    (
+        ["worker", "orders", "order"],
+        "argument QUEUE: unknown queue 'order', wanted some of: "
+        "marketdata, strategies, sessions, pipeline, positions, money, orders",
+    ),
+    (
+        ["worker", "orders", "--concurrency", "0"],
+        "argument --concurrency: wanted a whole number from 1 to 256, was '0'",
+    ),
+    (["worker", "orders", "--pool", "solo"], "argument --pool: invalid choice: 'solo' (choose from"),
+    (
+        ["check", "all"],
+        "argument NAME: unknown check 'all', wanted some of: lint, format, types, floors, migrations, django",
+    ),
+    (["bench"], "the following arguments are required: NAME"),
+    (["fly"], "argument COMMAND: invalid choice: 'fly'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+def test_a_bad_option_is_one_clear_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(arguments)
+
+    said = capsys.readouterr()
+
+    assert refused.value.code == 2
+    assert message in said.err
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+
+
+@pytest.mark.parametrize(("command", "code"), [("up", 0), ("demo", 1)])
+def test_a_second_start_says_what_runs_and_harms_nothing(run: Run, clone: Path, command: str, code: int) -> None:
+    checkout = Checkout(clone)
+    checkout.make()
+    state = State(4711, "up", is_ready=True, urls={"admin": "http://127.0.0.1:8000/admin/"})
+
+    with checkout.lock():
+        checkout.write_state(state)
+        done = run(clone / "r3edge", command)
+        after = checkout.state()
+
+    said = done.stdout + done.stderr
+    assert said.startswith("r3edge: `r3edge up` runs already in this checkout (pid 4711)\n")
+    assert "http://127.0.0.1:8000/admin/" in said
+    assert done.returncode == code
+    assert after == state
+
+
+def test_a_worker_without_a_platform_says_what_is_missing(run: Run, clone: Path) -> None:
+    services = {"DATABASE_URL": "postgresql://x/y", "REDIS_URL": "redis://x/0"}
+
+    nothing = run(clone / "r3edge", "worker", "orders")
+    half = run(clone / "r3edge", "worker", "orders", DATABASE_URL="postgresql://x/y")
+    no_keys = run(clone / "r3edge", "worker", "orders", **services)
+
+    assert "DATABASE_URL and REDIS_URL not set" in nothing.stderr
+    assert "and REDIS_URL not set" in half.stderr
+    assert "R3EDGE_SECRET_KEY and R3EDGE_ENCRYPTION_KEYS not set" in no_keys.stderr
+    assert [nothing.returncode, half.returncode, no_keys.returncode] == [1, 1, 1]
+
+
+def test_a_command_joins_the_services_of_the_platform_that_runs(checkout: Checkout) -> None:
+    passwords = checkout.secret("postgres.password"), checkout.secret("valkey.password")
+
+    env = joined_env(checkout, State(os.getpid(), "up", is_ready=True, postgres_port=5001, valkey_port=5002))
+
+    assert env == {
+        "DATABASE_URL": f"postgresql://r3edge:{passwords[0]}@127.0.0.1:5001/r3edge",
+        "REDIS_URL": f"redis://:{passwords[1]}@127.0.0.1:5002/0",
+    }
+
+
+def test_a_joining_command_cannot_guess_services_that_only_the_platform_was_told(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with checkout.lock():
+        checkout.write_state(State(os.getpid(), "up", is_ready=True, valkey_port=5002))
+
+        with pytest.raises(commands.StartFailed, match="the platform here uses a DATABASE_URL of its own"):
+            commands.worker_env(checkout)
+
+
+def test_a_checkout_that_cannot_be_written_is_one_clear_line(clone: Path, run: Run) -> None:
+    (clone / "var").mkdir()
+    (clone / "var/secrets").write_text("a file where a directory is wanted")
+
+    done = run(clone / "r3edge", "manage", "check")
+
+    assert done.stderr == f"r3edge: cannot make the directory {clone}/var/secrets: File exists\n"
+    assert done.returncode == 1
