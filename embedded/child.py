@@ -48,7 +48,7 @@ class Process:
     command: Sequence[str]
     env: Mapping[str, str]
     is_healthy: Callable[[int], bool] = lambda _pid: True
-    stop_signals: Sequence[tuple[signal.Signals, float]] = ((signal.SIGTERM, 2.0),)
+    stop_signals: Sequence[tuple[signal.Signals, float]] = ((signal.SIGTERM, 1.5),)
     stop_rank: int = 0  # lower stops earlier
     start_timeout_s: float = 60.0
     owner: Owner | None = None

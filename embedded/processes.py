@@ -46,7 +46,12 @@ class Worker:
 # One threads worker for all that waits on the network or the database: measured 2 to 4 times quicker than a process
 # per queue and a fifth of the memory. One prefork worker computes, so that computing never delays an exit.
 WORKERS = (
-    Worker("worker-light", ("exchanges", "marketdata", "sessions", "pipeline", "positions", "money", "orders"), "threads", 8),
+    Worker(
+        "worker-light",
+        ("exchanges", "marketdata", "sessions", "pipeline", "positions", "money", "orders"),
+        "threads",
+        8,
+    ),
     Worker("worker-strategies", ("strategies",), "prefork", 1),
 )
 

@@ -214,12 +214,14 @@ class Plan:
         """What needs a migrated database."""
         command = processes.web_command(self.options.host, self.web_port)
         web = self._process("web", command, partial(_answers, self.urls["dashboard"] + "ready"), rank=2)
+        # Its requests run in threads that come and go, so it needs a pool of connections where the others keep theirs.
+        web = replace(web, env={"R3EDGE_DB_POOL": "8", **web.env})
         has_events = processes.has_task_events(self.env)
         workers = [
             # Warm first: a task that is running may be talking to an exchange. Then cold, then by force.
             replace(
                 self._celery(worker.name, processes.worker_command(worker, has_task_events=has_events), rank=1),
-                stop_signals=((processes.WARM, 3.5), (processes.COLD, 1.0)),
+                stop_signals=((processes.WARM, 3.5), (processes.COLD, 0.5)),
             )
             for worker in processes.WORKERS
         ]

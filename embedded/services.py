@@ -264,7 +264,7 @@ class Postgres:
             env=_server_env(),
             is_healthy=self.is_ours,
             # SIGTERM would wait for every client to leave; INT ends sessions, QUIT is the crash that it recovers from.
-            stop_signals=((signal.SIGINT, 4.0), (signal.SIGQUIT, 1.0)),
+            stop_signals=((signal.SIGINT, 3.0), (signal.SIGQUIT, 0.5)),
             stop_rank=9,
             start_timeout_s=120.0,  # after a crash it first replays its log
             owner=owner_for(self.data),
@@ -357,7 +357,7 @@ class Valkey:
             command=[str(readable_by(owner, program, program.parent.parent)), str(self._config)],
             env=_server_env(),
             is_healthy=self.is_ours,
-            stop_signals=((signal.SIGTERM, 3.0),),
+            stop_signals=((signal.SIGTERM, 3.0),),  # writes what it has, then ends
             stop_rank=9,
             start_timeout_s=60.0,
             owner=owner,

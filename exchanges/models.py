@@ -78,7 +78,10 @@ class RiskProfile(models.Model):
         null=True, blank=True, default=5, help_text="Positions open at once, over all sessions."
     )
     max_exposure = ExactField(
-        null=True, blank=True, validators=[MinValueValidator(0)], help_text="Value of all positions and entries together."
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(0)],
+        help_text="Value of all positions and entries together.",
     )
 
     def __str__(self) -> str:

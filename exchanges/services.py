@@ -75,8 +75,20 @@ def exchange_sync(exchange_id: int) -> int:
             update_conflicts=True,
             unique_fields=["exchange", "symbol"],
             update_fields=[
-                "base", "quote", "kind", "tick_size", "lot_size", "min_quantity", "max_quantity", "min_notional",
-                "contract_size", "maker_fee", "taker_fee", "is_active", "venue_info", "synced_at",
+                "base",
+                "quote",
+                "kind",
+                "tick_size",
+                "lot_size",
+                "min_quantity",
+                "max_quantity",
+                "min_notional",
+                "contract_size",
+                "maker_fee",
+                "taker_fee",
+                "is_active",
+                "venue_info",
+                "synced_at",
             ],  # fmt: skip
         )
         exchange.markets.filter(synced_at__lt=asked_at).update(is_active=False)
@@ -129,7 +141,9 @@ def balances_refresh(account_id: int) -> list[BalanceReport]:
         ).update(total=0, free=0, read_at=asked_at)
         Balance.objects.bulk_create(
             [
-                Balance(account=account, currency=report.currency, total=report.total, free=report.free, read_at=asked_at)
+                Balance(
+                    account=account, currency=report.currency, total=report.total, free=report.free, read_at=asked_at
+                )
                 for report in reports
             ],
             update_conflicts=True,

@@ -24,7 +24,9 @@ class Feed(models.Model):
     last_error = models.CharField(max_length=200, blank=True)
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["market", "timeframe"], name="feed_once_per_market_and_timeframe")]
+        constraints = [
+            models.UniqueConstraint(fields=["market", "timeframe"], name="feed_once_per_market_and_timeframe")
+        ]
         indexes = [
             # "which feeds are due": the collection sweep, every second
             models.Index(fields=["next_due_at"], condition=Q(is_needed=True), name="feed_due")

@@ -45,7 +45,11 @@ def feed_need(feed_id: int, is_needed: bool) -> bool:
 def feeds_due(now: datetime) -> list[int]:
     """Feeds with a candle to collect and nobody at it: what the sweep rings for."""
     free = Q(leased_until=None) | Q(leased_until__lt=now)
-    return list(Feed.objects.filter(free, is_needed=True, next_due_at__lte=now).order_by("next_due_at").values_list("pk", flat=True))
+    return list(
+        Feed.objects.filter(free, is_needed=True, next_due_at__lte=now)
+        .order_by("next_due_at")
+        .values_list("pk", flat=True)
+    )
 
 
 def feed_collect(feed_id: int) -> int:
@@ -115,7 +119,10 @@ def candles_store(feed_id: int, rows: Sequence[CandleReport]) -> int:
             """,
             [
                 feed_id,
-                *([getattr(row, name) for row in rows] for name in ("open_at", "open", "high", "low", "close", "volume")),
+                *(
+                    [getattr(row, name) for row in rows]
+                    for name in ("open_at", "open", "high", "low", "close", "volume")
+                ),
             ],
         )
         return int(cursor.rowcount)

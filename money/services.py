@@ -82,7 +82,9 @@ def account_book(account: Account, excluding: Iterable[int] = ()) -> AccountBook
     entries = _entries_of(account, set(excluding))
     reserved = sum((_still_reserved(order) for order in entries.values()), ZERO)
     held, at_work, count = ZERO, reserved, 0
-    for position in Position.objects.filter(account=account, status__in=LIVE_POSITIONS).select_related("market__last_quote"):
+    for position in Position.objects.filter(account=account, status__in=LIVE_POSITIONS).select_related(
+        "market__last_quote"
+    ):
         entry = entries.get(position.pk)
         value = _value_held(position)
         if not value and entry is None:
@@ -168,7 +170,11 @@ def _decide(
         order.quantity = sized.quantity
         order.reserved = order.market.rules.notional(sized.quantity, price) * (1 + margin)
         moved = Order.objects.filter(pk=order.pk).move(
-            OrderStatus.READY, among=(OrderStatus.REQUESTED,), quantity=order.quantity, reserved=order.reserved, valued_at=now
+            OrderStatus.READY,
+            among=(OrderStatus.REQUESTED,),
+            quantity=order.quantity,
+            reserved=order.reserved,
+            valued_at=now,
         )
         order.status = OrderStatus.READY
     else:
@@ -193,7 +199,9 @@ def _refusal(
     now: datetime,
 ) -> Denial | None:
     is_short_spot = order.position_side == PositionSide.SHORT and order.market.kind == Market.Kind.SPOT
-    is_full = book is not None and limits.max_open_positions is not None and book.open_positions >= limits.max_open_positions
+    is_full = (
+        book is not None and limits.max_open_positions is not None and book.open_positions >= limits.max_open_positions
+    )
     checks = (
         (session is None or session.status != SessionStatus.ACTIVE, Denial.SESSION_NOT_ACTIVE),
         (account.status != Account.Status.ACTIVE, Denial.ACCOUNT_PAUSED),
@@ -206,7 +214,9 @@ def _refusal(
     return next((denial for is_so, denial in checks if is_so), None)
 
 
-def _log(order: Order, denial: Denial | None, price: Decimal | None, book: AccountBook | None, sized: Sized | None) -> None:
+def _log(
+    order: Order, denial: Denial | None, price: Decimal | None, book: AccountBook | None, sized: Sized | None
+) -> None:
     Valuation.objects.create(
         order=order,
         verdict=denial.value if denial else Valuation.APPROVED,
@@ -233,7 +243,11 @@ def _entries_of(account: Account, excluding: set[int]) -> dict[int, Order]:
         Intent.objects.filter(position__in=positions, purpose=Intent.Purpose.ENTRY).values_list("pk", "position_id")
     )
     live = Q(status__in=LIVE_STATUSES) | Q(filled__gt=0)
-    orders = Order.objects.filter(live, intent_id__in=by_intent).exclude(status=OrderStatus.REQUESTED).exclude(pk__in=excluding)
+    orders = (
+        Order.objects.filter(live, intent_id__in=by_intent)
+        .exclude(status=OrderStatus.REQUESTED)
+        .exclude(pk__in=excluding)
+    )
     return {by_intent[order.intent_id]: order for order in orders}
 
 

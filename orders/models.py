@@ -59,7 +59,9 @@ class Order(Guarded):
     # How often an UNKNOWN order was looked up and not found, and when any look is next due.
     lookups = models.PositiveIntegerField(default=0)
     not_before_at = models.DateTimeField(null=True)
-    deadline_at = models.DateTimeField(null=True, help_text="After this the venue refuses a request that is still on its way.")
+    deadline_at = models.DateTimeField(
+        null=True, help_text="After this the venue refuses a request that is still on its way."
+    )
     requested_at = models.DateTimeField(auto_now_add=True)
     valued_at = models.DateTimeField(null=True)
     sent_at = models.DateTimeField(null=True)
@@ -71,7 +73,9 @@ class Order(Guarded):
     class Meta:
         constraints = [
             models.UniqueConstraint(
-                fields=["intent_id"], condition=Q(status__in=[str(s) for s in LIVE_STATUSES]), name="order_one_live_per_intent"
+                fields=["intent_id"],
+                condition=Q(status__in=[str(s) for s in LIVE_STATUSES]),
+                name="order_one_live_per_intent",
             ),
         ]
         indexes = [
@@ -84,7 +88,9 @@ class Order(Guarded):
             ),
             # "what of this account may be at the venue": reservations, recovery
             models.Index(
-                fields=["account"], condition=Q(status__in=[str(s) for s in LIVE_STATUSES]), name="order_live_by_account"
+                fields=["account"],
+                condition=Q(status__in=[str(s) for s in LIVE_STATUSES]),
+                name="order_live_by_account",
             ),
             models.Index(fields=["account", "-requested_at"], name="order_by_account"),
         ]

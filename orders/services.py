@@ -96,7 +96,11 @@ def order_submit(order_id: int) -> str | None:
     crashpoint("order.answered")
     # An order whose answer came after it had been called unknown is adopted just the same.
     status = _settle(
-        order, S.OPENED, among=(S.SUBMITTING, S.UNKNOWN, S.NOT_PLACED), exchange_order_id=exchange_order_id, opened_at=timezone.now()
+        order,
+        S.OPENED,
+        among=(S.SUBMITTING, S.UNKNOWN, S.NOT_PLACED),
+        exchange_order_id=exchange_order_id,
+        opened_at=timezone.now(),
     )
     if status == S.OPENED and order.order_type == OrderType.MARKET:
         order_look(order_id)
@@ -155,7 +159,9 @@ def orders_reread(account_id: int) -> int:
     """
     account = Account.objects.select_related("exchange").get(pk=account_id)
     gateway_for(account.exchange, account).time()
-    for order_id in Order.objects.filter(account=account, status__in=(S.SUBMITTING, S.UNKNOWN, S.OPENED)).values_list("pk", flat=True):
+    for order_id in Order.objects.filter(account=account, status__in=(S.SUBMITTING, S.UNKNOWN, S.OPENED)).values_list(
+        "pk", flat=True
+    ):
         order_look(order_id)
     return Order.objects.filter(account=account, status__in=(S.SUBMITTING, S.UNKNOWN)).count()
 
@@ -183,9 +189,9 @@ def accounts_with_old_balances(now: datetime) -> list[int]:
 
 def unknown_orders_alert(now: datetime) -> int:
     """Tell, once an order, of those whose outcome stays unknown too long; how many were told of."""
-    late = Order.objects.filter(
-        status=S.UNKNOWN, sent_at__lt=now - UNKNOWN_ALERT_AFTER, reason=""
-    ).select_related("account")
+    late = Order.objects.filter(status=S.UNKNOWN, sent_at__lt=now - UNKNOWN_ALERT_AFTER, reason="").select_related(
+        "account"
+    )
     for order in late:
         with transaction.atomic():
             if Order.objects.filter(pk=order.pk, status=S.UNKNOWN, reason="").update(reason="UNKNOWN_TOO_LONG"):
@@ -263,10 +269,18 @@ def _not_found(order: Order) -> str:
 def _found(order: Order, report: OrderReport, fills: Sequence[FillReport]) -> str:
     """Record what the venue shows: fills first, then the status that the quantities mean, in one transaction."""
     if (report.side, report.symbol) != (order.side, order.market.symbol):
-        raise RuntimeError(f"{order.client_order_id}: wanted {order.side} {order.market.symbol}, found {report.side} {report.symbol}")
+        raise RuntimeError(
+            f"{order.client_order_id}: wanted {order.side} {order.market.symbol}, found {report.side} {report.symbol}"
+        )
     with transaction.atomic():
         if order.status == S.UNKNOWN:
-            _settle(order, S.OPENED, among=(S.UNKNOWN,), exchange_order_id=report.exchange_order_id, opened_at=timezone.now())
+            _settle(
+                order,
+                S.OPENED,
+                among=(S.UNKNOWN,),
+                exchange_order_id=report.exchange_order_id,
+                opened_at=timezone.now(),
+            )
         new = _record_fills(order, fills)
         # Locks the order, so that two looks at it add up the fills one after the other.
         totals = Order.objects.locked().get(pk=order.pk)
@@ -285,7 +299,9 @@ def _found(order: Order, report: OrderReport, fills: Sequence[FillReport]) -> st
                 orders_announce([order], Topic.ORDER_UPDATES)
             return S.OPENED
         done = S.CANCELED if report.is_canceled else S.CLOSED
-        status = _settle(order, done, among=(S.OPENED,), closed_at=timezone.now(), reserved=0, detail="", not_before_at=None)
+        status = _settle(
+            order, done, among=(S.OPENED,), closed_at=timezone.now(), reserved=0, detail="", not_before_at=None
+        )
         if new:
             transaction.on_commit(lambda: ring("orders.balances", account_ids=[order.account_id]), robust=True)
     return status
@@ -311,5 +327,3 @@ def _alert(order: Order, alert: str) -> None:
         Topic.ALERTS, order.account_id, order_id=order.pk, account_id=order.account_id, owner_id=order.account.owner_id,
         data={"alert": alert, "client_order_id": order.client_order_id},
     )  # fmt: skip
-
-

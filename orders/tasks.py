@@ -17,7 +17,9 @@ logger = logging.getLogger(__name__)
 WAITING = (
     Waiting("valued, not submitted", services.orders_ready, "orders.submit", "order_ids", batch=1),
     Waiting("at the venue, or perhaps", services.orders_to_look_at, "orders.look", "order_ids", batch=5),
-    Waiting("balances read before the last fill", services.accounts_with_old_balances, "orders.balances", "account_ids"),
+    Waiting(
+        "balances read before the last fill", services.accounts_with_old_balances, "orders.balances", "account_ids"
+    ),
 )
 
 

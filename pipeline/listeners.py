@@ -33,7 +33,9 @@ def tell(topic: str, notes: Sequence[tuple[int, dict[str, Any], dict[str, Any]]]
     try:
         pipe = _client().pipeline(transaction=False)
         for key, ids, data in notes:
-            pipe.publish(channel_of(topic), json.dumps({"topic": topic, "key": key, "ids": ids, "data": data}, default=str))
+            pipe.publish(
+                channel_of(topic), json.dumps({"topic": topic, "key": key, "ids": ids, "data": data}, default=str)
+            )
         pipe.execute()
     except redis.RedisError as error:
         logger.warning("no live listener was told of %s (%s)", topic, type(error).__name__)

@@ -23,7 +23,9 @@ def journal_partitions_ensure(now: datetime) -> list[str]:
             name = f"pipeline_event_{month:%Y_%m}"
             cursor.execute("SELECT to_regclass(%s) IS NOT NULL", [name])
             [(exists,)] = cursor.fetchall()
-            cursor.execute("SELECT EXISTS (SELECT FROM pipeline_event_rest WHERE at >= %s AND at < %s)", [month, following])
+            cursor.execute(
+                "SELECT EXISTS (SELECT FROM pipeline_event_rest WHERE at >= %s AND at < %s)", [month, following]
+            )
             [(is_taken,)] = cursor.fetchall()
             if not exists and not is_taken:
                 cursor.execute(

@@ -109,7 +109,9 @@ class Note:
     data: dict[str, Any] = field(default_factory=dict)
 
 
-def publish(topic: Topic, key: int, *, data: dict[str, Any] | None = None, actor: str = "system", **ids: int | None) -> None:
+def publish(
+    topic: Topic, key: int, *, data: dict[str, Any] | None = None, actor: str = "system", **ids: int | None
+) -> None:
     """Journal one happening now and ring whom it concerns after the commit. Must run inside a transaction."""
     publish_all(topic, [Note(key, ids, data or {})], actor=actor)
 
@@ -119,7 +121,9 @@ def publish_all(topic: Topic, notes: Sequence[Note], *, actor: str = "system") -
     if not notes:
         return
     if not connection.in_atomic_block:
-        raise RuntimeError(f"wanted a transaction around publish({topic.value!r}): a row is committed before its message")
+        raise RuntimeError(
+            f"wanted a transaction around publish({topic.value!r}): a row is committed before its message"
+        )
     route = TOPICS[topic]
     if route.is_journaled:
         _journal(topic, notes, actor)
@@ -135,7 +139,10 @@ def ring(task: str, *, batch: int = 200, **ids: Iterable[int]) -> None:
     for start in range(0, len(pending), batch):
         try:
             current_app.send_task(
-                task, kwargs={argument: pending[start : start + batch]}, expires=BELL_EXPIRES_SECONDS, ignore_result=True
+                task,
+                kwargs={argument: pending[start : start + batch]},
+                expires=BELL_EXPIRES_SECONDS,
+                ignore_result=True,
             )
         except (OperationalError, OSError) as error:
             logger.warning("the bell of %s did not ring (%s); its sweep will", task, type(error).__name__)
@@ -158,7 +165,15 @@ def _journal(topic: Topic, notes: Sequence[Note], actor: str) -> None:
     values: list[Any] = []
     for note in notes:
         owner_id, session_id = note.ids.get("owner_id"), note.ids.get("session_id")
-        values += [topic.value, note.key, json.dumps(note.ids), json.dumps(note.data, default=str), owner_id, session_id, actor]
+        values += [
+            topic.value,
+            note.key,
+            json.dumps(note.ids),
+            json.dumps(note.data, default=str),
+            owner_id,
+            session_id,
+            actor,
+        ]
     with connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO pipeline_event (topic, key, ids, data, owner_id, session_id, actor) VALUES "  # noqa: S608

@@ -75,16 +75,28 @@ class Position(models.Model):
         indexes = [
             # "whose stop or target has this price crossed": the price watch, one small index per side and level
             models.Index(
-                fields=["market", "stop_price"], include=["session"], condition=_open_on(PositionSide.LONG), name="long_stop"
+                fields=["market", "stop_price"],
+                include=["session"],
+                condition=_open_on(PositionSide.LONG),
+                name="long_stop",
             ),
             models.Index(
-                fields=["market", "target_price"], include=["session"], condition=_open_on(PositionSide.LONG), name="long_target"
+                fields=["market", "target_price"],
+                include=["session"],
+                condition=_open_on(PositionSide.LONG),
+                name="long_target",
             ),
             models.Index(
-                fields=["market", "stop_price"], include=["session"], condition=_open_on(PositionSide.SHORT), name="short_stop"
+                fields=["market", "stop_price"],
+                include=["session"],
+                condition=_open_on(PositionSide.SHORT),
+                name="short_stop",
             ),
             models.Index(
-                fields=["market", "target_price"], include=["session"], condition=_open_on(PositionSide.SHORT), name="short_target"
+                fields=["market", "target_price"],
+                include=["session"],
+                condition=_open_on(PositionSide.SHORT),
+                name="short_target",
             ),
             # "what does this account hold": valuing, under the account's lock
             models.Index(

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from uuid import UUID
 
 from django.db import transaction
@@ -68,6 +69,16 @@ class _Facts:
     @property
     def owner_id(self) -> int:
         return self.session.account.owner_id
+
+    @property
+    def price(self) -> Decimal | None:
+        """The last price, if it was read after the position's fills were: an older one says nothing about what they opened."""
+        folded_at = self.position.folded_at if self.position is not None else None
+        return (
+            self.quote.last
+            if self.quote is not None and (folded_at is None or self.quote.quoted_at > folded_at)
+            else None
+        )
 
     def note(self, **data: object) -> Note:
         ids = {"session_id": self.session.pk, "account_id": self.session.account_id, "owner_id": self.owner_id}
@@ -149,7 +160,8 @@ def sessions_unsettled(now: datetime, session_ids: Collection[int] | None = None
         kind=SignalKind.NOTHING
     )
     unseen = chosen.filter(
-        Q(last_signal=None) & Exists(news) | Exists(news.filter(pk__gt=OuterRef("last_signal"))), status=SessionStatus.ACTIVE
+        Q(last_signal=None) & Exists(news) | Exists(news.filter(pk__gt=OuterRef("last_signal"))),
+        status=SessionStatus.ACTIVE,
     )
     stopping = chosen.filter(status=SessionStatus.STOPPING)
     intents = Intent.objects.filter(position=OuterRef(OuterRef("pk")))
@@ -232,7 +244,10 @@ def _fold(one: _Facts, now: datetime, wishes: _Wishes) -> None:
     position = one.position
     if position is None:
         return
-    has_finished = any(order.closed_at and (position.folded_at is None or order.closed_at >= position.folded_at) for order in (*one.entries, *one.exits))
+    has_finished = any(
+        order.closed_at and (position.folded_at is None or order.closed_at >= position.folded_at)
+        for order in (*one.entries, *one.exits)
+    )
     side, was = PositionSide(position.side), position.status
     state = fold((_fact_of(fill, one.market) for fill in one.fills), side, one.market.contract_size)
     if not has_finished and (state.entered, state.exited) == (position.entered, position.exited):
@@ -261,7 +276,9 @@ def _close(one: _Facts, position: Position, wishes: _Wishes) -> None:
     position.is_exit_wanted = False
     position.save()
     wishes.notes[Topic.POSITIONS].append(
-        one.note(event="CLOSED", realized_pnl=position.realized_pnl, exit_reason=position.exit_reason, dust=position.dust)
+        one.note(
+            event="CLOSED", realized_pnl=position.realized_pnl, exit_reason=position.exit_reason, dust=position.dust
+        )
     )
     one.position = None
 
@@ -278,7 +295,7 @@ def _act(one: _Facts, now: datetime, wishes: _Wishes) -> None:
             levels=position.levels if position else SessionView.levels,
             has_live_entry=any(_is_live(order) for order in one.entries) if position else False,
             has_live_exit=any(_is_live(order) for order in one.exits) if position else False,
-            price=one.quote.last if one.quote else None,
+            price=one.price,
             signal=SignalKind(signal.kind) if signal else None,
             is_exit_wanted=bool(position and position.is_exit_wanted),
         )

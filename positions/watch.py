@@ -36,7 +36,8 @@ VALUE = """
 CROSSED = " UNION ".join(
     f"""
     SELECT p.session_id FROM exchanges_quote AS q JOIN positions_position AS p ON p.market_id = q.market_id
-    WHERE p.status = 'OPEN' AND p.side = '{side}' AND p.{level} {beyond} q.last AND q.quoted_at > %(since)s
+    WHERE p.status = 'OPEN' AND p.side = '{side}' AND p.{level} {beyond} q.last
+        AND q.quoted_at > greatest(p.folded_at, %(since)s)
     """
     for side, level, beyond in (
         ("LONG", "stop_price", ">="),
@@ -78,7 +79,7 @@ def prices_watch() -> int:
 
 
 def sessions_crossed() -> list[int]:
-    """Sessions whose open position has its stop or target at or beyond a price that is fresh enough to act on."""
+    """Sessions whose open position has its stop or target at or beyond a price that is fresh, and newer than its fills."""
     with connection.cursor() as cursor:
         cursor.execute(CROSSED, {"since": timezone.now() - PRICE_IS_OLD_AFTER})
         return sorted(row[0] for row in cursor.fetchall())

@@ -38,7 +38,9 @@ SCHEDULE = (
     Entry("money.sweep", 3, "an entry whose valuing bell was lost is worth less every second"),
     Entry("positions.sweep", 3, "signals, fills and stops whose bell was lost"),
     Entry("strategies.sweep", 3, "candles whose evaluation bell was lost"),
-    Entry("sessions.sweep", 5, "recoveries asked for, sessions on paused accounts, feeds out of step with their sessions"),
+    Entry(
+        "sessions.sweep", 5, "recoveries asked for, sessions on paused accounts, feeds out of step with their sessions"
+    ),
     Entry("exchanges.sweep", 60, "clocks drift and markets change: re-read when old"),
     Entry("pipeline.housekeep", 6 * 3600, "the journal's partition of next month exists before it begins"),
 )

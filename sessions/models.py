@@ -51,7 +51,9 @@ class TradingSession(Guarded):
 
     account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="sessions")
     config = models.ForeignKey(StrategyConfig, on_delete=models.PROTECT, related_name="sessions")
-    name = models.CharField(max_length=160, blank=True, help_text="Left empty: made of strategy, venue, market, timeframe.")
+    name = models.CharField(
+        max_length=160, blank=True, help_text="Left empty: made of strategy, venue, market, timeframe."
+    )
     status = models.CharField(max_length=10, choices=SessionStatus.choices, default=S.CREATED, editable=False)
     status_reason = models.CharField(max_length=200, blank=True, editable=False)
     sizing_method = models.CharField(
@@ -104,7 +106,9 @@ class TradingSession(Guarded):
             # "which sessions wait to be flattened or to recover": the sweeps
             models.Index(fields=["status"], condition=Q(status="STOPPING"), name="session_stopping"),
             models.Index(
-                fields=["recover_requested_at"], condition=Q(recover_requested_at__isnull=False), name="session_recovering"
+                fields=["recover_requested_at"],
+                condition=Q(recover_requested_at__isnull=False),
+                name="session_recovering",
             ),
         ]
 
@@ -119,12 +123,12 @@ class TradingSession(Guarded):
             raise ValidationError({"config": "wanted a configuration of the account's owner, was somebody else's"})
         if market.exchange_id != self.account.exchange_id:
             raise ValidationError(
-                {"config": f"wanted a market of {self.account.exchange.name}, was {market.symbol} of {market.exchange.name}"}
+                {
+                    "config": f"wanted a market of {self.account.exchange.name}, was {market.symbol} of {market.exchange.name}"
+                }
             )
         if market.quote != self.account.currency:
-            raise ValidationError(
-                {"config": f"wanted a market quoted in {self.account.currency}, was {market.symbol}"}
-            )
+            raise ValidationError({"config": f"wanted a market quoted in {self.account.currency}, was {market.symbol}"})
 
     @property
     def exit_percents(self) -> tuple[Decimal | None, Decimal | None]:

@@ -60,7 +60,9 @@ def session_start(session_id: int, *, actor: str = "system") -> None:
     session.clean()
     session.config.build()
     if session.account.status != Account.Status.ACTIVE:
-        raise UnableToCommand(f"wanted an active account, was {session.account.status}: {session.account.status_reason}")
+        raise UnableToCommand(
+            f"wanted an active account, was {session.account.status}: {session.account.status_reason}"
+        )
     now, exchange = timezone.now(), session.account.exchange
     try:
         with transaction.atomic():
@@ -106,7 +108,9 @@ def session_recover(session_id: int, *, actor: str = "system") -> None:
     """Ask for a suspended or halted session to trade again, after the exchange has been re-read. Raises UnableToCommand."""
     allowed = (SessionStatus.SUSPENDED, SessionStatus.HALTED)
     with transaction.atomic():
-        asked = TradingSession.objects.filter(pk=session_id, status__in=allowed).update(recover_requested_at=timezone.now())
+        asked = TradingSession.objects.filter(pk=session_id, status__in=allowed).update(
+            recover_requested_at=timezone.now()
+        )
         if not asked:
             raise UnableToCommand(_refusal(session_id, "recover", allowed))
         _tell(TradingSession.objects.select_related("account", "config").get(pk=session_id), "recover", actor)

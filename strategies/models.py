@@ -74,7 +74,9 @@ class Signal(models.Model):
         constraints = [models.UniqueConstraint(fields=["config", "candle_open_at"], name="signal_once_per_candle")]
         indexes = [
             # "the last thing this configuration said that matters": every look at a session
-            models.Index(fields=["config", "-candle_open_at"], condition=~Q(kind="NOTHING"), name="signal_latest_by_config")
+            models.Index(
+                fields=["config", "-candle_open_at"], condition=~Q(kind="NOTHING"), name="signal_latest_by_config"
+            )
         ]
 
     def __str__(self) -> str:

@@ -237,6 +237,7 @@ def test_the_start_of_a_candle_query_is_inclusive_and_its_end_exclusive(simulato
 
 
 def test_three_thousand_minutes_of_history_are_there_at_once(simulator: Simulator) -> None:
+    simulator.open_account()
     client = simulator.client()
 
     found = []

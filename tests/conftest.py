@@ -1,0 +1,59 @@
+"""What tests stand on: the real services that ``./r3edge test`` starts, a simulator per test, and the bells that rang."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import redis
+from django.conf import settings
+
+from tests.venue import Venue, venue_running
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    missing = [name for name in ("DATABASE_URL", "REDIS_URL") if not os.environ.get(name)]
+    if missing and not config.option.collectonly:
+        raise pytest.UsageError(f"wanted {' and '.join(missing)}; ./r3edge test starts services and sets them")
+
+
+@dataclass(frozen=True)
+class Bells:
+    """The doorbells waiting in the broker, as workers would take them."""
+
+    client: redis.Redis
+
+    def rung(self, task: str) -> list[dict[str, Any]]:
+        """The arguments of every waiting message of ``task``, first rung first."""
+        queue = task.split(".")[0]
+        messages = [json.loads(raw) for raw in self.client.lrange(queue, 0, -1)]
+        return [
+            json.loads(base64.b64decode(message["body"]))[1]
+            for message in reversed(messages)
+            if message["headers"]["task"] == task
+        ]
+
+    def clear(self) -> None:
+        self.client.flushdb()
+
+
+@pytest.fixture
+def bells() -> Iterator[Bells]:
+    """The broker of this test process, empty before and after."""
+    client = redis.Redis.from_url(settings.CELERY_BROKER_URL)
+    client.flushdb()
+    yield Bells(client)
+    client.flushdb()
+    client.close()
+
+
+@pytest.fixture
+def venue(transactional_db: None, bells: Bells) -> Iterator[Venue]:
+    """A simulated exchange with one market at 50,000 and an account of 10,000 USDT, known to the platform."""
+    with venue_running() as running:
+        yield running

@@ -1,0 +1,75 @@
+"""A simulated exchange of a test's own, and the platform's rows that point at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cached_property
+from typing import Any
+
+from exchanges.models import Account, Exchange, Market
+from exchanges.services import balances_refresh, exchange_sync, quotes_refresh
+from tests.factories import KEY, PASSPHRASE, SECRET, make_account, make_exchange
+from tests.simulator.conftest import START_MS, Simulator, made_exchange
+
+
+@dataclass
+class Venue:
+    """The simulator, with shorthands for what tests ask of it."""
+
+    simulator: Simulator
+    exchange: Exchange
+
+    @cached_property
+    def account(self) -> Account:
+        """An account of 10,000 USDT there, its balances read."""
+        self.simulator.control("accounts", apiKey=KEY, secret=SECRET, passphrase=PASSPHRASE, balances={"USDT": "10000"})
+        account = make_account(exchange=self.exchange, usdt=None)
+        balances_refresh(account.pk)
+        account.refresh_from_db()
+        return account
+
+    @property
+    def market(self) -> Market:
+        return Market.objects.get(exchange=self.exchange, symbol="BTC/USDT")
+
+    def price(self, price: str) -> None:
+        """Pin the price there and read it."""
+        self.simulator.control("market/BTC-USDT/price", price=price)
+        quotes_refresh(self.exchange.pk, ["BTC/USDT"])
+
+    def advance(self, seconds: int) -> None:
+        """Step the venue's clock, and our notion of it."""
+        from exchanges.services import exchange_clock_sync
+
+        self.simulator.control("clock", advance_s=seconds)
+        exchange_clock_sync(self.exchange.pk)
+
+    def fault(self, **fault: Any) -> None:
+        self.simulator.control("faults", **fault)
+
+    def orders(self) -> list[dict[str, Any]]:
+        """Every order it ever accepted from our account."""
+        orders: list[dict[str, Any]] = self.simulator.oracle(apiKey=KEY)["orders"]
+        return orders
+
+    def balance(self, currency: str) -> Decimal:
+        balances = self.simulator.oracle(apiKey=KEY)["balances"][KEY]
+        return Decimal(balances[currency]["balance"]) if currency in balances else Decimal(0)
+
+
+@contextmanager
+def venue_running() -> Iterator[Venue]:
+    """A simulator whose market clock stands still at START_MS, BTC at 50,000, its markets read."""
+    with Simulator(made_exchange()) as simulator:
+        exchange = make_exchange(base_url=simulator.url, clock_speed=0.0, markets_synced_at=None)
+        exchange_sync(exchange.pk)
+        exchange.refresh_from_db()
+        venue = Venue(simulator, exchange)
+        venue.price("50000")
+        yield venue
+
+
+__all__ = ["START_MS", "Venue", "venue_running"]
