@@ -26,7 +26,7 @@ BAD = [
     (
         ["worker", "orders", "order"],
         "argument QUEUE: unknown queue 'order', wanted some of: "
-        "marketdata, strategies, sessions, pipeline, positions, money, orders",
+        "exchanges, marketdata, strategies, sessions, pipeline, positions, money, orders",
     ),
     (
         ["worker", "orders", "--concurrency", "0"],
