@@ -87,24 +87,35 @@ def checks() -> dict[str, list[str]]:
         "lint": [*python, "ruff", "check", "."],
         "format": [*python, "ruff", "format", "--check", "."],
         "types": [*python, "mypy", *packages],
-        "floors": [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()"],
+        "floors": [
+            sys.executable,
+            "-c",
+            "from importlinter.cli import lint_imports_command as run; run()",
+            "--no-logo",
+        ],
         "migrations": [*manage, "makemigrations", "--check", "--dry-run"],
         "django": [*manage, "check"],
     }
 
 
 NEED_SERVICES = frozenset({"migrations", "django"})
+# mypy's plugin reads the settings; nothing connects and nothing is encrypted.
+ONLY_TO_LOAD_SETTINGS = {
+    "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
+    "REDIS_URL": "redis://127.0.0.1:1/0",
+    "R3EDGE_SECRET_KEY": "-",
+    "R3EDGE_ENCRYPTION_KEYS": "-",
+}
 
 
 async def check(names: Sequence[str], say: Say) -> int:
     """The named checks, or all of them, each with its result; 1 when any failed."""
     commands = {name: command for name, command in checks().items() if name in names or not names}
     async with contextlib.AsyncExitStack() as stack:
-        env = running.base_env()
+        env = {**ONLY_TO_LOAD_SETTINGS, **running.base_env()}
         if NEED_SERVICES.intersection(commands):
             env = await stack.enter_async_context(throwaway(say))
         env["DJANGO_SETTINGS_MODULE"] = "r3edge_site.settings"
-        env.setdefault("R3EDGE_SECRET_KEY", "only types are read")  # mypy's plugin loads the settings
         failed = await _run_checks(commands, env, say)
     return int(bool(failed))
 

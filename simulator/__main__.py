@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -199,7 +200,9 @@ async def serve(options: Options, exchange: Exchange) -> None:
         await site.start()
     except OSError as error:
         await runner.cleanup()
-        raise BadOption(f"--port: wanted a free port, was {options.port} ({error.strerror})") from None
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            raise BadOption(f"--port: wanted a free port, was {options.port} ({os.strerror(error.errno)})") from None
+        raise BadOption(f"--host: wanted an address of this machine, was {options.host!r} ({error.strerror})") from None
     host, port = runner.addresses[0][:2]
     log.info("listening on http://%s:%s, symbols %s", host, port, ",".join(exchange.market.listings))
     print(f"http://{host}:{port}", flush=True)

@@ -117,8 +117,6 @@ class PathWalker:
         for at_ms, ticks in self.listing.timeline.path(self.cursor_ms // MINUTE_MS):
             if self.cursor_ms < at_ms <= to_ms:
                 self._leg(at_ms, ticks)
-                if at_ms % MINUTE_MS:  # a jump between two minutes is met when the next one is walked
-                    self._jump_if_moved()
         if self.cursor_ms < to_ms:
             self._leg(to_ms, self.listing.timeline.price_at(to_ms))
 

@@ -7,6 +7,7 @@ import pytest
 
 from embedded import commands
 from embedded.checkout import Checkout, State
+from embedded.child import StartFailed
 from embedded.cli import main
 from embedded.running import joined_env
 from tests.embedded.conftest import Run
@@ -103,7 +104,7 @@ def test_a_joining_command_cannot_guess_services_that_only_the_platform_was_told
     with checkout.lock():
         checkout.write_state(State(os.getpid(), "up", is_ready=True, valkey_port=5002))
 
-        with pytest.raises(commands.StartFailed, match="the platform here uses a DATABASE_URL of its own"):
+        with pytest.raises(StartFailed, match="the platform here uses a DATABASE_URL of its own"):
             commands.worker_env(checkout)
 
 

@@ -81,11 +81,10 @@ def test_settings_are_durable_and_a_throw_away_is_fast(checkout: Checkout, home:
     def settings(urls: dict[str, str]) -> dict[str, str]:
         with psycopg.connect(urls["DATABASE_URL"]) as connection:
             names = ("fsync", "data_checksums", "password_encryption", "unix_socket_directories", "listen_addresses")
-            found = {name: connection.execute(f"SHOW {name}").fetchone() for name in names}  # type: ignore[call-overload]
+            found = {name: connection.execute(f"SHOW {name}").fetchone() for name in names}
         client = redis.Redis.from_url(urls["REDIS_URL"], decode_responses=True)
-        kept = client.config_get("append*")
-        kept.update(client.config_get("maxmemory-policy"))  # type: ignore[union-attr]
-        return {name: row[0] for name, row in found.items() if row} | kept  # type: ignore[operator]
+        kept: dict[str, str] = dict(client.config_get("append*", "maxmemory-policy"))  # type: ignore[arg-type]
+        return {name: row[0] for name, row in found.items() if row} | kept
 
     async def story() -> tuple[dict[str, str], dict[str, str]]:
         async with running(checkout) as (_, urls):

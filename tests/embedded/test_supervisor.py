@@ -68,7 +68,7 @@ def test_the_wait_doubles_up_to_a_limit_and_is_forgotten_after_a_healthy_time(tm
             await supervisor.start(sh("worker", "exec sleep 1000"))
             for deaths in range(1, 5):
                 kill(supervisor, "worker")
-                await until(lambda deaths=deaths: sum("back" in line for line in said) == deaths)  # type: ignore[misc]
+                await until(lambda deaths=deaths: sum("back" in line for line in said) == deaths)
             await asyncio.sleep(QUICK.healthy_s)
             kill(supervisor, "worker")
             await until(lambda: len(waits()) == 5)
@@ -104,7 +104,7 @@ def test_what_a_dead_child_left_in_its_group_goes_too(tmp_path: Path) -> None:
             await supervisor.start(sh("worker", "sleep 1000 & sleep 1000 & wait"))
             pid = supervisor.children["worker"].pid
             await until(lambda: len(psutil.Process(pid).children()) == 2)
-            pool = psutil.Process(pid).children()
+            pool = list(psutil.Process(pid).children())
             kill(supervisor, "worker")
             await until(lambda: not any(process.is_running() for process in pool))
             return pool

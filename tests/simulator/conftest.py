@@ -68,9 +68,9 @@ class Simulator:
     def get(self, path: str, **query: Any) -> Any:
         return requests.get(self.url + path, params=query, timeout=10).json()
 
-    def control(self, path: str, method: str = "POST", **body: Any) -> dict[str, Any]:
-        """One request to the control API that must succeed."""
-        response = requests.request(method, f"{self.url}/_sim/{path}", json=body or None, timeout=10)
+    def control(self, path: str, /, **body: Any) -> dict[str, Any]:
+        """POST to the control API; must succeed."""
+        response = requests.post(f"{self.url}/_sim/{path}", json=body, timeout=10)
         assert response.status_code == 200, response.text
         answer: dict[str, Any] = response.json()
         return answer

@@ -6,6 +6,7 @@ import contextlib
 from collections import defaultdict
 from decimal import Decimal
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,13 +25,13 @@ START = START_MS // MINUTE_MS
 actions = st.one_of(
     st.tuples(st.just("market"), st.integers(1, 30_000), st.booleans()),
     st.tuples(st.just("funds"), st.integers(1, 5_000_000), st.booleans()),
-    st.tuples(st.just("limit"), st.integers(1, 30_000), st.integers(-300, 300)),
-    st.tuples(st.just("stop"), st.integers(1, 30_000), st.integers(-300, 300)),
+    st.tuples(st.just("limit"), st.integers(1, 30_000), st.integers(-90, 90)),
+    st.tuples(st.just("stop"), st.integers(1, 30_000), st.integers(-90, 90)),
     st.tuples(st.just("cancel"), st.integers(0, 50), st.booleans()),
-    st.tuples(st.just("wait"), st.integers(1, 7_200), st.booleans()),
+    st.tuples(st.just("wait"), st.integers(1, 14_400), st.booleans()),
     st.tuples(st.just("pin"), st.integers(55_000, 65_000), st.booleans()),
 )
-steps = st.lists(st.tuples(st.sampled_from(ACCOUNTS), st.sampled_from(Side), actions), max_size=40)
+steps = st.lists(st.tuples(st.sampled_from(ACCOUNTS), st.sampled_from(Side), actions), min_size=8, max_size=40)
 
 
 def opened(exchange: Exchange, **balances: str) -> None:
@@ -234,6 +235,27 @@ def test_a_stop_limit_that_fires_on_the_way_up_does_not_buy_below_before_the_pri
 
     assert after_the_rise == 0
     assert [fill.price for fill in exchange.books.fills] == [1_020]
+
+
+@pytest.mark.parametrize(("close", "limit", "side"), [(1_050, 1_003, Side.BUY), (950, 997, Side.SELL)])
+def test_an_order_inside_the_spread_fills_at_its_own_price_though_the_price_moves_away(
+    close: int, limit: int, side: Side
+) -> None:
+    exchange = made_exchange("BTC-USDT", slippage="0.005")
+    opened(exchange, USDT="20000", BTC="1")
+    listing = exchange.market.listings["BTC-USDT"]
+    prices = Decimal(1_000), Decimal(max(1_000, close)), Decimal(min(1_000, close)), Decimal(close)
+    exchange.switch_source(listing, START_MS, Replay([(START_MS, *prices, 1.0)], listing.rules.price_increment))
+    alice = exchange.books.accounts["alice"]
+    placed = exchange.place(alice, request(exchange, side, Decimal(1), Decimal(limit)), START_MS, 0)
+    assert placed is not None
+    was_resting = placed.is_resting
+
+    exchange.clock.jump_to(START_MS + MINUTE_MS)
+    exchange.advance()
+
+    assert was_resting
+    assert [fill.price for fill in exchange.books.fills] == [limit]
 
 
 def test_the_book_gets_worse_and_never_ends() -> None:

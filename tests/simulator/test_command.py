@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import requests
 
+from simulator.__main__ import main
+
 ROOT = Path(__file__).parents[2]
 Start = Callable[..., "Running"]
 
@@ -97,12 +99,23 @@ def test_help_explains_the_whole_thing() -> None:
         (["stray"], "stray"),
     ],
 )
-def test_a_bad_option_is_one_clear_line(arguments: list[str], wanted: str) -> None:
-    done = run(*arguments)
+def test_a_bad_option_is_one_clear_line(arguments: list[str], wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code: object = main(arguments)
+    except SystemExit as ended:  # argparse ends the process itself
+        code = ended.code
+
+    shown = capsys.readouterr()
+    assert (code, shown.out) == (2, "")
+    assert len(shown.err.splitlines()) == 1
+    assert wanted in shown.err
+
+
+def test_a_bad_option_ends_the_process_with_code_2() -> None:
+    done = run("--speed", "fast")
 
     assert (done.returncode, done.stdout) == (2, "")
-    assert len(done.stderr.splitlines()) == 1
-    assert wanted in done.stderr
+    assert done.stderr == "simulator: --speed: wanted a number from 0 to 100000, was 'fast'\n"
 
 
 def test_a_taken_port_is_said(start: Start) -> None:

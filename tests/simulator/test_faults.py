@@ -169,7 +169,7 @@ def test_faults_are_listed_counted_down_and_cleared(alice: ccxt.kucoin, simulato
     with pytest.raises(ccxt.NetworkError):
         buy(alice)
 
-    [left] = simulator.control("faults", method="GET")["faults"]
+    [left] = simulator.get("/_sim/faults")["faults"]
     cleared = requests.delete(f"{simulator.url}/_sim/faults", timeout=5).json()
 
     assert (left["remaining"], left["hits"], cleared) == (2, 1, {"cleared": 1})

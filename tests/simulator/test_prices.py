@@ -236,6 +236,16 @@ def test_the_start_of_a_candle_query_is_inclusive_and_its_end_exclusive(simulato
     assert [int(row[0]) - second for row in answer["data"]] == [120, 60, 0]
 
 
+def test_a_candle_that_opens_before_the_end_of_a_query_is_shown_whole(simulator: Simulator) -> None:
+    hour = START_MS // 3_600_000 * 3_600 - 3_600
+    query = {"symbol": "BTC-USDT", "type": "1hour", "startAt": hour}
+
+    [cut] = simulator.get("/api/v1/market/candles", **query, endAt=hour + 1)["data"]
+    [whole] = simulator.get("/api/v1/market/candles", **query, endAt=hour + 3_600)["data"]
+
+    assert cut == whole
+
+
 def test_three_thousand_minutes_of_history_are_there_at_once(simulator: Simulator) -> None:
     simulator.open_account()
     client = simulator.client()

@@ -1,0 +1,304 @@
+"""Venues, markets, quotes and accounts over REST. Keys go in and never come out: an account shows a hint of its key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import django_filters
+from django.contrib.auth.base_user import AbstractBaseUser
+from django.core.validators import MinValueValidator
+from django.db.models import Q, QuerySet
+from drf_spectacular.utils import extend_schema, extend_schema_field
+from rest_framework import mixins, permissions, serializers, viewsets
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from exchanges.ccxt_gateway import VENUES
+from exchanges.credentials import Credentials
+from exchanges.models import Account, Balance, Exchange, Market, Quote, RiskProfile
+from exchanges.services import account_create, account_rekey, balances_refresh, exchange_sync
+from pipeline.rest import LARGEST_ID, ExactDecimalField, IdFilter, NewestFirst, NoInput, OwnedRows, RowSerializer
+
+NO_PUT = ("get", "post", "patch", "head", "options")
+
+
+class SuperuserWrites(permissions.BasePermission):
+    """Everybody reads; venues are the superuser's to set up."""
+
+    message = "wanted a superuser, was an ordinary trader"
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        return request.method in permissions.SAFE_METHODS or bool(request.user and request.user.is_superuser)
+
+
+def named_exchange(value: Any) -> Q:
+    """The exchange of this id or name."""
+    text = str(value)
+    if text.isascii() and text.isdigit():
+        return Q(pk=min(int(text[:20]), LARGEST_ID))
+    return Q(name=text)
+
+
+@extend_schema_field({"oneOf": [{"type": "integer"}, {"type": "string"}], "description": "Its id or its name."})
+class ExchangeRelated(serializers.RelatedField[Exchange, Any, int]):
+    """An exchange by its id or its name; shown by its id."""
+
+    def to_internal_value(self, data: Any) -> Exchange:
+        if isinstance(data, bool) or not isinstance(data, int | str) or "\0" in str(data):
+            raise serializers.ValidationError(f"wanted the id or the name of an exchange, was {data!r:.60}")
+        exchange = Exchange.objects.filter(named_exchange(data)).first()
+        if exchange is None:
+            raise serializers.ValidationError(f"wanted the id or the name of an exchange, was {data!r:.60}")
+        return exchange
+
+    def use_pk_only_optimization(self) -> bool:
+        return True
+
+    def to_representation(self, value: Exchange) -> int:
+        return value.pk
+
+
+class ExchangeFilter(django_filters.CharFilter):
+    """Rows by an exchange's id or name; ``field_name`` leads to the exchange."""
+
+    def filter(self, qs: QuerySet[Any], value: Any) -> QuerySet[Any]:
+        if value in ("", None):
+            return qs
+        return qs.filter(**{f"{self.field_name}__in": Exchange.objects.filter(named_exchange(value))})
+
+
+class ExchangeSerializer(RowSerializer[Exchange]):
+    ccxt_id = serializers.ChoiceField(choices=sorted(VENUES), default="kucoin")
+    clock_speed = serializers.FloatField(default=1.0, validators=[MinValueValidator(0.0)], max_value=1_000_000)
+
+    class Meta:
+        model = Exchange
+        fields = (
+            "id", "name", "ccxt_id", "base_url", "is_enabled", "clock_speed", "clock_anchor_at", "clock_venue_at", "markets_synced_at",
+        )  # fmt: skip
+        read_only_fields = ("clock_anchor_at", "clock_venue_at", "markets_synced_at")
+
+
+class ExchangeSynced(ExchangeSerializer):
+    markets = serializers.IntegerField(read_only=True, help_text="Markets that the venue listed.")
+
+    class Meta(ExchangeSerializer.Meta):
+        fields = (*ExchangeSerializer.Meta.fields, "markets")  # type: ignore[assignment]
+
+
+class ExchangeViewSet(
+    mixins.ListModelMixin,
+    mixins.RetrieveModelMixin,
+    mixins.CreateModelMixin,
+    mixins.UpdateModelMixin,
+    viewsets.GenericViewSet[Exchange],
+):
+    """The venues we can reach. Everybody reads them, superusers set them up."""
+
+    queryset = Exchange.objects.all()
+    serializer_class = ExchangeSerializer
+    permission_classes = (permissions.IsAuthenticated, SuperuserWrites)
+    pagination_class = NewestFirst
+    http_method_names = NO_PUT
+
+    @extend_schema(request=None, responses=ExchangeSynced)
+    @action(detail=True, methods=["post"], serializer_class=NoInput)
+    def sync(self, request: Request, pk: str | None = None) -> Response:
+        """Read the venue's clock and markets now; 503 with the reason when it cannot be reached."""
+        exchange = self.get_object()
+        markets = exchange_sync(exchange.pk)
+        exchange.refresh_from_db()
+        return Response({**ExchangeSerializer(exchange).data, "markets": markets})
+
+
+class MarketSerializer(RowSerializer[Market]):
+    exchange_name = serializers.CharField(source="exchange.name", read_only=True)
+
+    class Meta:
+        model = Market
+        fields = (
+            "id", "exchange", "exchange_name", "symbol", "base", "quote", "kind", "tick_size", "lot_size", "min_quantity",
+            "max_quantity", "min_notional", "contract_size", "maker_fee", "taker_fee", "is_active", "synced_at",
+        )  # fmt: skip
+        read_only_fields = fields
+
+
+class MarketFilter(django_filters.FilterSet):
+    exchange = ExchangeFilter(help_text="Its id or its name.")
+
+    class Meta:
+        model = Market
+        fields = ("exchange", "symbol", "base", "quote", "kind", "is_active")
+
+
+class MarketViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet[Market]):
+    """What the venues trade, with ticks, lots, minimums and fees."""
+
+    queryset = Market.objects.select_related("exchange")
+    serializer_class = MarketSerializer
+    filterset_class = MarketFilter
+    pagination_class = NewestFirst
+
+
+class QuoteSerializer(RowSerializer[Quote]):
+    symbol = serializers.CharField(source="market.symbol", read_only=True)
+    exchange_name = serializers.CharField(source="market.exchange.name", read_only=True)
+
+    class Meta:
+        model = Quote
+        fields = ("market", "exchange_name", "symbol", "bid", "ask", "last", "quoted_at")
+        read_only_fields = fields
+
+
+class QuoteFilter(django_filters.FilterSet):
+    exchange = ExchangeFilter(field_name="market__exchange", help_text="Its id or its name.")
+    symbol = django_filters.CharFilter(field_name="market__symbol")
+    market = IdFilter(field_name="market_id")
+
+    class Meta:
+        model = Quote
+        fields: tuple[str, ...] = ()
+
+
+class QuoteViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet[Quote]):
+    """The last price seen of each market that matters, by the market's id."""
+
+    queryset = Quote.objects.select_related("market__exchange")
+    serializer_class = QuoteSerializer
+    filterset_class = QuoteFilter
+    pagination_class = NewestFirst
+
+
+class BalanceSerializer(RowSerializer[Balance]):
+    class Meta:
+        model = Balance
+        fields = ("currency", "total", "free", "read_at")
+        read_only_fields = fields
+
+
+class RiskProfileSerializer(RowSerializer[RiskProfile]):
+    max_exposure = ExactDecimalField(
+        required=False, allow_null=True, min_value=0, help_text="Value of all positions and entries together."
+    )
+
+    class Meta:
+        model = RiskProfile
+        fields = ("max_open_positions", "max_exposure")
+
+
+class AccountSerializer(RowSerializer[Account]):
+    owner = serializers.CharField(source="owner.username", read_only=True)
+    exchange = ExchangeRelated(queryset=Exchange.objects.all())
+    exchange_name = serializers.CharField(source="exchange.name", read_only=True)
+    balances = BalanceSerializer(many=True, read_only=True)
+    risk_profile = RiskProfileSerializer(read_only=True)
+    api_key = serializers.CharField(write_only=True, max_length=200)
+    secret = serializers.CharField(write_only=True, max_length=200)
+    passphrase = serializers.CharField(write_only=True, max_length=200, required=False, allow_blank=True)
+
+    class Meta:
+        model = Account
+        fields = (
+            "id", "owner", "exchange", "exchange_name", "name", "currency", "key_hint", "status", "status_reason", "balances",
+            "balances_synced_at", "risk_profile", "created_at", "api_key", "secret", "passphrase",
+        )  # fmt: skip
+        read_only_fields = ("key_hint", "status", "status_reason", "balances_synced_at", "created_at")
+
+    def validate_name(self, name: str) -> str:
+        return _free_name(self.context["request"].user, name)
+
+    def create(self, validated_data: dict[str, Any]) -> Account:
+        return account_create(
+            owner=self.context["request"].user,
+            exchange=validated_data["exchange"],
+            name=validated_data["name"],
+            currency=validated_data.get("currency", "USDT"),
+            credentials=_credentials(validated_data),
+        )
+
+
+class AccountChange(RowSerializer[Account]):
+    """What can be changed of an account: its name, and its keys all at once."""
+
+    api_key = serializers.CharField(write_only=True, max_length=200, required=False)
+    secret = serializers.CharField(write_only=True, max_length=200, required=False)
+    passphrase = serializers.CharField(write_only=True, max_length=200, required=False, allow_blank=True)
+
+    class Meta:
+        model = Account
+        fields = ("name", "api_key", "secret", "passphrase")
+
+    def validate_name(self, name: str) -> str:
+        return _free_name(self.instance.owner, name, but=self.instance) if self.instance else name
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        given = {"api_key", "secret", "passphrase"} & attrs.keys()
+        missing = {"api_key", "secret"} - given
+        if given and missing:
+            raise serializers.ValidationError(
+                dict.fromkeys(sorted(missing), f"wanted with the other keys, was {', '.join(sorted(given))} alone")
+            )
+        return attrs
+
+    def update(self, instance: Account, validated_data: dict[str, Any]) -> Account:
+        # By update: a save of the whole row would undo a pause that came meanwhile.
+        if "name" in validated_data:
+            Account.objects.filter(pk=instance.pk).update(name=validated_data["name"])
+        if "api_key" in validated_data:
+            account_rekey(instance.pk, _credentials(validated_data))
+        return instance
+
+
+def _free_name(owner: AbstractBaseUser, name: str, but: Account | None = None) -> str:
+    others = Account.objects.filter(owner_id=owner.pk, name=name).exclude(pk=but.pk if but else None)
+    if others.exists():
+        raise serializers.ValidationError(f"wanted a name that none of your other accounts has, was {name!r}")
+    return name
+
+
+def _credentials(data: dict[str, Any]) -> Credentials:
+    return Credentials(data["api_key"], data["secret"], data.get("passphrase", ""))
+
+
+class AccountViewSet(
+    mixins.ListModelMixin, mixins.RetrieveModelMixin, mixins.CreateModelMixin, OwnedRows[Account]
+):
+    """One's accounts at the venues. Keys are written and never read back."""
+
+    queryset = Account.objects.select_related("owner", "exchange", "risk_profile").prefetch_related("balances")
+    serializer_class = AccountSerializer
+    filterset_fields = ("status",)
+    http_method_names = NO_PUT
+
+    @extend_schema(request=AccountChange, responses=AccountSerializer)
+    def partial_update(self, request: Request, pk: str | None = None) -> Response:
+        """Rename the account or replace its keys; new keys lift a pause."""
+        change = AccountChange(self.get_object(), data=request.data, partial=True, context=self.get_serializer_context())
+        change.is_valid(raise_exception=True)
+        change.save()
+        return self._current()
+
+    @extend_schema(request=None, responses=AccountSerializer)
+    @action(detail=True, methods=["post"], serializer_class=NoInput)
+    def refresh(self, request: Request, pk: str | None = None) -> Response:
+        """Read the balances now; 503 with the reason when the venue cannot be reached or refuses the keys."""
+        balances_refresh(self.get_object().pk)
+        return self._current()
+
+    @extend_schema(methods=["get"], request=None, responses=RiskProfileSerializer)
+    @extend_schema(methods=["patch"], request=RiskProfileSerializer, responses=RiskProfileSerializer)
+    @action(detail=True, methods=["get", "patch"], url_path="risk-profile", serializer_class=RiskProfileSerializer)
+    def risk_profile(self, request: Request, pk: str | None = None) -> Response:
+        """What the account may risk over all of its sessions; null is no limit."""
+        profile = RiskProfile.objects.get_or_create(account=self.get_object())[0]
+        if request.method == "PATCH":
+            change = RiskProfileSerializer(profile, data=request.data, partial=True)
+            change.is_valid(raise_exception=True)
+            change.save()
+        return Response(RiskProfileSerializer(profile).data)
+
+    def _current(self) -> Response:
+        return Response(AccountSerializer(self.get_object(), context=self.get_serializer_context()).data)
+
