@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TextIO
 from embedded import commands, processes
 from embedded.checkout import AlreadyRunning, Checkout, NotOurs
 from embedded.child import Say, StartFailed
-from embedded.running import FLOWER_USER, Options, Platform, SimulatorOptions, platform
+from embedded.running import FIRST_USER, FLOWER_USER, Options, Platform, SimulatorOptions, platform
 
 
 @dataclass(frozen=True)
@@ -154,17 +154,19 @@ def describe(up: Platform, say: Say) -> None:
     supervisor = up.supervisor
     say(f"up after {supervisor.elapsed():.1f} s; {supervisor.megabytes():.0f} MB of memory in all")
     for name, url in up.urls.items():
-        say(f"  {name.replace('_', ' '):10} {url}{_flower_login(up, name)}")
+        say(f"  {name.replace('_', ' '):10} {url}{_login(up, name)}")
     say(f"  {'logs':10} {up.checkout.log_dir}")
-    say("Ctrl-C stops it; `./r3edge manage createsuperuser` makes the first user")
+    say("Ctrl-C stops it")
 
 
-def _flower_login(up: Platform, name: str) -> str:
-    if name != "flower":
+def _login(up: Platform, name: str) -> str:
+    """Who may enter there. The admin's password is the one generated for its first user, unless it was changed since."""
+    user, secret = {"flower": (FLOWER_USER, "flower.password"), "admin": (FIRST_USER, "admin.password")}.get(name, ("", ""))
+    if not user:
         return ""
     if sys.stderr.isatty() and sys.stdout.isatty():
-        return f"  (user {FLOWER_USER}, password {up.checkout.secret('flower.password')})"
-    return f"  (user {FLOWER_USER}, password in {up.checkout.secrets_dir / 'flower.password'})"
+        return f"  (user {user}, password {up.checkout.secret(secret)})"
+    return f"  (user {user}, password in {up.checkout.secrets_dir / secret})"
 
 
 async def run_up(options: Options, checkout: Checkout, say: Say) -> int:

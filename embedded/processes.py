@@ -96,4 +96,5 @@ def web_command(host: str, port: int) -> list[str]:
 
 def simulator_command(host: str, port: int, speed: float, seed: int) -> list[str]:
     command = [sys.executable, "-m", "simulator", "--host", host, "--port", str(port)]
-    return [*command, "--speed", f"{speed:g}", "--seed", str(seed)]
+    # Twice as lively as a calm market, so that a newcomer sees a stop or a target reached within a minute.
+    return [*command, "--speed", f"{speed:g}", "--seed", str(seed), "--volatility", "0.002"]

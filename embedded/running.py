@@ -25,6 +25,7 @@ from embedded.supervisor import Supervisor, supervised, together
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 FLOWER_USER = "r3edge"
+FIRST_USER = "admin"  # the superuser that `manage prepare` makes
 
 
 @dataclass(frozen=True)
@@ -239,9 +240,11 @@ async def platform(options: Options, checkout: Checkout, say: Say) -> AsyncItera
         urls = await start_services(supervisor, checkout)
         plan = Plan(options, checkout, urls)
         say("migrating, starting Flower" + (" and the simulated exchange" if options.simulator else ""))
-        migrate = [sys.executable, str(checkout.root / "manage.py"), "migrate", "--no-input"]
+        # First so that PostgreSQL has every table; the first superuser's password goes by environment, never by argument.
+        prepare = [sys.executable, str(checkout.root / "manage.py"), "prepare"]
+        prepare_env = {**plan.env, "R3EDGE_ADMIN_PASSWORD": checkout.secret("admin.password")}
         await together(
-            supervisor.run_once("migrate", migrate, plan.env, checkout.root),
+            supervisor.run_once("prepare", prepare, prepare_env, checkout.root),
             supervisor.start(*plan.without_tables()),
         )
         say("starting the web server, the workers and beat")

@@ -11,6 +11,7 @@ from django.db.models import Q, QuerySet
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import mixins, permissions, serializers, viewsets
 from rest_framework.decorators import action
+from rest_framework.relations import PKOnlyObject
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -19,7 +20,16 @@ from exchanges.ccxt_gateway import VENUES
 from exchanges.credentials import Credentials
 from exchanges.models import Account, Balance, Exchange, Market, Quote, RiskProfile
 from exchanges.services import account_create, account_rekey, balances_refresh, exchange_sync
-from pipeline.rest import LARGEST_ID, ExactDecimalField, IdFilter, NewestFirst, NoInput, OwnedRows, RowSerializer
+from pipeline.rest import (
+    LARGEST_ID,
+    ExactDecimalField,
+    Filters,
+    IdFilter,
+    NewestFirst,
+    NoInput,
+    OwnedRows,
+    RowSerializer,
+)
 
 NO_PUT = ("get", "post", "patch", "head", "options")
 
@@ -56,11 +66,11 @@ class ExchangeRelated(serializers.RelatedField[Exchange, Any, int]):
     def use_pk_only_optimization(self) -> bool:
         return True
 
-    def to_representation(self, value: Exchange) -> int:
-        return value.pk
+    def to_representation(self, value: Exchange | PKOnlyObject) -> int:
+        return int(value.pk)
 
 
-class ExchangeFilter(django_filters.CharFilter):
+class ExchangeFilter(django_filters.CharFilter):  # type: ignore[misc]
     """Rows by an exchange's id or name; ``field_name`` leads to the exchange."""
 
     def filter(self, qs: QuerySet[Any], value: Any) -> QuerySet[Any]:
@@ -76,7 +86,8 @@ class ExchangeSerializer(RowSerializer[Exchange]):
     class Meta:
         model = Exchange
         fields = (
-            "id", "name", "ccxt_id", "base_url", "is_enabled", "clock_speed", "clock_anchor_at", "clock_venue_at", "markets_synced_at",
+            "id", "name", "ccxt_id", "base_url", "is_enabled", "clock_speed", "clock_anchor_at", "clock_venue_at",
+            "markets_synced_at",
         )  # fmt: skip
         read_only_fields = ("clock_anchor_at", "clock_venue_at", "markets_synced_at")
 
@@ -119,13 +130,14 @@ class MarketSerializer(RowSerializer[Market]):
     class Meta:
         model = Market
         fields = (
-            "id", "exchange", "exchange_name", "symbol", "base", "quote", "kind", "tick_size", "lot_size", "min_quantity",
-            "max_quantity", "min_notional", "contract_size", "maker_fee", "taker_fee", "is_active", "synced_at",
+            "id", "exchange", "exchange_name", "symbol", "base", "quote", "kind", "tick_size", "lot_size",
+            "min_quantity", "max_quantity", "min_notional", "contract_size", "maker_fee", "taker_fee", "is_active",
+            "synced_at",
         )  # fmt: skip
         read_only_fields = fields
 
 
-class MarketFilter(django_filters.FilterSet):
+class MarketFilter(Filters):
     exchange = ExchangeFilter(help_text="Its id or its name.")
 
     class Meta:
@@ -152,7 +164,7 @@ class QuoteSerializer(RowSerializer[Quote]):
         read_only_fields = fields
 
 
-class QuoteFilter(django_filters.FilterSet):
+class QuoteFilter(Filters):
     exchange = ExchangeFilter(field_name="market__exchange", help_text="Its id or its name.")
     symbol = django_filters.CharFilter(field_name="market__symbol")
     market = IdFilter(field_name="market_id")
@@ -201,8 +213,8 @@ class AccountSerializer(RowSerializer[Account]):
     class Meta:
         model = Account
         fields = (
-            "id", "owner", "exchange", "exchange_name", "name", "currency", "key_hint", "status", "status_reason", "balances",
-            "balances_synced_at", "risk_profile", "created_at", "api_key", "secret", "passphrase",
+            "id", "owner", "exchange", "exchange_name", "name", "currency", "key_hint", "status", "status_reason",
+            "balances", "balances_synced_at", "risk_profile", "created_at", "api_key", "secret", "passphrase",
         )  # fmt: skip
         read_only_fields = ("key_hint", "status", "status_reason", "balances_synced_at", "created_at")
 
@@ -252,7 +264,7 @@ class AccountChange(RowSerializer[Account]):
 
 
 def _free_name(owner: AbstractBaseUser, name: str, but: Account | None = None) -> str:
-    others = Account.objects.filter(owner_id=owner.pk, name=name).exclude(pk=but.pk if but else None)
+    others = Account.objects.filter(owner_id=owner.pk, name=name).exclude(pk__in=[but.pk] if but else [])
     if others.exists():
         raise serializers.ValidationError(f"wanted a name that none of your other accounts has, was {name!r}")
     return name
@@ -262,9 +274,7 @@ def _credentials(data: dict[str, Any]) -> Credentials:
     return Credentials(data["api_key"], data["secret"], data.get("passphrase", ""))
 
 
-class AccountViewSet(
-    mixins.ListModelMixin, mixins.RetrieveModelMixin, mixins.CreateModelMixin, OwnedRows[Account]
-):
+class AccountViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, mixins.CreateModelMixin, OwnedRows[Account]):
     """One's accounts at the venues. Keys are written and never read back."""
 
     queryset = Account.objects.select_related("owner", "exchange", "risk_profile").prefetch_related("balances")
@@ -275,7 +285,9 @@ class AccountViewSet(
     @extend_schema(request=AccountChange, responses=AccountSerializer)
     def partial_update(self, request: Request, pk: str | None = None) -> Response:
         """Rename the account or replace its keys; new keys lift a pause."""
-        change = AccountChange(self.get_object(), data=request.data, partial=True, context=self.get_serializer_context())
+        change = AccountChange(
+            self.get_object(), data=request.data, partial=True, context=self.get_serializer_context()
+        )
         change.is_valid(raise_exception=True)
         change.save()
         return self._current()
@@ -301,4 +313,3 @@ class AccountViewSet(
 
     def _current(self) -> Response:
         return Response(AccountSerializer(self.get_object(), context=self.get_serializer_context()).data)
-

@@ -7,7 +7,8 @@ list, never from ccxt's exception class: a class does not tell whether the order
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -39,6 +40,8 @@ class Venue:
 
     ``rejected`` and ``refused_key`` are codes (or code and message) after which the order certainly does not exist;
     ``not_looked_at`` are refusals after which the very same order may be sent again. All else is an unknown outcome.
+    ``is_answer`` tells an answer of the venue's from a proxy's page, which ccxt would read as "there is nothing".
+    ``fills_before`` asks for the page of fills that are older than those of the page it is given.
     """
 
     options: dict[str, Any]
@@ -47,7 +50,9 @@ class Venue:
     rejected: frozenset[str]
     refused_key: frozenset[str]
     not_looked_at: frozenset[str]
-    fills_params: dict[str, Any]
+    is_answer: Callable[[Any], bool]
+    fills_page: int
+    fills_before: Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
 
 
 def _kucoin_order_params(ticket: OrderTicket) -> dict[str, Any]:
@@ -60,6 +65,14 @@ def _kucoin_order_params(ticket: OrderTicket) -> dict[str, Any]:
     if ticket.stop_price is not None:
         params["stopLossPrice"] = str(ticket.stop_price)
     return params
+
+
+def _is_kucoin_answer(answer: Any) -> bool:
+    return isinstance(answer, dict) and answer.get("data") is not None
+
+
+def _kucoin_fills_before(page: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {"lastId": min(int(row["info"]["id"]) for row in page)}
 
 
 VENUES: dict[str, Venue] = {
@@ -104,7 +117,9 @@ VENUES: dict[str, Venue] = {
         ),  # fmt: skip
         refused_key=frozenset({"400001", "400003", "400004", "400005", "400006", "400007", "400401", "411100"}),
         not_looked_at=frozenset({"400002", "429000", "429"}),
-        fills_params={"limit": 100},
+        is_answer=_is_kucoin_answer,
+        fills_page=100,
+        fills_before=_kucoin_fills_before,
     )
 }
 
@@ -135,47 +150,63 @@ class CcxtGateway:
             config |= {"apiKey": credentials.api_key, "secret": credentials.secret, "password": credentials.passphrase}
         self._venue = getattr(ccxt_load(), ccxt_id)(config)
         self._venue.number = str  # exact: ccxt would make floats of all money
+        # A redirect would carry signed headers to wherever it points.
+        self._venue.session.max_redirects = 0
+        # Empty, not unknown: ccxt would read all markets, by five requests, before the first balance.
+        self._venue.set_markets([])
+        self._is_sent = False
+        self._fetch, self._venue.fetch = self._venue.fetch, self._fetch_answer
         if base_url:
             self._point_at(base_url.rstrip("/"))
 
     def know(self, infos: Iterable[tuple[str, dict[str, Any]]]) -> None:
         """Take markets read earlier, so that the first order is the first request."""
-        fresh = {symbol: info for symbol, info in infos if symbol not in self._known}
+        fresh = {symbol: info for symbol, info in infos if self._known.get(symbol) != info}
         if fresh:
             self._known |= fresh
             self._venue.set_markets(list(self._known.values()))
 
     def time(self) -> datetime:
-        return _time(self._read(self._venue.fetch_time))
+        with self._reading():
+            return _time(self._venue.fetch_time())
 
     def markets(self) -> list[MarketReport]:
         # Asked without keys: with keys ccxt adds six requests about the account.
         keys = self._venue.apiKey, self._venue.secret
         self._venue.apiKey = self._venue.secret = None
         try:
-            rows = self._read(self._venue.fetch_markets)
+            with self._reading():
+                rows = self._venue.fetch_markets()
+                reports = [_market_report(row) for row in rows if row.get("spot") or row.get("linear")]
         finally:
             self._venue.apiKey, self._venue.secret = keys
-        return [_market_report(row) for row in rows if row.get("spot") or row.get("linear")]
+        if not reports:
+            raise ExchangeUnavailable("wanted markets, was an empty list")
+        return reports
 
     def quotes(self, symbols: Sequence[str]) -> list[QuoteReport]:
-        tickers = self._read(self._venue.fetch_tickers, list(symbols))
-        return [
-            QuoteReport(symbol, *(to_decimal(ticker[name]) for name in ("bid", "ask", "last")))
-            for symbol, ticker in tickers.items()
-            if all(ticker.get(name) is not None for name in ("bid", "ask", "last"))
-        ]
+        known = [symbol for symbol in symbols if symbol in self._known]
+        if not known:
+            return []
+        with self._reading():
+            return [
+                QuoteReport(symbol, *(to_decimal(ticker[name]) for name in ("bid", "ask", "last")))
+                for symbol, ticker in self._venue.fetch_tickers(known).items()
+                if all(ticker.get(name) is not None for name in ("bid", "ask", "last"))
+            ]
 
     def candles(self, symbol: str, timeframe: str, since: datetime, limit: int) -> list[CandleReport]:
-        rows = self._read(self._venue.fetch_ohlcv, symbol, timeframe, int(since.timestamp() * 1000), limit)
-        return [CandleReport(_time(row[0]), *(to_decimal(value) for value in row[1:6])) for row in rows]
+        with self._reading():
+            rows = self._venue.fetch_ohlcv(symbol, timeframe, int(since.timestamp() * 1000), limit)
+            return [CandleReport(_time(row[0]), *(to_decimal(value) for value in row[1:6])) for row in rows]
 
     def balances(self) -> list[BalanceReport]:
-        answer = self._read(self._venue.fetch_balance)
-        return [
-            BalanceReport(currency, to_decimal(total), to_decimal(answer["free"][currency]))
-            for currency, total in answer["total"].items()
-        ]
+        with self._reading():
+            answer = self._venue.fetch_balance()
+            return [
+                BalanceReport(currency, to_decimal(total), to_decimal(answer["free"][currency]))
+                for currency, total in answer["total"].items()
+            ]
 
     def order_create(self, ticket: OrderTicket) -> str:
         arguments = (
@@ -187,7 +218,7 @@ class CcxtGateway:
             self._traits.order_params(ticket),
         )
         errors = ccxt_load()
-        self._venue.last_http_response = None
+        self._forget_last()
         try:
             order = self._venue.create_order(*arguments)
         except errors.BaseError as error:
@@ -201,46 +232,31 @@ class CcxtGateway:
 
     def order_find(self, symbol: str, client_order_id: str) -> OrderReport | None:
         try:
-            order = self._read(self._venue.fetch_order, None, symbol, {"clientOid": client_order_id})
+            with self._reading():
+                order = self._venue.fetch_order(None, symbol, {"clientOid": client_order_id})
+                return _order_report(order, client_order_id)
         except _NotFound:
             return None
-        if not order.get("id"):
-            raise ExchangeUnavailable("the venue answered a look-up without an order id")
-        return OrderReport(
-            exchange_order_id=str(order["id"]),
-            client_order_id=str(order.get("clientOrderId") or client_order_id),
-            symbol=symbol,
-            side=Side(str(order["side"]).upper()),
-            quantity=_decimal_or_none(order.get("amount")),
-            filled=to_decimal(order.get("filled") or 0),
-            filled_quote=to_decimal(order.get("cost") or 0),
-            is_open=order.get("status") == "open",
-            is_canceled=order.get("status") in {"canceled", "cancelled", "expired", "rejected"},
-        )
 
     def order_cancel(self, symbol: str, exchange_order_id: str) -> None:
         try:
-            self._read(self._venue.cancel_order, exchange_order_id, symbol)
+            with self._reading():
+                self._venue.cancel_order(exchange_order_id, symbol)
         except _NotFound:
             return  # already done, or never there: the look-up that follows tells which
 
     def order_fills(self, symbol: str, exchange_order_id: str) -> list[FillReport]:
-        params = dict(self._traits.fills_params)
-        rows = self._read(self._venue.fetch_order_trades, exchange_order_id, symbol, None, None, params)
-        return [
-            FillReport(
-                trade_id=str(row["id"]),
-                exchange_order_id=exchange_order_id,
-                symbol=symbol,
-                side=Side(str(row["side"]).upper()),
-                quantity=to_decimal(row["amount"]),
-                price=to_decimal(row["price"]),
-                fee=to_decimal((row.get("fee") or {}).get("cost") or 0),
-                fee_currency=str((row.get("fee") or {}).get("currency") or ""),
-                filled_at=_time(row["timestamp"]),
-            )
-            for row in rows
-        ]
+        fills: dict[str, FillReport] = {}
+        params = {"limit": self._traits.fills_page}
+        while True:
+            with self._reading():
+                page = self._venue.fetch_order_trades(exchange_order_id, symbol, None, None, params)
+                older = {str(row["id"]): _fill_report(row, symbol, exchange_order_id) for row in page}
+                is_last = len(page) < self._traits.fills_page or older.keys() <= fills.keys()
+                fills = {**older, **fills}
+                if is_last:
+                    return list(fills.values())
+                params = {"limit": self._traits.fills_page, **self._traits.fills_before(page)}
 
     def _point_at(self, base_url: str) -> None:
         prefixes = self._traits.path_prefixes
@@ -250,30 +266,45 @@ class CcxtGateway:
         if strays:
             raise ValueError(f"wanted every address to be {base_url}, was {strays}")
 
-    def _read(self, call: Callable[..., Any], *arguments: Any) -> Any:
+    def _fetch_answer(self, url: str, method: str = "GET", headers: Any = None, body: Any = None) -> Any:
+        self._is_sent = True
+        answer = self._fetch(url, method, headers, body)
+        if not self._traits.is_answer(answer):
+            raise ccxt_load().BadResponse(f"wanted the venue's answer, was {str(answer)[:60]!r}")
+        return answer
+
+    def _forget_last(self) -> None:
+        self._is_sent, self._venue.last_http_response = False, None
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turn whatever goes wrong with a read into ExchangeUnavailable."""
         errors = ccxt_load()
+        self._forget_last()
         try:
-            return call(*arguments)
+            yield
         except errors.OrderNotFound as error:
             raise _NotFound(_brief(error)) from error
-        except errors.AuthenticationError as error:
-            raise ExchangeUnavailable(_brief(error), is_refused_key=True) from error
         except errors.BaseError as error:
-            raise ExchangeUnavailable(_brief(error)) from error
-        except (KeyError, TypeError, ValueError) as error:
+            raise ExchangeUnavailable(_brief(error), is_refused_key=self._is_refused_key(error)) from error
+        except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise ExchangeUnavailable(f"the venue's answer made no sense ({type(error).__name__})") from error
 
+    def _is_refused_key(self, error: Exception) -> bool:
+        """The venue's own word counts; a proxy's HTTP 401 says nothing about keys. Keys that ccxt finds incomplete never
+        get as far as the venue."""
+        if not self._is_sent:
+            return isinstance(error, ccxt_load().AuthenticationError)
+        return _code_of(self._venue.last_http_response or "")[0] in self._traits.refused_key
+
     def _create_failure(self, error: Exception) -> Exception:
-        body = self._venue.last_http_response
-        if body is None:
-            if isinstance(error, ccxt_load().ExchangeError):
-                return OrderRejected(_brief(error), code="LOCAL")  # ccxt refused before it sent anything
-            return OrderOutcomeUnknown(_brief(error))
-        code, message = _code_of(body)
+        is_refused_key = self._is_refused_key(error)
+        if not self._is_sent:
+            return OrderRejected(_brief(error), code="LOCAL", is_refused_key=is_refused_key)
+        code, message = _code_of(self._venue.last_http_response or "")
         names = {code, f"{code}:{message}"}
         if names & self._traits.not_looked_at:
             return ExchangeUnavailable(_brief(error))
-        is_refused_key = bool(names & self._traits.refused_key)
         if is_refused_key or names & self._traits.rejected:
             return OrderRejected(_brief(error), code=code, is_refused_key=is_refused_key)
         return OrderOutcomeUnknown(_brief(error))
@@ -306,6 +337,38 @@ def _market_report(row: dict[str, Any]) -> MarketReport:
     )
 
 
+def _order_report(row: dict[str, Any], client_order_id: str) -> OrderReport:
+    # An empty answer looks like an order without figures; without id or status it is none.
+    if not row.get("id") or row.get("status") is None or row.get("clientOrderId") not in (None, client_order_id):
+        raise ExchangeUnavailable("the venue answered a look-up with something that is not the order")
+    return OrderReport(
+        exchange_order_id=str(row["id"]),
+        client_order_id=client_order_id,
+        symbol=str(row["symbol"]),
+        side=Side(str(row["side"]).upper()),
+        quantity=_decimal_or_none(row.get("amount")),
+        filled=to_decimal(row.get("filled") or 0),
+        filled_quote=to_decimal(row.get("cost") or 0),
+        is_open=row["status"] == "open",
+        is_canceled=row["status"] in {"canceled", "cancelled", "expired", "rejected"},
+    )
+
+
+def _fill_report(row: dict[str, Any], symbol: str, exchange_order_id: str) -> FillReport:
+    fee = row.get("fee") or {}
+    return FillReport(
+        trade_id=str(row["id"]),
+        exchange_order_id=exchange_order_id,
+        symbol=symbol,
+        side=Side(str(row["side"]).upper()),
+        quantity=to_decimal(row["amount"]),
+        price=to_decimal(row["price"]),
+        fee=to_decimal(fee.get("cost") or 0),
+        fee_currency=str(fee.get("currency") or ""),
+        filled_at=_time(row["timestamp"]),
+    )
+
+
 def _code_of(body: str) -> tuple[str, str]:
     try:
         answer = json.loads(body)
@@ -325,5 +388,6 @@ def _decimal_or_none(value: Any) -> Decimal | None:
 
 
 def _brief(error: Exception) -> str:
-    # Short, and without the URL's query: it may end up in a log or a row.
-    return f"{type(error).__name__}: {str(error).split('?')[0][:160]}"
+    # Short, and without the URL's query: it may end up in a log or a row, where PostgreSQL takes no NUL.
+    text = "".join(char if char.isprintable() else " " for char in str(error).split("?")[0])
+    return f"{type(error).__name__}: {text[:160]}"

@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from django.contrib.auth.base_user import AbstractBaseUser
@@ -20,12 +21,13 @@ from exchanges.ccxt_gateway import CcxtGateway, ccxt_load
 from exchanges.credentials import Credentials
 from exchanges.gateway import BalanceReport, ExchangeUnavailable, Gateway, MarketReport
 from exchanges.models import Account, Balance, Exchange, Market, Quote, RiskProfile
-from pipeline.topics import Topic, publish
+from pipeline.topics import Topic, publish, ring
 
 # Gateways a thread keeps: each holds an HTTP connection and a few MB.
 GATEWAYS_PER_THREAD = 32
 
 MARKETS_ARE_OLD_AFTER = timedelta(hours=6)
+OVERTAKEN_WITHIN = timedelta(minutes=1)
 
 _local = threading.local()
 
@@ -55,9 +57,11 @@ def gateways_warm() -> None:
 
 
 def exchanges_due(now: datetime) -> list[int]:
-    """Exchanges in use whose markets were never read, or long ago: what the sweep rings for."""
+    """Exchanges on which somebody has an account and whose markets were never read, or long ago: what the sweep rings
+    for. Nobody else's venue is called."""
     old = Q(markets_synced_at=None) | Q(markets_synced_at__lt=now - MARKETS_ARE_OLD_AFTER)
-    return list(Exchange.objects.filter(old, is_enabled=True).values_list("pk", flat=True))
+    in_use = Exchange.objects.filter(old, is_enabled=True, accounts__isnull=False)
+    return list(in_use.distinct().values_list("pk", flat=True))
 
 
 def exchange_sync(exchange_id: int) -> int:
@@ -92,8 +96,9 @@ def exchange_sync(exchange_id: int) -> int:
             ],  # fmt: skip
         )
         exchange.markets.filter(synced_at__lt=asked_at).update(is_active=False)
-        Exchange.objects.filter(pk=exchange_id).update(markets_synced_at=asked_at)
     exchange_clock_sync(exchange_id)
+    # Last: a venue whose clock could not be read is not read yet, and the sweep asks again.
+    Exchange.objects.filter(pk=exchange_id).update(markets_synced_at=asked_at)
     return len(reports)
 
 
@@ -136,6 +141,11 @@ def balances_refresh(account_id: int) -> list[BalanceReport]:
             account_pause(account_id, str(error))
         raise
     with transaction.atomic():
+        # Locks the account: of two readers the one who asked later is right, whoever writes last. No request lasts as
+        # long as the margin, so what is later than that was written before our clock was set back.
+        overtaken = Q(balances_synced_at__gte=asked_at, balances_synced_at__lt=asked_at + OVERTAKEN_WITHIN)
+        if not Account.objects.filter(~overtaken, pk=account_id).update(balances_synced_at=asked_at):
+            return reports
         account.balances.exclude(currency__in=[report.currency for report in reports]).filter(
             read_at__lt=asked_at
         ).update(total=0, free=0, read_at=asked_at)
@@ -150,20 +160,22 @@ def balances_refresh(account_id: int) -> list[BalanceReport]:
             unique_fields=["account", "currency"],
             update_fields=["total", "free", "read_at"],
         )
-        Account.objects.filter(pk=account_id).update(balances_synced_at=asked_at)
     return reports
 
 
 def account_create(
     *, owner: AbstractBaseUser, exchange: Exchange, name: str, currency: str, credentials: Credentials
 ) -> Account:
-    """A new account with its keys sealed and a risk profile of defaults."""
+    """A new account with its keys sealed and a risk profile of defaults; its venue and balances are read soon after."""
     with transaction.atomic():
         account = Account.objects.create(
             owner=owner, exchange=exchange, name=name, currency=currency.upper(),
             credentials=credentials, key_hint=credentials.hint,
         )  # fmt: skip
         RiskProfile.objects.create(account=account)
+        if exchange.markets_synced_at is None:
+            transaction.on_commit(partial(ring, "exchanges.sync", exchange_ids=[exchange.pk]), robust=True)
+        transaction.on_commit(partial(ring, "orders.balances", account_ids=[account.pk]), robust=True)
     account.refresh_from_db()
     return account
 

@@ -12,7 +12,7 @@ from rest_framework.response import Response
 
 from exchanges.api import ExchangeFilter
 from marketdata.models import Candle, Feed
-from pipeline.rest import IdFilter, NewestFirst, RowSerializer
+from pipeline.rest import Filters, IdFilter, NewestFirst, RowSerializer
 
 MOST_CANDLES = 1500
 
@@ -24,13 +24,13 @@ class FeedSerializer(RowSerializer[Feed]):
     class Meta:
         model = Feed
         fields = (
-            "id", "exchange_name", "market", "symbol", "timeframe", "is_needed", "next_due_at", "last_open_at", "misses",
-            "last_error",
+            "id", "exchange_name", "market", "symbol", "timeframe", "is_needed", "next_due_at", "last_open_at",
+            "misses", "last_error",
         )  # fmt: skip
         read_only_fields = fields
 
 
-class FeedFilter(django_filters.FilterSet):
+class FeedFilter(Filters):
     exchange = ExchangeFilter(field_name="market__exchange", help_text="Its id or its name.")
     market = IdFilter(field_name="market_id")
     symbol = django_filters.CharFilter(field_name="market__symbol")
@@ -78,8 +78,8 @@ class CandleViewSet(viewsets.ViewSet):
     )
     def list(self, request: Request) -> Response:
         """The last ``limit`` closed candles of ``feed``, oldest first."""
-        query = CandleQuery(data={name: request.query_params[name] for name in ("feed", "limit") if name in request.query_params})
+        query = CandleQuery(data=request.query_params)
         query.is_valid(raise_exception=True)
         feed, limit = query.validated_data["feed"], query.validated_data["limit"]
         newest = Candle.objects.filter(feed=feed).order_by("-open_at")[:limit]
-        return Response({"feed": feed.pk, "results": CandleSerializer(reversed(newest), many=True).data})
+        return Response({"feed": feed.pk, "results": CandleSerializer(list(reversed(newest)), many=True).data})

@@ -12,7 +12,8 @@ from pipeline.fields import ExactField
 
 class Feed(models.Model):
     """A market and timeframe we can collect. It is collected while ``is_needed``; ``next_due_at`` is when its next candle
-    closes, in our time; ``leased_until`` keeps two collectors from asking the venue for the same."""
+    closes, in our time; ``leased_until`` keeps two collectors from asking the venue for the same; ``misses`` counts failures
+    while there is a ``last_error``, else looks at which the last candle was not there yet."""
 
     market = models.ForeignKey(Market, on_delete=models.PROTECT, related_name="feeds")
     timeframe = models.CharField(max_length=4, choices=[(frame.value, frame.value) for frame in Timeframe])

@@ -46,7 +46,7 @@ def feeds_due(now: datetime) -> list[int]:
     """Feeds with a candle to collect and nobody at it: what the sweep rings for."""
     free = Q(leased_until=None) | Q(leased_until__lt=now)
     return list(
-        Feed.objects.filter(free, is_needed=True, next_due_at__lte=now)
+        Feed.objects.filter(free, is_needed=True, next_due_at__lte=now, market__exchange__is_enabled=True)
         .order_by("next_due_at")
         .values_list("pk", flat=True)
     )
@@ -76,14 +76,16 @@ def feed_collect(feed_id: int) -> int:
     except ExchangeUnavailable as error:
         _collect_failed(feed, lease, str(error))
         return 0
-    now = timezone.now()
+    # By the clock as it stood when we asked: a candle may close while the answer is on its way, and what is in the answer
+    # is then not the whole of it.
     venue_now = exchange.time_at(now)
     closed = [row for row in reports if row.open_at >= since and timeframe.is_closed(row.open_at, venue_now)]
     last_open_at = max((row.open_at for row in closed), default=feed.last_open_at)
     has_all = last_open_at is not None and last_open_at >= timeframe.open_of(venue_now) - timeframe.length
-    is_looking_again = not has_all and feed.misses < LOOKS_BEFORE_GAP
+    looks = 0 if feed.last_error else feed.misses
+    is_looking_again = not has_all and looks < LOOKS_BEFORE_GAP
     if is_looking_again:
-        next_due_at = now + min(LOOK_AGAIN, exchange.wall_delay(timeframe.length))
+        next_due_at = timezone.now() + min(LOOK_AGAIN, exchange.wall_delay(timeframe.length))
     else:
         closes_in = timeframe.open_of(venue_now) + timeframe.length - venue_now
         next_due_at = now + exchange.wall_delay(closes_in)
@@ -94,13 +96,13 @@ def feed_collect(feed_id: int) -> int:
             leased_until=None,
             next_due_at=next_due_at,
             last_open_at=last_open_at,
-            misses=feed.misses + 1 if is_looking_again else 0,
+            misses=looks + 1 if is_looking_again else 0,
             last_error="",
         )
         if new:
             publish(
                 Topic.MARKETDATA, feed_id, feed_id=feed_id,
-                data={"new": new, "last_open_at": last_open_at, "feed": f"{exchange.name}-{feed.market.symbol}-{feed.timeframe}"},
+                data={"new": new, "last_open_at": last_open_at, "feed": str(feed)},
             )  # fmt: skip
     return new
 
@@ -134,7 +136,8 @@ def candles_window(feed_id: int, limit: int) -> Candles:
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            SELECT (extract(epoch FROM open_at) * 1000)::float8, open::float8, high::float8, low::float8, close::float8, volume::float8
+            SELECT (extract(epoch FROM open_at) * 1000)::float8,
+                   open::float8, high::float8, low::float8, close::float8, volume::float8
             FROM marketdata_candle WHERE feed_id = %s ORDER BY open_at DESC LIMIT %s
             """,
             [feed_id, limit],
@@ -150,7 +153,8 @@ def _collect_since(feed: Feed, timeframe: Timeframe, venue_now: datetime) -> dat
 
 
 def _collect_failed(feed: Feed, lease: datetime, reason: str) -> None:
-    pause = min(timedelta(seconds=2 ** min(feed.misses, 6)), LONGEST_BACK_OFF)
+    failures = feed.misses if feed.last_error else 0
+    pause = min(timedelta(seconds=2 ** min(failures, 6)), LONGEST_BACK_OFF)
     Feed.objects.filter(pk=feed.pk, leased_until=lease).update(
-        leased_until=None, next_due_at=timezone.now() + pause, misses=feed.misses + 1, last_error=reason[:200]
+        leased_until=None, next_due_at=timezone.now() + pause, misses=failures + 1, last_error=reason[:200]
     )

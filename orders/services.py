@@ -11,19 +11,21 @@ known. Every write after a call is guarded by the status it expects, so whoever 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
 from domain.market import OrderType, Side
-from domain.orders import LIVE_STATUSES, OrderStatus
+from domain.orders import AT_VENUE_STATUSES, LIVE_STATUSES, Execution, OrderStatus
+from exchanges.credentials import UnableToDecrypt
 from exchanges.gateway import (
     ExchangeUnavailable,
     FillReport,
+    Gateway,
     OrderOutcomeUnknown,
     OrderRejected,
     OrderReport,
@@ -32,7 +34,7 @@ from exchanges.gateway import (
 from exchanges.models import Account
 from exchanges.services import account_pause, gateway_for
 from orders.models import Fill, Order
-from pipeline.claims import crashpoint
+from pipeline.claims import GuardedQuerySet, crashpoint
 from pipeline.topics import Note, Topic, publish, publish_all, ring
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,8 @@ LOOK_AGAIN = timedelta(seconds=2)
 UNSEEN_PAUSE = timedelta(seconds=2)
 BELL_IS_LATE_AFTER = timedelta(seconds=3)
 UNKNOWN_ALERT_AFTER = timedelta(minutes=2)
+# An entry that could not be sent for this long is worth nothing any more; an exit always is.
+ENTRY_IS_OLD_AFTER = timedelta(seconds=60)
 
 
 def orders_announce(orders: Sequence[Order], topic: Topic, *, actor: str = "system", **data: Any) -> None:
@@ -78,13 +82,17 @@ def order_submit(order_id: int) -> str | None:
     """
     now = timezone.now()
     due = Order.objects.filter(Q(not_before_at=None) | Q(not_before_at__lte=now), pk=order_id, is_cancel_wanted=False)
-    if not due.move(S.SUBMITTING, sent_at=now, deadline_at=now + WINDOW, not_before_at=None, lookups=0):
-        return None
+    fresh = due.filter(Q(is_exit=True) | Q(valued_at__gte=now - ENTRY_IS_OLD_AFTER))
+    if not fresh.move(S.SUBMITTING, sent_at=now, deadline_at=now + WINDOW, not_before_at=None, lookups=0):
+        return _expire(due.filter(is_exit=False, valued_at__lt=now - ENTRY_IS_OLD_AFTER), order_id)
     order = _loaded(order_id)
     crashpoint("order.claimed")
     try:
         gateway = gateway_for(order.account.exchange, order.account, [order.market])
         exchange_order_id = gateway.order_create(_ticket(order))
+    except UnableToDecrypt as error:
+        account_pause(order.account_id, str(error))
+        return _settle(order, S.REJECTED, among=(S.SUBMITTING,), reason="KEYS_UNREADABLE", detail=str(error)[:200])
     except ExchangeUnavailable as error:
         return _submit_later(order, str(error))
     except OrderRejected as error:
@@ -103,8 +111,18 @@ def order_submit(order_id: int) -> str | None:
         opened_at=timezone.now(),
     )
     if status == S.OPENED and order.order_type == OrderType.MARKET:
-        order_look(order_id)
+        return order_look(order_id)
     return status
+
+
+def orders_look(order_ids: Iterable[int]) -> None:
+    """Look at each of these orders; one that cannot be looked at does not keep the others from it."""
+    for order_id in order_ids:
+        try:
+            order_look(order_id)
+        except Exception as error:
+            logger.exception("order %s could not be looked at", order_id)
+            _look_again(_loaded(order_id), f"{type(error).__name__}: {error}")
 
 
 def order_look(order_id: int) -> str | None:
@@ -123,8 +141,7 @@ def order_look(order_id: int) -> str | None:
         return None
     gateway = gateway_for(order.account.exchange, order.account, [order.market])
     try:
-        if order.is_cancel_wanted and order.status == S.OPENED:
-            gateway.order_cancel(order.market.symbol, order.exchange_order_id)
+        _cancel_if_wanted(gateway, order)
         report = gateway.order_find(order.market.symbol, order.client_order_id)
         fills = gateway.order_fills(order.market.symbol, report.exchange_order_id) if report and report.filled else []
     except ExchangeUnavailable as error:
@@ -140,16 +157,21 @@ def order_look(order_id: int) -> str | None:
 def orders_cancel(orders: Collection[Order], *, actor: str = "system") -> None:
     """Want these orders gone. What was not sent yet is cancelled here and now; the rest is cancelled at the venue, and only
     what the venue says afterwards counts."""
-    ids = [order.pk for order in orders]
-    mine = Order.objects.filter(pk__in=ids)
     with transaction.atomic():
+        # Locked first: an order that goes back from SUBMITTING to READY meanwhile would slip between the two updates.
+        live = Order.objects.filter(pk__in=[order.pk for order in orders], status__in=LIVE_STATUSES)
+        locked = list(live.select_related("account").locked())
+        canceled = [order for order in locked if order.status in (S.REQUESTED, S.READY)]
+        for order in canceled:
+            order.status = S.CANCELED
+        mine = Order.objects.filter(pk__in=[order.pk for order in locked])
         mine.move(S.CANCELED, among=(S.REQUESTED, S.READY), closed_at=timezone.now(), reserved=0)
-        mine.filter(status__in=(S.SUBMITTING, S.UNKNOWN, S.OPENED), is_cancel_wanted=False).update(
+        mine.filter(status__in=AT_VENUE_STATUSES, is_cancel_wanted=False).update(
             is_cancel_wanted=True, not_before_at=timezone.now()
         )
-        canceled = list(mine.filter(status=S.CANCELED).select_related("account"))
         orders_announce(canceled, Topic.ORDER_UPDATES, actor=actor)
-    ring("orders.look", batch=1, order_ids=mine.filter(status=S.OPENED).values_list("pk", flat=True))
+        opened = [order.pk for order in locked if order.status == S.OPENED]
+        transaction.on_commit(lambda: ring("orders.look", batch=1, order_ids=opened), robust=True)
 
 
 def orders_reread(account_id: int) -> int:
@@ -169,7 +191,8 @@ def orders_reread(account_id: int) -> int:
 def orders_ready(now: datetime) -> list[int]:
     """Valued and not submitted, though their bell has rung or their pause is over."""
     late = Q(not_before_at=None, valued_at__lt=now - BELL_IS_LATE_AFTER) | Q(not_before_at__lte=now)
-    return list(Order.objects.filter(late, status=S.READY).order_by("valued_at").values_list("pk", flat=True))
+    ready = Order.objects.filter(late, status=S.READY, account__exchange__is_enabled=True)
+    return list(ready.order_by("valued_at").values_list("pk", flat=True))
 
 
 def orders_to_look_at(now: datetime) -> list[int]:
@@ -177,14 +200,16 @@ def orders_to_look_at(now: datetime) -> list[int]:
     due = Q(status__in=(S.UNKNOWN, S.OPENED), not_before_at__lte=now) | Q(
         status=S.SUBMITTING, sent_at__lt=now - OUTCOME_IS_LATE_AFTER
     )
-    return list(Order.objects.filter(due).order_by("not_before_at").values_list("pk", flat=True))
+    asked = Order.objects.filter(due, account__exchange__is_enabled=True)
+    return list(asked.order_by("not_before_at").values_list("pk", flat=True))
 
 
 def accounts_with_old_balances(now: datetime) -> list[int]:
     """Accounts on which something was filled, or which were never read, since their balances were last read."""
     traded = Account.objects.filter(fills__recorded_at__gt=F("balances_synced_at"))
     unread = Account.objects.filter(balances_synced_at=None)
-    return list((traded | unread).filter(status=Account.Status.ACTIVE).values_list("pk", flat=True).distinct())
+    asked = (traded | unread).filter(status=Account.Status.ACTIVE, exchange__is_enabled=True)
+    return list(asked.values_list("pk", flat=True).distinct())
 
 
 def unknown_orders_alert(now: datetime) -> int:
@@ -221,28 +246,62 @@ def _ticket(order: Order) -> OrderTicket:
 
 
 def _settle(order: Order, to: OrderStatus, *, among: Collection[str], **changes: Any) -> str:
-    """Move one order and announce it; the status it has afterwards, whoever set it."""
+    """Move one order and announce it, loudly when it had been given up; the status it has afterwards, whoever set it."""
     if to in (S.REJECTED, S.NOT_PLACED):
         changes |= {"reserved": 0, "closed_at": timezone.now()}
     if to in (S.UNKNOWN, S.OPENED):
         changes.setdefault("not_before_at", timezone.now() + LOOK_AGAIN)
+    mine = Order.objects.filter(pk=order.pk)
     with transaction.atomic():
-        if Order.objects.filter(pk=order.pk).move(to, among=among, **changes):
-            was_given_up = order.status == S.NOT_PLACED
+        moved = mine.move(to, among=set(among) - {S.NOT_PLACED}, **changes)
+        if moved or (S.NOT_PLACED in among and _take_back(order, changes)):
             order.status = to
             orders_announce([order], Topic.ORDER_UPDATES)
-            if was_given_up:
-                _alert(order, "ORDER_FOUND_AFTER_NOT_PLACED")
             return to
     return str(Order.objects.values_list("status", flat=True).get(pk=order.pk))
 
 
+def _take_back(order: Order, changes: dict[str, Any]) -> int:
+    """Adopt an order that had been given up, and say so; whether it is open now."""
+    given_up = Order.objects.filter(pk=order.pk, status=S.NOT_PLACED)
+    if not given_up.exists():
+        return 0
+    _alert(order, "ORDER_FOUND_AFTER_NOT_PLACED")
+    try:
+        with transaction.atomic():
+            return given_up.move(S.OPENED, **(changes | {"closed_at": None, "reason": ""}))
+    except IntegrityError:
+        # Its intent has another attempt alive. The trader has been told, and the row says where the order is.
+        logger.error("order %s was found at the venue beside another attempt of its intent", order.client_order_id)
+        given_up.update(exchange_order_id=changes["exchange_order_id"])
+        return 0
+
+
 def _submit_later(order: Order, reason: str) -> str:
     # The venue did not look at it: the same order, with the same id, may be sent again after a pause.
-    Order.objects.filter(pk=order.pk).move(
-        S.READY, among=(S.SUBMITTING,), not_before_at=timezone.now() + UNSEEN_PAUSE, detail=reason[:200]
-    )
-    return S.READY
+    mine = Order.objects.filter(pk=order.pk)
+    mine.move(S.READY, among=(S.SUBMITTING,), not_before_at=timezone.now() + UNSEEN_PAUSE, detail=reason[:200])
+    if mine.filter(status=S.READY, is_cancel_wanted=True).exists():
+        orders_cancel([order])  # its cancellation was asked for while it was on its way
+    return str(mine.values_list("status", flat=True).get())
+
+
+def _expire(too_old: GuardedQuerySet[Order], order_id: int) -> str | None:
+    with transaction.atomic():
+        if not too_old.move(S.CANCELED, among=(S.READY,), reason="EXPIRED", closed_at=timezone.now(), reserved=0):
+            return None
+        orders_announce([_loaded(order_id)], Topic.ORDER_UPDATES)
+    return S.CANCELED
+
+
+def _cancel_if_wanted(gateway: Gateway, order: Order) -> None:
+    if not order.is_cancel_wanted or order.status != S.OPENED:
+        return
+    try:
+        gateway.order_cancel(order.market.symbol, order.exchange_order_id)
+    except ExchangeUnavailable as error:
+        # It is asked for again at the next look; what the order did meanwhile is worth knowing all the same.
+        logger.warning("order %s was not cancelled: %s", order.client_order_id, error)
 
 
 def _look_again(order: Order, detail: str) -> None:
@@ -258,11 +317,16 @@ def _not_found(order: Order) -> str:
         # It was there. A venue that does not show it now is behind, or has forgotten it: never a reason to send again.
         _look_again(order, "the venue does not show the order")
         return order.status
-    misses = order.lookups + 1
+    if order.not_before_at is not None and order.not_before_at > now:
+        return order.status  # looked at before its time: many bells are no more evidence than one
+    # Only misses after the deadline count: before it the request may still be on its way.
     is_too_late_to_arrive = order.deadline_at is not None and now > order.deadline_at + NOT_PLACED_MARGIN
-    if is_too_late_to_arrive and misses >= NOT_PLACED_MISSES:
+    misses = order.lookups + is_too_late_to_arrive
+    if misses >= NOT_PLACED_MISSES:
         return _settle(order, S.NOT_PLACED, among=(S.UNKNOWN,), reason="NOT_PLACED", detail=f"not found {misses} times")
-    Order.objects.filter(pk=order.pk, status=S.UNKNOWN).update(lookups=misses, not_before_at=now + LOOK_AGAIN)
+    Order.objects.filter(pk=order.pk, status=S.UNKNOWN, lookups=order.lookups).update(
+        lookups=misses, not_before_at=now + LOOK_AGAIN
+    )
     return order.status
 
 
@@ -273,17 +337,17 @@ def _found(order: Order, report: OrderReport, fills: Sequence[FillReport]) -> st
             f"{order.client_order_id}: wanted {order.side} {order.market.symbol}, found {report.side} {report.symbol}"
         )
     with transaction.atomic():
-        if order.status == S.UNKNOWN:
+        # Locked, so that two looks at it add up the fills one after the other.
+        totals = Order.objects.locked().get(pk=order.pk)
+        if totals.status in (S.UNKNOWN, S.NOT_PLACED):
             _settle(
                 order,
                 S.OPENED,
-                among=(S.UNKNOWN,),
+                among=(S.UNKNOWN, S.NOT_PLACED),
                 exchange_order_id=report.exchange_order_id,
                 opened_at=timezone.now(),
             )
         new = _record_fills(order, fills)
-        # Locks the order, so that two looks at it add up the fills one after the other.
-        totals = Order.objects.locked().get(pk=order.pk)
         totals.filled = sum((fill.quantity for fill in totals.fills.all()), start=totals.filled * 0)
         totals.filled_quote = sum((fill.quantity * fill.price for fill in totals.fills.all()), start=totals.filled * 0)
         totals.save(update_fields=["filled", "filled_quote"])
@@ -298,7 +362,8 @@ def _found(order: Order, report: OrderReport, fills: Sequence[FillReport]) -> st
             if new:
                 orders_announce([order], Topic.ORDER_UPDATES)
             return S.OPENED
-        done = S.CANCELED if report.is_canceled else S.CLOSED
+        is_whole = totals.execution == Execution.FULLY_EXECUTED  # then it was filled, whatever word the venue uses
+        done = S.CANCELED if report.is_canceled and not is_whole else S.CLOSED
         status = _settle(
             order, done, among=(S.OPENED,), closed_at=timezone.now(), reserved=0, detail="", not_before_at=None
         )

@@ -31,8 +31,7 @@ def submit(order_ids: list[int]) -> None:
 
 @shared_task(name="orders.look")
 def look(order_ids: list[int]) -> None:
-    for order_id in order_ids:
-        services.order_look(order_id)
+    services.orders_look(order_ids)
 
 
 @shared_task(name="orders.balances")

@@ -6,7 +6,7 @@ import django_filters
 from rest_framework import mixins, serializers
 
 from pipeline.models import Event
-from pipeline.rest import IdFilter, NewestFirst, OwnedRows, RowSerializer
+from pipeline.rest import Filters, IdFilter, NewestFirst, OwnedRows, RowSerializer
 from pipeline.topics import Topic
 
 
@@ -19,7 +19,7 @@ class EventSerializer(RowSerializer[Event]):
         read_only_fields = fields
 
 
-class EventFilter(django_filters.FilterSet):
+class EventFilter(Filters):
     topic = django_filters.ChoiceFilter(choices=[(topic.value, topic.value) for topic in Topic])
     key = IdFilter(help_text="The row that the topic is about, e.g. the order of `orders`.")
     actor = django_filters.CharFilter()

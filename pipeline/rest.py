@@ -92,7 +92,11 @@ class OwnedRelated(serializers.PrimaryKeyRelatedField[M]):
         return rows if user.is_superuser else rows.filter(**{self.owner_path: user.pk})
 
 
-class IdFilter(django_filters.NumberFilter):
+class Filters(django_filters.FilterSet):  # type: ignore[misc]  # django-filter is untyped
+    """What the rows of a list can be narrowed by."""
+
+
+class IdFilter(django_filters.NumberFilter):  # type: ignore[misc]
     """Rows by the id of a related row. An id of nobody's, or of somebody else's, finds nothing."""
 
     field_class = forms.IntegerField

@@ -1,19 +1,120 @@
-"""The REST API under /api/v1/: routes, paging and errors of every app's views."""
+"""The REST API under /api/v1/: the address of every app's views, and the one place where a failure becomes an answer.
+
+Every failure is ``{"code": ..., "detail": ...}``, with ``fields`` beside them when values were wrong.
+"""
 
 from __future__ import annotations
 
-from rest_framework.pagination import CursorPagination
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from django.core.exceptions import ValidationError as DjangoValidationError
+from django.db import IntegrityError
+from django.db.models import ProtectedError
+from psycopg.errors import UniqueViolation
+from rest_framework import exceptions
+from rest_framework.response import Response
 from rest_framework.routers import DefaultRouter
-from rest_framework.views import exception_handler
+from rest_framework.views import exception_handler as drf_exception_handler
+from rest_framework.views import set_rollback
+from rest_framework.viewsets import ViewSetMixin
 
-__all__ = ["exception_handler", "urlpatterns"]
+from exchanges.api import AccountViewSet, ExchangeViewSet, MarketViewSet, QuoteViewSet
+from exchanges.credentials import UnableToDecrypt
+from exchanges.gateway import ExchangeUnavailable
+from marketdata.api import CandleViewSet, FeedViewSet
+from money.api import ValuationViewSet
+from pipeline.rest import validation_detail
+from positions.api import EventViewSet, FillViewSet, OrderViewSet, PositionViewSet, SessionViewSet
+from r3edge_site.tokens import TokenViewSet
+from sessions.services import UnableToCommand
+from strategies.api import ConfigInUse, ConfigViewSet, SignalViewSet, StrategyViewSet
+
+# What the services raise, and the HTTP status that says it. What is not here is a bug, and is not caught.
+STATUSES: dict[type[Exception], int] = {
+    UnableToCommand: 409,
+    ConfigInUse: 409,
+    ProtectedError: 409,
+    ExchangeUnavailable: 503,
+    UnableToDecrypt: 503,
+}
+
+ROUTES: dict[str, type[ViewSetMixin]] = {
+    "tokens": TokenViewSet,
+    "exchanges": ExchangeViewSet,
+    "markets": MarketViewSet,
+    "quotes": QuoteViewSet,
+    "feeds": FeedViewSet,
+    "candles": CandleViewSet,
+    "accounts": AccountViewSet,
+    "strategies": StrategyViewSet,
+    "configs": ConfigViewSet,
+    "signals": SignalViewSet,
+    "sessions": SessionViewSet,
+    "orders": OrderViewSet,
+    "fills": FillViewSet,
+    "positions": PositionViewSet,
+    "valuations": ValuationViewSet,
+    "events": EventViewSet,
+}
 
 
-class NewestFirst(CursorPagination):
-    """Pages that stay put while rows are added."""
+def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
+    """The answer to a failure, or None for a bug, which is Django's to report."""
+    if isinstance(error, DjangoValidationError):
+        error = exceptions.ValidationError(validation_detail(error))
+    if isinstance(error, IntegrityError) and isinstance(error.__cause__, UniqueViolation):
+        # Two requests for the same at once: each had looked before either wrote.
+        return _answer(409, "conflict", "wanted something new, was there already")
+    for kind, status in STATUSES.items():
+        if isinstance(error, kind):
+            return _answer(status, _snake(type(error).__name__), str(error))
+    response = drf_exception_handler(error, context)
+    if response is None:
+        return None
+    if isinstance(error, exceptions.ValidationError):
+        response.data = {
+            "code": "invalid",
+            "detail": "; ".join(_sentences(response.data)),
+            "fields": _fields(response.data),
+        }
+    else:
+        cause = error.detail if isinstance(error, exceptions.APIException) else None
+        code = getattr(cause, "code", None) or _CODES.get(response.status_code, "error")
+        response.data = {"code": code, "detail": str(response.data.get("detail", ""))}
+    return response
 
-    ordering = "-pk"
+
+_CODES = {403: "permission_denied", 404: "not_found"}
 
 
-router = DefaultRouter()
+def _answer(status: int, code: str, detail: str) -> Response:
+    set_rollback()
+    return Response({"code": code, "detail": detail}, status=status)
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def _fields(detail: Any) -> Any:
+    return detail if isinstance(detail, Mapping) else {"non_field_errors": detail}
+
+
+def _sentences(detail: Any, path: str = "") -> Iterator[str]:
+    if isinstance(detail, Mapping):
+        for name, value in detail.items():
+            yield from _sentences(value, path if name == "non_field_errors" else f"{path}{name}: ")
+    elif isinstance(detail, list | tuple):
+        for value in detail:
+            yield from _sentences(value, path)
+    else:
+        yield f"{path}{detail}"
+
+
+router = DefaultRouter(trailing_slash=False)
+router.include_format_suffixes = False
+for prefix, viewset in ROUTES.items():
+    router.register(prefix, viewset, basename=prefix.removesuffix("s"))
 urlpatterns = router.urls

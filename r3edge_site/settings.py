@@ -105,9 +105,11 @@ REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
-    "DEFAULT_PAGINATION_CLASS": "r3edge_site.api.NewestFirst",
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
     "EXCEPTION_HANDLER": "r3edge_site.api.exception_handler",
-    "PAGE_SIZE": 50,
+    # Attempts are counted per address: behind the proxy that speaks HTTPS for us, its X-Forwarded-For tells them apart.
+    "NUM_PROXIES": 1 if ENVIRONMENT.is_https else 0,
     "COERCE_DECIMAL_TO_STRING": True,
 }
 REST_KNOX = {"TOKEN_TTL": timedelta(days=90), "AUTH_HEADER_PREFIX": "Token"}
@@ -120,6 +122,17 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
+    "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_NAME_OVERRIDES": {
+        "SideEnum": "orders.models.Side",
+        "PositionSideEnum": "orders.models.PositionSide",
+        "AccountStatusEnum": "exchanges.models.Account.Status",
+        "SessionStatusEnum": "sessions.models.SessionStatus",
+        "OrderStatusEnum": "orders.models.OrderStatus",
+        "PositionStatusEnum": "positions.models.PositionStatus",
+        "MarketKindEnum": "exchanges.models.Market.Kind",
+        "SignalKindEnum": "strategies.models.SignalKind",
+    },
 }
 
 CELERY_BROKER_URL = (ENVIRONMENT.broker_url or ENVIRONMENT.redis_url).get_secret_value()

@@ -47,12 +47,13 @@ class TradingSession(Guarded):
     """A strategy on a market and timeframe of one account. ``has_exposure`` is kept by the position tracker: the session
     holds a position or an order that may become one."""
 
+    NAME_LENGTH = 160
     transitions: ClassVar[Mapping[str, frozenset[str]]] = SESSION_TRANSITIONS
 
     account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="sessions")
     config = models.ForeignKey(StrategyConfig, on_delete=models.PROTECT, related_name="sessions")
     name = models.CharField(
-        max_length=160, blank=True, help_text="Left empty: made of strategy, venue, market, timeframe."
+        max_length=NAME_LENGTH, blank=True, help_text="Left empty: made of strategy, venue, market, timeframe."
     )
     status = models.CharField(max_length=10, choices=SessionStatus.choices, default=S.CREATED, editable=False)
     status_reason = models.CharField(max_length=200, blank=True, editable=False)
@@ -122,11 +123,8 @@ class TradingSession(Guarded):
         if self.config.owner_id != self.account.owner_id:
             raise ValidationError({"config": "wanted a configuration of the account's owner, was somebody else's"})
         if market.exchange_id != self.account.exchange_id:
-            raise ValidationError(
-                {
-                    "config": f"wanted a market of {self.account.exchange.name}, was {market.symbol} of {market.exchange.name}"
-                }
-            )
+            found = f"{market.symbol} of {market.exchange.name}"
+            raise ValidationError({"config": f"wanted a market of {self.account.exchange.name}, was {found}"})
         if market.quote != self.account.currency:
             raise ValidationError({"config": f"wanted a market quoted in {self.account.currency}, was {market.symbol}"})
 

@@ -10,9 +10,10 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from django.db import IntegrityError, connection, transaction
-from django.db.models import Q
+from django.db.models import F, Q
 from django.utils import timezone
 
+from exchanges.credentials import UnableToDecrypt
 from exchanges.gateway import ExchangeUnavailable
 from exchanges.models import Account
 from exchanges.services import balances_refresh, exchange_clock_sync
@@ -46,7 +47,7 @@ def session_create(session: TradingSession) -> TradingSession:
     """
     session.full_clean()
     if not session.name:
-        session.name = f"{session.config.name}-{session.config.feed}"
+        session.name = f"{session.config.name}-{session.config.feed}"[: TradingSession.NAME_LENGTH]
     session.save()
     return session
 
@@ -59,17 +60,14 @@ def session_start(session_id: int, *, actor: str = "system") -> None:
     session = TradingSession.objects.select_related("account__exchange", "config__feed").get(pk=session_id)
     session.clean()
     session.config.build()
-    if session.account.status != Account.Status.ACTIVE:
-        raise UnableToCommand(
-            f"wanted an active account, was {session.account.status}: {session.account.status_reason}"
-        )
+    _require_active(session.account)
     now, exchange = timezone.now(), session.account.exchange
     try:
         with transaction.atomic():
             moved = TradingSession.objects.filter(pk=session_id).move(
                 SessionStatus.ACTIVE,
                 among=(SessionStatus.CREATED, SessionStatus.STOPPED),
-                run=session.run + 1,
+                run=F("run") + 1,
                 started_at=now,
                 stopped_at=None,
                 signals_after=exchange.time_at(now),
@@ -93,7 +91,10 @@ def session_suspend(session_id: int, *, actor: str = "system") -> None:
 def session_halt(session_id: int, reason: str, *, actor: str = "system") -> bool:
     """Take no new entries until somebody recovers the session; whether it was this call that halted it."""
     with transaction.atomic():
-        if not TradingSession.objects.filter(pk=session_id).move(SessionStatus.HALTED, status_reason=reason[:200]):
+        # A recovery asked for before the halt knew nothing of its reason.
+        if not TradingSession.objects.filter(pk=session_id).move(
+            SessionStatus.HALTED, status_reason=reason[:200], recover_requested_at=None
+        ):
             return False
         session = TradingSession.objects.select_related("account", "config").get(pk=session_id)
         _needs_refresh(session)
@@ -105,13 +106,16 @@ def session_halt(session_id: int, reason: str, *, actor: str = "system") -> bool
 
 
 def session_recover(session_id: int, *, actor: str = "system") -> None:
-    """Ask for a suspended or halted session to trade again, after the exchange has been re-read. Raises UnableToCommand."""
+    """Ask for a suspended or halted session to trade again, after the exchange has been re-read. Raises UnableToCommand.
+    A session that waits for its recovery already goes on waiting."""
     allowed = (SessionStatus.SUSPENDED, SessionStatus.HALTED)
+    account = Account.objects.get(sessions=session_id)
+    _require_active(account)
     with transaction.atomic():
-        asked = TradingSession.objects.filter(pk=session_id, status__in=allowed).update(
-            recover_requested_at=timezone.now()
-        )
-        if not asked:
+        recoverable = TradingSession.objects.filter(pk=session_id, status__in=allowed)
+        if not recoverable.filter(recover_requested_at=None).update(recover_requested_at=timezone.now()):
+            if recoverable.exists():
+                return
             raise UnableToCommand(_refusal(session_id, "recover", allowed))
         _tell(TradingSession.objects.select_related("account", "config").get(pk=session_id), "recover", actor)
 
@@ -124,21 +128,22 @@ def session_recovery_carry_out(session_id: int) -> bool:
     session = TradingSession.objects.select_related("account__exchange", "config").get(pk=session_id)
     if session.recover_requested_at is None:
         return False
+    # The request itself is the fence: suspended and asked again meanwhile, the session waits for the later re-reading.
+    asked = TradingSession.objects.filter(pk=session_id, recover_requested_at=session.recover_requested_at)
     try:
+        _require_active(session.account)
         exchange_clock_sync(session.account.exchange_id)
         balances_refresh(session.account_id)
         unsettled = orders_reread(session.account_id)
-    except ExchangeUnavailable as error:
-        TradingSession.objects.filter(pk=session_id).update(status_reason=f"recovery waits: {error}"[:200])
+    except (ExchangeUnavailable, UnableToDecrypt, UnableToCommand) as error:
+        asked.update(status_reason=f"recovery waits: {error}"[:200])
         return False
     if unsettled:
-        TradingSession.objects.filter(pk=session_id).update(
-            status_reason=f"recovery waits: the fate of {unsettled} orders is not known yet"
-        )
+        asked.update(status_reason=f"recovery waits: the fate of {unsettled} orders is not known yet")
         return False
     session.account.exchange.refresh_from_db()
     with transaction.atomic():
-        moved = TradingSession.objects.filter(pk=session_id, recover_requested_at__isnull=False).move(
+        moved = asked.move(
             SessionStatus.ACTIVE,
             among=(SessionStatus.SUSPENDED, SessionStatus.HALTED),
             recover_requested_at=None,
@@ -163,15 +168,16 @@ def session_stop(session_id: int, *, actor: str = "system") -> None:
 
 
 def session_mark_stopped(session_id: int) -> bool:
-    """The tracker's word that a stopping session holds nothing and has nothing open; whether it was this call that ended it."""
-    moved = TradingSession.objects.filter(pk=session_id).move(
-        SessionStatus.STOPPED, among=(SessionStatus.STOPPING,), stopped_at=timezone.now(), has_exposure=False
-    )
-    if moved:
-        session = TradingSession.objects.select_related("account", "config").get(pk=session_id)
-        SessionTick.objects.filter(session_id=session_id).delete()
-        _needs_refresh(session)
-        _tell(session, "stopped", "system")
+    """The tracker's word that a stopping session holds nothing and has nothing open; whether this call ended it."""
+    with transaction.atomic():
+        moved = TradingSession.objects.filter(pk=session_id).move(
+            SessionStatus.STOPPED, among=(SessionStatus.STOPPING,), stopped_at=timezone.now(), has_exposure=False
+        )
+        if moved:
+            session = TradingSession.objects.select_related("account", "config").get(pk=session_id)
+            SessionTick.objects.filter(session_id=session_id).delete()
+            _needs_refresh(session)
+            _tell(session, "stopped", "system")
     return bool(moved)
 
 
@@ -252,6 +258,11 @@ def _command(session_id: int, command: str, to: SessionStatus, allowed: Collecti
         session = TradingSession.objects.select_related("account", "config").get(pk=session_id)
         _needs_refresh(session)
         _tell(session, command, actor)
+
+
+def _require_active(account: Account) -> None:
+    if account.status != Account.Status.ACTIVE:
+        raise UnableToCommand(f"wanted an active account, was {account.status}: {account.status_reason}")
 
 
 def _refusal(session_id: int, command: str, allowed: Collection[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import errno
 import json
 import logging
@@ -22,8 +23,10 @@ from simulator.app import Server
 from simulator.clock import MarketClock, wall_ms
 from simulator.control import account_set
 from simulator.exchange import DuplicatePolicy, Exchange
-from simulator.market import SYMBOL_PATTERN, Market
-from simulator.prices import MINUTE_MS, Replay, decimals_of, read_candles
+from simulator.market import Market
+from simulator.prices import MINUTE_MS
+from simulator.replays import Replay, decimals_of, read_candles
+from simulator.rules import SYMBOL_PATTERN
 
 MATCH_EVERY_S = 0.05
 HISTORY_BEFORE_REPLAY_MINUTES = 1_440
@@ -65,7 +68,7 @@ control API (JSON, under /_sim)
   POST faults    {"kind": "hang|drop|http|body|code|delay", "when": "before|after", "method": "POST",
                   "path": "/api/v1/hf/orders*", "clientOid", "apiKey", "count": 1, "status", "body", "code", "msg",
                   "seconds"}       GET faults      DELETE faults
-  GET  oracle    [?apiKey=]  every order, stop order, fill, deposit, balance and (the last 20,000) request
+  GET  oracle    [?apiKey=] [&requests=n]  every order, stop order, fill, deposit, balance; the latest (20,000) requests
   With --control-token-env they want "Authorization: Bearer <token>" (health does not).
 
 client order ids
@@ -206,18 +209,19 @@ async def serve(options: Options, exchange: Exchange) -> None:
     host, port = runner.addresses[0][:2]
     log.info("listening on http://%s:%s, symbols %s", host, port, ",".join(exchange.market.listings))
     print(f"http://{host}:{port}", flush=True)
-    matching = asyncio.create_task(_match_for_ever(exchange))
-    await stop.wait()
-    matching.cancel()
-    await runner.cleanup()
-    log.info("stopped")
+    try:
+        await _match_until(stop, exchange)
+    finally:
+        await runner.cleanup()
+        log.info("stopped")
 
 
-async def _match_for_ever(exchange: Exchange) -> None:
+async def _match_until(stop: asyncio.Event, exchange: Exchange) -> None:
     """Fill resting orders while nobody asks."""
-    while True:
+    while not stop.is_set():
         exchange.advance()
-        await asyncio.sleep(MATCH_EVERY_S)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), MATCH_EVERY_S)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -253,7 +257,10 @@ def _start_ms(value: str) -> int:
         at = datetime.fromisoformat(value)
     except ValueError:
         raise BadOption(f"--start: wanted a time such as 2024-05-01T00:00:00, was {value!r}") from None
-    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+    start = at if at.tzinfo else at.replace(tzinfo=UTC)
+    if not 2000 <= start.year <= 2200:
+        raise BadOption(f"--start: wanted a time between 2000 and 2200, was {value!r}")
+    return int(start.timestamp() * 1000)
 
 
 def _candle_file(value: str) -> tuple[str, Path]:

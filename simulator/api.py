@@ -12,6 +12,7 @@ from simulator.books import Account
 from simulator.exchange import Refused
 
 CLIENT_OID = re.compile(r"[A-Za-z0-9_-]{1,40}")
+MOST_DIGITS = 12  # a number beyond a trillion is a mistake, and would leave the precision of exact division
 GENERAL, SPOT = "General", "Spot"
 
 
@@ -78,6 +79,6 @@ def positive_field(body: Mapping[str, Any], name: str) -> Decimal | None:
         number = Decimal(str(value))
     except InvalidOperation:
         number = Decimal("NaN")
-    if isinstance(value, bool) or not number.is_finite() or number <= 0 or number.adjusted() > 20:
+    if isinstance(value, bool) or not number.is_finite() or number <= 0 or number.adjusted() > MOST_DIGITS:
         raise Refused("400100", f"{name} is invalid")
     return number

@@ -141,7 +141,10 @@ class Server:
         account = self._exchange.books.accounts.get(key)
         if account is None:
             raise Refused("400003", "KC-API-KEY not exists", 401)
-        if not (stamp.isascii() and stamp.isdigit()) or abs(int(stamp) - wall) > MAX_CLOCK_DIFFERENCE_MS:
+        if (
+            not (stamp.isascii() and stamp.isdigit() and len(stamp) < 17)
+            or abs(int(stamp) - wall) > MAX_CLOCK_DIFFERENCE_MS
+        ):
             raise Refused("400002", "Invalid KC-API-TIMESTAMP", 401)
         if not account.credentials.passphrase_matches(passphrase, headers.get("KC-API-KEY-VERSION", "1")):
             raise Refused("400004", "Invalid KC-API-PASSPHRASE", 401)
@@ -149,7 +152,7 @@ class Server:
         target = request.raw_path.removeprefix(FUTURES_PREFIX)
         head, body = (stamp + request.method).encode(), raw_body
         if not any(
-            account.credentials.signature_matches(sign, head + form.encode() + body)
+            account.credentials.signature_matches(sign, head + form.encode(errors="surrogateescape") + body)
             for form in (target, unquote(target))
         ):
             raise Refused("400005", "Invalid KC-API-SIGN", 401)
@@ -200,7 +203,11 @@ class Server:
         path = request.path.removeprefix(CONTROL_PREFIX)
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
         wanted = self._control_token
-        if wanted and path != "/health" and not hmac.compare_digest(given.encode(), wanted.encode()):
+        if (
+            wanted
+            and path != "/health"
+            and not hmac.compare_digest(given.encode(errors="surrogateescape"), wanted.encode())
+        ):
             return _json_response(401, {"error": "wanted the control token as Authorization: Bearer"})
         body = _json_body(await request.read())
         try:
@@ -225,7 +232,7 @@ def _json_body(raw: bytes) -> dict[str, Any] | None:
         return {}
     try:
         value = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

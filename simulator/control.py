@@ -10,14 +10,20 @@ from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from typing import Any, Protocol
 
-from simulator.books import Account, Credentials, Order, StopOrder
+from simulator.books import Account
 from simulator.clock import wall_ms
+from simulator.credentials import Credentials
 from simulator.exchange import DuplicatePolicy, Exchange, Status
 from simulator.faults import FaultScript
-from simulator.market import SYMBOL_PATTERN, Listing, Rules, text
-from simulator.prices import Pinned, Replay, Source, parse_rows
+from simulator.market import Listing
+from simulator.orders import Order, StopOrder
+from simulator.prices import MINUTE_MS, Pinned, Source
+from simulator.replays import Replay, parse_rows
+from simulator.rules import SYMBOL_PATTERN, Rules, text
 
 DEFAULT_PERMISSIONS = "General,Spot"
+MAX_STEP_MS = 400 * 86_400_000  # further would compute prices for minutes on end
+MAX_SPEED = 100_000
 
 
 class NotPossible(Exception):
@@ -128,6 +134,8 @@ class Control:
         speed, advance_s, now_ms = (_number(body, name) for name in ("speed", "advance_s", "now_ms"))
         if body.get("stop") not in (None, True, False):
             raise ValueError(f"wanted stop to be true or false, was {body['stop']!r}")
+        if speed is not None and speed > MAX_SPEED:
+            raise ValueError(f"wanted a speed of at most {MAX_SPEED}, was {speed}")
         self._exchange.advance()
         if speed is not None:
             clock.set_speed(float(speed))
@@ -136,11 +144,16 @@ class Control:
         elif body.get("stop") is False:
             clock.resume()
         if now_ms is not None:
-            clock.jump_to(int(now_ms))
+            self._jump(int(now_ms))
         if advance_s is not None:
-            clock.jump_to(clock.now_ms() + int(advance_s * 1000))
+            self._jump(clock.now_ms() + int(advance_s * 1000))
         self._exchange.advance()
         return self._clock(query, body)
+
+    def _jump(self, now_ms: int) -> None:
+        if now_ms - self._exchange.clock.now_ms() > MAX_STEP_MS:
+            raise ValueError(f"wanted a step of at most {MAX_STEP_MS // 86_400_000} days, was to {now_ms}")
+        self._exchange.clock.jump_to(now_ms)
 
     def _script_candles(self, listing: Listing, body: Body) -> dict[str, Any]:
         """{"candles": [[ms, open, high, low, close, volume], …]}: the symbol replays them from the first one on."""
@@ -150,7 +163,7 @@ class Control:
             raise ValueError("wanted candles to be a list")
         replay = Replay(parse_rows(rows), listing.rules.price_increment)
         self._unpinned.pop(listing.rules.symbol, None)
-        self._exchange.switch_source(listing, replay.first_minute * 60_000, replay)
+        self._exchange.switch_source(listing, replay.first_minute * MINUTE_MS, replay)
         return {"symbol": listing.rules.symbol, "candles": len(rows), "price": self._price(listing)}
 
     def _pin_price(self, listing: Listing, body: Body) -> dict[str, Any]:
@@ -184,8 +197,8 @@ class Control:
         for name, attribute in _RULE_FIELDS.items():
             number = _decimal(body, name)
             if number is not None:
-                if number < 0 or (number == 0 and name.endswith("Increment")):
-                    raise ValueError(f"wanted {name} to be positive, was {number}")
+                if number < 0 or (number == 0 and name.endswith("Increment")) or not -12 <= number.adjusted() <= 12:
+                    raise ValueError(f"wanted {name} to be a plausible positive number, was {number}")
                 changes[attribute] = number
         if "enableTrading" in body:
             if not isinstance(body["enableTrading"], bool):
@@ -218,7 +231,7 @@ class Control:
     # -- the oracle ---------------------------------------------------------------------------------------------
 
     def _oracle(self, query: Query, body: Body) -> dict[str, Any]:
-        """Everything that happened, as far as it is not forgotten; ``?apiKey=`` for one account's part."""
+        """Everything that happened; ``?apiKey=`` for one account's part, ``?requests=n`` for the latest n requests."""
         now_ms = self._exchange.advance()
         books, wanted = self._exchange.books, query.get("apiKey")
         orders = [_order(order) for order in books.orders if wanted in (None, order.account.api_key)]
@@ -239,6 +252,9 @@ class Control:
             if wanted in (None, deposit.account.api_key)
         ]
         requests = [line.wire() for line in self._requests if wanted in (None, line.api_key)]
+        latest = query.get("requests", "")
+        if latest.isdigit():
+            requests = requests[max(0, len(requests) - int(latest)) :]
         return {
             "now_ms": now_ms,
             "orders": orders,
@@ -340,4 +356,6 @@ def _decimal(body: Body, name: str) -> Decimal | None:
         number = Decimal("NaN")
     if isinstance(value, bool) or not number.is_finite():
         raise ValueError(f"wanted {name} to be a number, was {value!r}")
+    if number.adjusted() > 15:
+        raise ValueError(f"wanted {name} to be at most 1e15, was {value!r}")
     return number

@@ -6,15 +6,17 @@ A taker trades against a depth made from the price; its own trading does not mov
 
 from __future__ import annotations
 
-from decimal import ROUND_DOWN, Decimal
+from decimal import Decimal
 from enum import StrEnum
 
 from domain.market import ZERO, Side
 from domain.matching import fee_of
-from simulator.books import Account, Books, Order, OrderRequest, StopOrder
+from simulator.books import Account, Books
 from simulator.clock import MarketClock
-from simulator.market import Listing, Market, Rules, text
+from simulator.market import Listing, Market
+from simulator.orders import Order, OrderRequest, StopOrder
 from simulator.prices import Source
+from simulator.rules import Rules, text
 from simulator.walker import PathWalker, Waiting
 
 NOT_CANCELABLE = "order_not_exist_or_not_allow_to_cancel"
@@ -207,6 +209,9 @@ class Exchange:
         if isinstance(waiting, StopOrder):
             self._trigger(waiting, price, at_ms)
             return
+        if waiting.expires_at_ms is not None and waiting.expires_at_ms <= at_ms:
+            self._expire(waiting, at_ms)
+            return
         size = waiting.remain_size
         fee = fee_of(price * size, waiting.request.listing.rules.maker_fee)
         self.books.fill(waiting, price, size, fee, is_maker=True, at_ms=at_ms)
@@ -327,7 +332,7 @@ def _taken_by_funds(listing: Listing, side: Side, price: Decimal, funds: Decimal
     lot = listing.rules.base_increment
     taken: list[Execution] = []
     for level, offered in listing.levels(side, price):
-        affordable = (funds / level / lot).to_integral_value(rounding=ROUND_DOWN) * lot
+        affordable = funds // (level * lot) * lot
         part = min(affordable, offered)
         if part <= 0:
             break

@@ -6,11 +6,10 @@ numbers as text, candles newest first in seconds as open-close-high-low, the ope
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_FLOOR, Decimal
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,8 @@ import numpy as np
 from domain.market import ZERO, Side
 from domain.matching import market_fill_price
 from simulator.prices import DAY_MINUTES, MINUTE_MS, IntArray, Minutes, Source, Timeline, Walk
+from simulator.rules import Rules, currency_wire, default_rules, dollars, text
 
-SYMBOL_PATTERN = re.compile(r"[A-Z0-9]{1,12}-[A-Z0-9]{1,12}")
 MAX_CANDLES = 1_500
 DEPTH_LEVELS = 100
 DEPTH_FIRST_LEVEL = Decimal(
@@ -44,115 +43,8 @@ TIMEFRAMES = {
 }
 _MONDAY = 4 * DAY_MINUTES  # 1970-01-05, the first Monday since the epoch: weeks begin there
 
-# About what a coin costs in dollars, where the synthetic market starts.
-_DOLLARS = {
-    "BTC": "60000",
-    "ETH": "3000",
-    "BNB": "600",
-    "SOL": "150",
-    "LTC": "80",
-    "KCS": "10",
-    "LINK": "15",
-    "XRP": "0.5",
-    "ADA": "0.4",
-    "DOGE": "0.1",
-    "USDT": "1",
-    "USDC": "1",
-}
-
-_CURRENCY_PRECISION = 8
 _TRADE_SPACING_MS = 2_000
 _TRADES = 100
-
-
-def text(number: Decimal) -> str:
-    """A number as KuCoin writes it: no exponent, no trailing zeros."""
-    written = format(number, "f")
-    return written.rstrip("0").rstrip(".") if "." in written else written
-
-
-def decimal_places(step: Decimal) -> int:
-    return max(0, -int(step.normalize().as_tuple().exponent))
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What KuCoin publishes about a symbol and enforces on its orders."""
-
-    symbol: str
-    price_increment: Decimal
-    base_increment: Decimal
-    quote_increment: Decimal
-    base_min_size: Decimal
-    base_max_size: Decimal
-    quote_min_size: Decimal
-    quote_max_size: Decimal
-    min_funds: Decimal
-    price_limit_rate: Decimal
-    maker_fee: Decimal
-    taker_fee: Decimal
-    is_trading: bool = True
-
-    @property
-    def base(self) -> str:
-        return self.symbol.partition("-")[0]
-
-    @property
-    def quote(self) -> str:
-        return self.symbol.partition("-")[2]
-
-    def wire(self) -> dict[str, Any]:
-        return {
-            "symbol": self.symbol,
-            "name": self.symbol,
-            "baseCurrency": self.base,
-            "quoteCurrency": self.quote,
-            "feeCurrency": self.quote,
-            "market": "USDS" if self.quote in ("USDT", "USDC") else self.quote,
-            "baseMinSize": text(self.base_min_size),
-            "quoteMinSize": text(self.quote_min_size),
-            "baseMaxSize": text(self.base_max_size),
-            "quoteMaxSize": text(self.quote_max_size),
-            "baseIncrement": text(self.base_increment),
-            "quoteIncrement": text(self.quote_increment),
-            "priceIncrement": text(self.price_increment),
-            "priceLimitRate": text(self.price_limit_rate),
-            "minFunds": text(self.min_funds),
-            "isMarginEnabled": False,
-            "enableTrading": self.is_trading,
-            "feeCategory": 1,
-            "makerFeeCoefficient": "1.00",
-            "takerFeeCoefficient": "1.00",
-            "st": False,
-        }
-
-
-def dollars(currency: str) -> Decimal:
-    """About what one unit costs where the synthetic market starts; 10 for a coin nobody named."""
-    return Decimal(_DOLLARS.get(currency, "10"))
-
-
-def default_rules(symbol: str, price: Decimal, maker_fee: Decimal, taker_fee: Decimal) -> Rules:
-    """Plausible rules: a price of six digits, a lot worth about a tenth of a cent, orders from ten cents."""
-    magnitude = math.floor(math.log10(float(price)))
-    worth = math.floor(math.log10(float(dollars(symbol.partition("-")[0]))))
-    cent = math.floor(math.log10(float(dollars(symbol.partition("-")[2]))))
-    lot = Decimal(1).scaleb(min(0, -worth - 4))
-    least = Decimal(1).scaleb(-1 - cent)
-    return Rules(
-        symbol=symbol,
-        price_increment=Decimal(1).scaleb(magnitude - 5),
-        base_increment=lot,
-        quote_increment=Decimal(1).scaleb(-6 - cent),
-        base_min_size=lot * 1000,
-        base_max_size=Decimal(10_000_000_000),
-        quote_min_size=least,
-        quote_max_size=Decimal(99_999_999),
-        min_funds=least,
-        price_limit_rate=Decimal("0.1"),
-        maker_fee=maker_fee,
-        taker_fee=taker_fee,
-    )
 
 
 class Listing:
@@ -202,7 +94,7 @@ class Listing:
         sides = {}
         for name, side in (("bids", Side.SELL), ("asks", Side.BUY)):
             merged: dict[Decimal, Decimal] = {}
-            for level, size in list(self.levels(side, price))[:levels]:
+            for level, size in islice(self.levels(side, price), levels):
                 merged[level] = merged.get(level, ZERO) + size
             sides[name] = [[text(level), text(size)] for level, size in merged.items()]
         return {"time": now_ms, "sequence": str(now_ms), **sides}
@@ -378,38 +270,7 @@ class Market:
 
     def currencies(self) -> list[dict[str, Any]]:
         names = {name: None for listing in self.listings.values() for name in (listing.rules.base, listing.rules.quote)}
-        return [_currency(name) for name in names]
-
-
-def _currency(name: str) -> dict[str, Any]:
-    chain = {
-        "chainName": name,
-        "chainId": name.lower(),
-        "withdrawalMinSize": "0.001",
-        "depositMinSize": "0.001",
-        "withdrawFeeRate": "0",
-        "withdrawalMinFee": "0.0005",
-        "isWithdrawEnabled": False,
-        "isDepositEnabled": False,
-        "confirms": 1,
-        "preConfirms": 1,
-        "contractAddress": "",
-        "withdrawPrecision": _CURRENCY_PRECISION,
-        "maxWithdraw": None,
-        "maxDeposit": None,
-        "needTag": False,
-    }
-    return {
-        "currency": name,
-        "name": name,
-        "fullName": name,
-        "precision": _CURRENCY_PRECISION,
-        "confirms": None,
-        "contractAddress": None,
-        "isMarginEnabled": False,
-        "isDebitEnabled": False,
-        "chains": [chain],
-    }
+        return [currency_wire(name) for name in names]
 
 
 def _bucket_starts(minutes: IntArray, timeframe: str, length: int) -> IntArray:

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from domain.market import Side
 from simulator.api import CLIENT_OID, GENERAL, SPOT, Call, Route, Routes, positive_field, text_field
-from simulator.books import Fill, Order, OrderRequest, StopOrder
 from simulator.exchange import Exchange, Refused
-from simulator.market import text
+from simulator.orders import Fill, Order, OrderRequest, StopOrder
+from simulator.rules import text
 
 NOT_FOUND = "order not exist."
 WEEK_MS = 7 * 86_400_000

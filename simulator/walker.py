@@ -16,8 +16,8 @@ import numpy as np
 
 from domain.market import Side
 from domain.matching import limit_fill_price, stop_fill_price
-from simulator.books import Order, StopOrder
 from simulator.market import Listing
+from simulator.orders import Order, StopOrder
 from simulator.prices import MINUTE_MS
 
 Waiting = Order | StopOrder
@@ -52,9 +52,8 @@ class PathWalker:
         else:
             assert waiting.request.price is not None
             rising, ticks = waiting.request.side is Side.SELL, int(waiting.request.price / tick)
-            if waiting.request.cancel_after_s:
-                expires_at = waiting.created_at_ms + waiting.request.cancel_after_s * 1000
-                heapq.heappush(self._expiries, (expires_at, next(_sequence), waiting))
+            if waiting.expires_at_ms is not None:
+                heapq.heappush(self._expiries, (waiting.expires_at_ms, next(_sequence), waiting))
         if rising:
             heapq.heappush(self._rising, (ticks, next(_sequence), waiting))
         else:
@@ -74,13 +73,16 @@ class PathWalker:
 
     def advance(self, to_ms: int) -> None:
         """Walk on to ``to_ms``."""
-        while self._expiries and self._expiries[0][0] <= to_ms:
-            expires_at, _, order = heapq.heappop(self._expiries)
-            if order.is_active:
-                self._walk(max(expires_at, self.cursor_ms))
+        while True:
+            while self._expiries and self._expiries[0][0] <= to_ms:
+                expires_at, _, order = heapq.heappop(self._expiries)
                 if order.is_active:
-                    self._expire(order, self.cursor_ms)
-        self._walk(to_ms)
+                    self._walk(max(expires_at, self.cursor_ms))
+                    if order.is_active:
+                        self._expire(order, self.cursor_ms)
+            if self.cursor_ms >= to_ms:
+                return
+            self._walk(to_ms)
 
     def look(self) -> None:
         """Meet a price that was set by hand at the moment where the walk is."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import inspect
 import sys
-from typing import Any
+from typing import Any, cast
 
 import django_filters
-from django.db.models import QuerySet
 from django.http import Http404
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import mixins, serializers, viewsets
@@ -19,9 +18,11 @@ from domain.strategy import SignalKind, Strategy
 from exchanges.api import ExchangeFilter, ExchangeRelated
 from exchanges.models import Exchange, Market
 from marketdata.services import feed_ensure
-from pipeline.rest import IdFilter, OwnedRows, RowSerializer, checked
+from pipeline.rest import Filters, IdFilter, OwnedRows, RowSerializer, checked
 from strategies.library import LIBRARY
 from strategies.models import Signal, StrategyConfig, parameters_validated
+
+TIMEFRAMES = [frame.value for frame in Timeframe]
 
 
 class StrategySerializer(serializers.Serializer[Any]):
@@ -62,45 +63,176 @@ class StrategyViewSet(viewsets.ViewSet):
 
 
 class ConfigSerializer(RowSerializer[StrategyConfig]):
-    """The market is given by its id, or by exchange and symbol."""
-
     owner = serializers.CharField(source="owner.username", read_only=True)
-    exchange = ExchangeRelated(source="feed.market.exchange", queryset=Exchange.objects.all(), required=False)
     exchange_name = serializers.CharField(source="feed.market.exchange.name", read_only=True)
-    market = serializers.PrimaryKeyRelatedField(source="feed.market", queryset=Market.objects.all(), required=False)
-    symbol = serializers.CharField(source="feed.market.symbol", required=False)
-    timeframe = serializers.ChoiceField(source="feed.timeframe", choices=[frame.value for frame in Timeframe])
-    strategy = serializers.ChoiceField(choices=[(name, kind.title) for name, kind in LIBRARY.items()])
-    parameters = serializers.DictField(required=False, help_text="As the strategy's schema says; what is left out is its default.")
+    market = serializers.IntegerField(source="feed.market_id", read_only=True)
+    symbol = serializers.CharField(source="feed.market.symbol", read_only=True)
+    timeframe = serializers.ChoiceField(source="feed.timeframe", choices=TIMEFRAMES, read_only=True)
+    parameters = serializers.DictField(read_only=True)
 
     class Meta:
         model = StrategyConfig
         fields = (
-            "id", "owner", "name", "exchange", "exchange_name", "market", "symbol", "timeframe", "feed", "strategy", "parameters",
+            "id", "owner", "name", "exchange_name", "market", "symbol", "timeframe", "feed", "strategy", "parameters",
             "is_needed", "created_at",
         )  # fmt: skip
-        read_only_fields = ("feed", "is_needed", "created_at")
+        read_only_fields = fields
+
+
+class ConfigInput(RowSerializer[StrategyConfig]):
+    """A new configuration. Its market is given by id, or by exchange and symbol."""
+
+    market = serializers.PrimaryKeyRelatedField(queryset=Market.objects.all(), required=False)
+    exchange = ExchangeRelated(queryset=Exchange.objects.all(), required=False)
+    symbol = serializers.CharField(required=False, max_length=40)
+    timeframe = serializers.ChoiceField(choices=TIMEFRAMES)
+    parameters = serializers.DictField(default=dict, help_text="As the strategy's schema says; the rest are defaults.")
+
+    class Meta:
+        model = StrategyConfig
+        fields = ("name", "strategy", "parameters", "market", "exchange", "symbol", "timeframe")
 
     def validate_name(self, name: str) -> str:
-        owner = self.instance.owner if self.instance else self.context["request"].user
-        others = StrategyConfig.objects.filter(owner=owner, name=name).exclude(pk=self.instance.pk if self.instance else None)
-        if others.exists():
-            raise serializers.ValidationError(f"wanted a name that none of your other configurations has, was {name!r}")
-        return name
+        return _free_name(self.context["request"].user.pk, name)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        checked(lambda: parameters_validated(attrs["strategy"], attrs.get("parameters", {})))
-        where = attrs.pop("feed")
-        return {**attrs, "market": _market_of(where.get("market")), "timeframe": Timeframe(where["timeframe"])}
+        checked(lambda: parameters_validated(attrs["strategy"], attrs["parameters"]))
+        return {**attrs, "market": _market_meant(attrs)}
 
     def create(self, validated_data: dict[str, Any]) -> StrategyConfig:
-        feed = feed_ensure(validated_data.pop("market"), validated_data.pop("timeframe"))
-        return StrategyConfig.objects.create(owner=self.context["request"].user, feed=feed, **validated_data)
+        return StrategyConfig.objects.create(
+            owner=self.context["request"].user,
+            feed=feed_ensure(validated_data["market"], Timeframe(validated_data["timeframe"])),
+            **{name: validated_data[name] for name in ("name", "strategy", "parameters")},
+        )
 
 
-class ConfigChange(ConfigSerializer):
+class ConfigChange(RowSerializer[StrategyConfig]):
     """What can be changed of a configuration: its name, and its parameters while no active session uses it."""
+
+    parameters = serializers.DictField(required=False)
 
     class Meta:
         model = StrategyConfig
         fields = ("name", "parameters")
+
+    def validate_name(self, name: str) -> str:
+        config = cast(StrategyConfig, self.instance)
+        return _free_name(config.owner_id, name, but=config.pk)
+
+    def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        strategy = cast(StrategyConfig, self.instance).strategy
+        return checked(lambda: parameters_validated(strategy, parameters)) and parameters
+
+    def update(self, instance: StrategyConfig, validated_data: dict[str, Any]) -> StrategyConfig:
+        # Guarded: a session may start between our look and our write.
+        rows = StrategyConfig.objects.filter(pk=instance.pk)
+        if "parameters" in validated_data:
+            rows = rows.filter(is_needed=False)
+        if validated_data and not rows.update(**validated_data):
+            raise ConfigInUse(
+                "wanted a configuration that no active session uses, was in use: suspend or stop them first"
+            )
+        return instance
+
+
+class ConfigInUse(Exception):
+    """An active session is evaluated with these parameters."""
+
+
+def _market_meant(attrs: dict[str, Any]) -> Market:
+    market, exchange, symbol = attrs.get("market"), attrs.get("exchange"), attrs.get("symbol")
+    if market is None and (exchange is None or not symbol):
+        raise serializers.ValidationError({"market": "wanted a market's id, or exchange and symbol, was neither"})
+    if market is None:
+        market = Market.objects.filter(exchange=exchange, symbol=symbol).first()
+    elif (exchange or market.exchange) != market.exchange or (symbol or market.symbol) != market.symbol:
+        raise serializers.ValidationError({"market": f"wanted the exchange and symbol given with it, was {market}"})
+    if market is None:
+        raise serializers.ValidationError({"symbol": f"wanted a symbol of {exchange}, was {symbol!r}"})
+    if not market.is_active:
+        raise serializers.ValidationError({"market": f"wanted a market that is traded, was {market}, which is not"})
+    return cast(Market, market)
+
+
+def _free_name(owner_id: int, name: str, but: int | None = None) -> str:
+    if StrategyConfig.objects.filter(owner=owner_id, name=name).exclude(pk__in=[but] if but else []).exists():
+        raise serializers.ValidationError(f"wanted a name that none of your other configurations has, was {name!r}")
+    return name
+
+
+class ConfigFilter(Filters):
+    exchange = ExchangeFilter(field_name="feed__market__exchange", help_text="Its id or its name.")
+    market = IdFilter(field_name="feed__market_id")
+    feed = IdFilter(field_name="feed_id")
+    symbol = django_filters.CharFilter(field_name="feed__market__symbol")
+    timeframe = django_filters.ChoiceFilter(
+        field_name="feed__timeframe", choices=[(frame, frame) for frame in TIMEFRAMES]
+    )
+
+    class Meta:
+        model = StrategyConfig
+        fields = ("name", "strategy", "is_needed")
+
+
+class ConfigViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, OwnedRows[StrategyConfig]):
+    """A strategy with its parameters on one market and timeframe."""
+
+    queryset = StrategyConfig.objects.select_related("owner", "feed__market__exchange")
+    serializer_class = ConfigSerializer
+    filterset_class = ConfigFilter
+
+    @extend_schema(request=ConfigInput, responses={201: ConfigSerializer})
+    def create(self, request: Request) -> Response:
+        """A new configuration; its feed comes into being with it."""
+        config = ConfigInput(data=request.data, context=self.get_serializer_context())
+        config.is_valid(raise_exception=True)
+        return Response(ConfigSerializer(config.save()).data, status=201)
+
+    @extend_schema(request=ConfigChange, responses=ConfigSerializer)
+    def partial_update(self, request: Request, pk: str | None = None) -> Response:
+        """Rename it, or replace its parameters while no active session uses it (409 otherwise)."""
+        change = ConfigChange(self.get_object(), data=request.data, partial=True)
+        change.is_valid(raise_exception=True)
+        change.save()
+        return Response(ConfigSerializer(self.get_object()).data)
+
+
+class SignalSerializer(RowSerializer[Signal]):
+    config_name = serializers.CharField(source="config.name", read_only=True)
+
+    class Meta:
+        model = Signal
+        fields = (
+            "id",
+            "config",
+            "config_name",
+            "kind",
+            "price",
+            "reason",
+            "candle_open_at",
+            "candle_close_at",
+            "created_at",
+        )
+        read_only_fields = fields
+
+
+class SignalFilter(Filters):
+    config = IdFilter(field_name="config_id")
+    kind = django_filters.MultipleChoiceFilter(choices=[(kind.value, kind.value) for kind in SignalKind])
+    candle_open_at = django_filters.IsoDateTimeFilter()
+    candle_open_at__gte = django_filters.IsoDateTimeFilter(field_name="candle_open_at", lookup_expr="gte")
+    candle_open_at__lt = django_filters.IsoDateTimeFilter(field_name="candle_open_at", lookup_expr="lt")
+
+    class Meta:
+        model = Signal
+        fields: tuple[str, ...] = ()
+
+
+class SignalViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, OwnedRows[Signal]):
+    """What each configuration said about each candle, nothing included."""
+
+    queryset = Signal.objects.select_related("config")
+    serializer_class = SignalSerializer
+    filterset_class = SignalFilter
+    owner_path = "config__owner"

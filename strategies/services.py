@@ -46,7 +46,7 @@ def feed_evaluate(feed_id: int) -> list[int]:
 
     A candle that is older than its successor's close is answered with nothing: acting on it would be acting on old news.
     """
-    configs = list(StrategyConfig.objects.filter(feed_id=feed_id, is_needed=True))
+    configs = list(StrategyConfig.objects.filter(feed_id=feed_id, is_needed=True).order_by("pk"))
     if not configs:
         return []
     strategies = {config.pk: _built(config) for config in configs}
@@ -118,7 +118,8 @@ def _answer(strategy: Strategy[Any] | str, candles: Candles, is_stale: bool) -> 
     except Exception as error:
         # A strategy is somebody's code: whatever it raises must not keep its neighbours on the feed from being asked.
         logger.exception("strategy %s failed", type(strategy).__name__)
-        return SignalKind.NOTHING, f"FAILED: {type(error).__name__}: {error}"[:200]
+        said = "".join(char if char.isprintable() else " " for char in str(error))  # no NUL: PostgreSQL takes none
+        return SignalKind.NOTHING, f"FAILED: {type(error).__name__}: {said}"[:200]
     return kind, "" if kind is not SignalKind.NOTHING else "NO_SIGNAL"
 
 
@@ -132,7 +133,8 @@ def _insert_new(signals: Sequence[Signal]) -> list[Signal]:
         ]  # fmt: skip
     with connection.cursor() as cursor:
         cursor.execute(
-            "INSERT INTO strategies_signal (config_id, candle_open_at, candle_close_at, kind, price, reason, created_at) VALUES "
+            "INSERT INTO strategies_signal"  # noqa: S608  # the placeholders only
+            " (config_id, candle_open_at, candle_close_at, kind, price, reason, created_at) VALUES "
             + ", ".join([row] * len(signals))
             + " ON CONFLICT DO NOTHING RETURNING config_id, id",
             values,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 from celery import shared_task
 
 from pipeline.sweeps import Waiting, sweep
 from strategies import services
+
+logger = logging.getLogger(__name__)
 
 WAITING = (
     Waiting("candle without an answer", services.feeds_unevaluated, "strategies.evaluate", "feed_ids", batch=20),
@@ -15,7 +19,10 @@ WAITING = (
 @shared_task(name="strategies.evaluate")
 def evaluate(feed_ids: list[int]) -> None:
     for feed_id in feed_ids:
-        services.feed_evaluate(feed_id)
+        try:
+            services.feed_evaluate(feed_id)
+        except Exception:  # the sweep rings again; its neighbours need not wait
+            logger.exception("feed %s was not evaluated", feed_id)
 
 
 @shared_task(name="strategies.sweep")

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from django.contrib.auth.models import User
+from django.db.models import F
 from django.utils import timezone
 
 from domain.candles import Timeframe
@@ -16,11 +17,12 @@ from domain.orders import OrderStatus
 from domain.strategy import SignalKind
 from exchanges.credentials import Credentials
 from exchanges.gateway import CandleReport
-from exchanges.models import Account, Balance, Exchange, Market, Quote
+from exchanges.models import Account, Balance, Exchange, Market, Quote, RiskProfile
 from exchanges.services import account_create
 from marketdata.models import Feed
 from marketdata.services import candles_store, feed_ensure
 from orders.models import Fill, Order
+from pipeline.models import Event
 from positions.models import Intent, Position, PositionStatus
 from sessions.models import SessionStatus, TradingSession
 from strategies.models import Signal, StrategyConfig
@@ -199,3 +201,24 @@ def make_open_position(session: TradingSession, entry_price: str = "50000", quan
     TradingSession.objects.filter(pk=session.pk).update(has_exposure=True)
     position.refresh_from_db()
     return position
+
+
+def let_pass(order: Order, seconds: float) -> Order:
+    """As if ``seconds`` had passed: every time on the order's row moves that much into the past."""
+    times = ("requested_at", "valued_at", "sent_at", "deadline_at", "not_before_at", "opened_at", "closed_at")
+    Order.objects.filter(pk=order.pk).update(**{name: F(name) - timedelta(seconds=seconds) for name in times})
+    order.refresh_from_db()
+    return order
+
+
+def make_limits(account: Account, **limits: Any) -> None:
+    """Replace the account's limits; what is not named is unlimited."""
+    RiskProfile.objects.update_or_create(
+        account=account, defaults={"max_open_positions": None, "max_exposure": None, **limits}
+    )
+
+
+def events(topic: str, **data: Any) -> list[dict[str, Any]]:
+    """The data of the journal's rows on ``topic`` that hold ``data``, oldest first."""
+    found = Event.objects.filter(topic=topic, **{f"data__{name}": value for name, value in data.items()})
+    return list(found.order_by("pk").values_list("data", flat=True))

@@ -6,12 +6,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
+import requests
+
+from domain.orders import OrderStatus
 from exchanges.models import Account, Exchange, Market
 from exchanges.services import balances_refresh, exchange_sync, quotes_refresh
-from tests.factories import KEY, PASSPHRASE, SECRET, make_account, make_exchange
+from orders.models import Order
+from tests.factories import (
+    KEY,
+    PASSPHRASE,
+    SECRET,
+    make_account,
+    make_config,
+    make_exchange,
+    make_feed,
+    make_order,
+    make_position,
+    make_session,
+)
 from tests.simulator.conftest import START_MS, Simulator, made_exchange
 
 
@@ -49,6 +65,20 @@ class Venue:
 
     def fault(self, **fault: Any) -> None:
         self.simulator.control("faults", **fault)
+
+    def heal(self) -> None:
+        """Forget every fault."""
+        requests.delete(f"{self.simulator.url}/_sim/faults", timeout=10).raise_for_status()
+
+    def ready_order(self, **fields: Any) -> Order:
+        """An entry of a new session and position, valued and waiting to be sent: 0.02 BTC at market unless told."""
+        session = make_session(self.account, make_config(self.account.owner, make_feed(self.market)))
+        return make_order(make_position(session), status=OrderStatus.READY, **fields)
+
+    def requests_of(self, method: str, path: str) -> list[dict[str, Any]]:
+        """What it was asked on paths that match ``path``, oldest first."""
+        log = self.simulator.oracle()["requests"]
+        return [line for line in log if line["method"] == method and fnmatchcase(line["path"], path)]
 
     def orders(self) -> list[dict[str, Any]]:
         """Every order it ever accepted from our account."""

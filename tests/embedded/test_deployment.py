@@ -75,7 +75,7 @@ def test_compose_holds_no_secret() -> None:
 def test_every_container_restarts_and_is_watched(name: str) -> None:
     service = SERVICES[name]
 
-    if name == "migrate":
+    if name == "prepare":
         assert service["restart"] == "on-failure"
     else:
         assert service["restart"] == "unless-stopped"
@@ -86,10 +86,10 @@ def test_every_container_restarts_and_is_watched(name: str) -> None:
 
 
 def test_nothing_of_ours_starts_before_the_migrations_are_done() -> None:
-    waiting = [name for name in SERVICES if name not in (*IMAGES_OF_OTHERS, "migrate")]
+    waiting = [name for name in SERVICES if name not in (*IMAGES_OF_OTHERS, "prepare")]
 
     assert all(
-        SERVICES[name]["depends_on"]["migrate"] == {"condition": "service_completed_successfully"} for name in waiting
+        SERVICES[name]["depends_on"]["prepare"] == {"condition": "service_completed_successfully"} for name in waiting
     )
     assert len(waiting) == 9
 

@@ -14,7 +14,7 @@ import ccxt
 import pytest
 import requests
 
-from simulator.books import Credentials
+from simulator.credentials import Credentials
 from tests.simulator.conftest import KEY, PASSPHRASE, SECRET, Simulator, made_exchange
 
 
@@ -228,6 +228,11 @@ def test_the_control_api_wants_its_token_when_it_has_one(start_with: Callable[..
         ("clock", {"speed": "fast"}, "speed"),
         ("clock", {"now_ms": 5}, "never goes back"),
         ("clock", {"sped": 5}, "fields among"),
+        ("clock", {"speed": 1e9}, "at most 100000"),
+        ("clock", {"advance_s": 1e12}, "at most 400 days"),
+        ("market/BTC-USDT/price", {"price": "1e40"}, "at most"),
+        ("market/BTC-USDT/candles", {"candles": [[n * 60000, 1, 1, 1, 1, 1] for n in (1, 2, 3, 1e9)]}, "days"),
+        ("symbols", {"symbol": "BTC-USDT", "priceIncrement": "1e-30"}, "priceIncrement"),
         ("market/BTC-USDT/price", {"price": "0"}, "price"),
         ("market/BTC-USDT/price", {"price": "60000.05"}, "0.1"),
         ("market/BTC-USDT/candles", {"candles": []}, "at least one candle"),

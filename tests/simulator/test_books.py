@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.market import ZERO, Side
-from simulator.books import Order, OrderRequest
 from simulator.clock import wall_ms
 from simulator.control import account_set
 from simulator.exchange import Exchange, Refused
 from simulator.market import DEPTH_LEVELS
-from simulator.prices import MINUTE_MS, Pinned, Replay
+from simulator.orders import Order, OrderRequest
+from simulator.prices import MINUTE_MS, Pinned
+from simulator.replays import Replay
 from tests.simulator.conftest import START_MS, made_exchange
 
 ACCOUNTS = ("alice", "bob")
@@ -237,7 +238,30 @@ def test_a_stop_limit_that_fires_on_the_way_up_does_not_buy_below_before_the_pri
     assert [fill.price for fill in exchange.books.fills] == [1_020]
 
 
-@pytest.mark.parametrize(("close", "limit", "side"), [(1_050, 1_003, Side.BUY), (950, 997, Side.SELL)])
+def test_an_order_that_fires_and_expires_inside_one_step_of_the_clock_does_not_fill_after_its_end() -> None:
+    exchange = made_exchange("BTC-USDT")
+    opened(exchange, USDT="20000")
+    listing = exchange.market.listings["BTC-USDT"]
+    closes = [Decimal(close) for close in (1_000, 1_040, 1_040, 1_000)]
+    rows = [
+        (START_MS + number * MINUTE_MS, before, max(before, close), min(before, close), close, 1.0)
+        for number, (before, close) in enumerate(zip([closes[0], *closes], closes, strict=False))
+    ]
+    exchange.switch_source(listing, START_MS, Replay(rows, listing.rules.price_increment))
+    alice = exchange.books.accounts["alice"]
+    wanted = request(exchange, Side.BUY, Decimal(1), Decimal(1_020))
+    wanted.time_in_force, wanted.cancel_after_s = "GTT", 60
+    exchange.place_stop(alice, wanted, Decimal(1_030), True, START_MS, 0)
+
+    exchange.clock.jump_to(START_MS + 5 * MINUTE_MS)  # it fires in the second minute; the price is back in the fourth
+    exchange.advance()
+
+    [order] = exchange.books.orders
+    assert exchange.books.fills == []
+    assert (order.is_canceled, order.cancelled_size) == (True, Decimal(1))
+
+
+@pytest.mark.parametrize(("close", "limit", "side"), [(1_050, 1_010, Side.BUY), (950, 990, Side.SELL)])
 def test_an_order_inside_the_spread_fills_at_its_own_price_though_the_price_moves_away(
     close: int, limit: int, side: Side
 ) -> None:
@@ -247,7 +271,9 @@ def test_an_order_inside_the_spread_fills_at_its_own_price_though_the_price_move
     prices = Decimal(1_000), Decimal(max(1_000, close)), Decimal(min(1_000, close)), Decimal(close)
     exchange.switch_source(listing, START_MS, Replay([(START_MS, *prices, 1.0)], listing.rules.price_increment))
     alice = exchange.books.accounts["alice"]
-    placed = exchange.place(alice, request(exchange, side, Decimal(1), Decimal(limit)), START_MS, 0)
+    exchange.clock.jump_to(START_MS + 20_000)  # on the straight line from 1,000 to the close
+    now_ms = exchange.advance()
+    placed = exchange.place(alice, request(exchange, side, Decimal(1), Decimal(limit)), now_ms, 0)
     assert placed is not None
     was_resting = placed.is_resting
 

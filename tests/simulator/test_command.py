@@ -82,6 +82,7 @@ def test_help_explains_the_whole_thing() -> None:
         (["--seed", "x"], "--seed"),
         (["--symbols", "BTCUSDT"], "--symbols: wanted symbols such as BTC-USDT,ETH-USDT, was 'BTCUSDT'"),
         (["--symbols", ","], "--symbols: wanted at least one symbol"),
+        (["--start", "1969-07-20"], "--start: wanted a time between 2000 and 2200"),
         (["--start", "tomorrow"], "--start: wanted a time such as"),
         (["--candles", "BTC-USDT"], "--candles: wanted SYMBOL=FILE"),
         (["--candles", "BTC-USDT=nowhere.csv"], "No such file"),

@@ -488,7 +488,8 @@ def test_finished_orders_and_fills_are_paged_without_loss(alice: ccxt.kucoin) ->
     ids = [alice.create_order(BTC, "market", "buy", 0.0001, params={"clientOid": f"p-{n}"})["id"] for n in range(25)]
 
     def pages(read: Callable[[dict[str, Any]], Any]) -> list[list[dict[str, Any]]]:
-        found, last_id = [], None
+        found: list[list[dict[str, Any]]] = []
+        last_id = None
         while True:
             query = {"symbol": "BTC-USDT", "limit": 10, **({"lastId": last_id} if last_id else {})}
             page = read(query)["data"]

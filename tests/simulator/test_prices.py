@@ -15,17 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator.prices import (
-    HISTORY_DAYS,
-    MINUTE_MS,
-    CandleRow,
-    Pinned,
-    Replay,
-    Timeline,
-    Walk,
-    parse_rows,
-    read_candles,
-)
+from simulator.prices import HISTORY_DAYS, MINUTE_MS, Pinned, Timeline, Walk
+from simulator.replays import CandleRow, Replay, parse_rows, read_candles
 from tests.simulator.conftest import START_MS, Simulator, made_exchange
 
 START = START_MS // MINUTE_MS
