@@ -28,6 +28,9 @@ class ExitLevels:
     target: Decimal | None
 
 
+NO_LEVELS = ExitLevels(None, None)
+
+
 def levels_at_entry(
     entry_price: Decimal, side: PositionSide, stop_loss_percent: Decimal | None, take_profit_percent: Decimal | None
 ) -> ExitLevels:

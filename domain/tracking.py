@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 
-from domain.exits import ExitLevels, ExitReason, exit_due
+from domain.exits import NO_LEVELS, ExitLevels, ExitReason, exit_due
 from domain.market import ZERO, PositionSide
 from domain.strategy import SignalKind
 
@@ -27,18 +27,20 @@ class Action(StrEnum):
 @dataclass(frozen=True, slots=True)
 class SessionView:
     """A session's facts. ``side`` is of its live position (None: flat), ``quantity`` what that holds now, ``price`` the
-    market's last, ``signal`` the newest one not acted on yet (an entry only while it is fresh)."""
+    market's last, ``signal`` the newest one not acted on yet (an entry only while it is fresh). ``exit_begun`` is the reason
+    of an exit that was decided earlier: once begun it is carried through, whatever its order came to."""
 
     takes_entries: bool
     is_stopping: bool
     side: PositionSide | None = None
     quantity: Decimal = ZERO
-    levels: ExitLevels = ExitLevels(None, None)
+    levels: ExitLevels = NO_LEVELS
     has_live_entry: bool = False
     has_live_exit: bool = False
     price: Decimal | None = None
     signal: SignalKind | None = None
     is_exit_wanted: bool = False
+    exit_begun: ExitReason | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +80,8 @@ def _when_flat(view: SessionView) -> Decision:
 
 
 def _exit_reason(view: SessionView) -> ExitReason | None:
-    if view.side is None:
-        return None
+    if view.side is None or view.exit_begun is not None:
+        return view.exit_begun
     if view.is_stopping:
         return ExitReason.SESSION_STOP
     if view.is_exit_wanted:

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 APP = "r3edge_site"
@@ -94,7 +95,7 @@ def web_command(host: str, port: int) -> list[str]:
     return [*command, "--no-server-header", "--timeout-graceful-shutdown", "1"]
 
 
-def simulator_command(host: str, port: int, speed: float, seed: int) -> list[str]:
+def simulator_command(host: str, port: int, speed: float, seed: int, state: Path) -> list[str]:
     command = [sys.executable, "-m", "simulator", "--host", host, "--port", str(port)]
     # Twice as lively as a calm market, so that a newcomer sees a stop or a target reached within a minute.
-    return [*command, "--speed", f"{speed:g}", "--seed", str(seed), "--volatility", "0.002"]
+    return [*command, "--speed", f"{speed:g}", "--seed", str(seed), "--volatility", "0.002", "--state", str(state)]

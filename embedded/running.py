@@ -205,7 +205,11 @@ class Plan:
         password = f"{FLOWER_USER}:{self.checkout.secret('flower.password')}"
         found = [replace(flower, env={"FLOWER_BASIC_AUTH": password, **flower.env})]
         if simulated := self.options.simulator:
-            command = processes.simulator_command("127.0.0.1", self.simulator_port, simulated.speed, simulated.seed)
+            state = self.checkout.run_dir / "simulator.state"
+            state.unlink(missing_ok=True)  # each demo has an exchange of its own; restarted within it, it goes on
+            command = processes.simulator_command(
+                "127.0.0.1", self.simulator_port, simulated.speed, simulated.seed, state
+            )
             found.append(
                 self._process("simulator", command, partial(_answers, self.urls["simulator"] + "_sim/health"), 2)
             )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import django_filters
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.core.validators import MinValueValidator
+from django.db import transaction
 from django.db.models import Q, QuerySet
 from drf_spectacular.utils import extend_schema, extend_schema_field
-from rest_framework import mixins, permissions, serializers, viewsets
+from rest_framework import mixins, permissions, serializers
 from rest_framework.decorators import action
 from rest_framework.relations import PKOnlyObject
 from rest_framework.request import Request
@@ -25,12 +27,13 @@ from pipeline.rest import (
     ExactDecimalField,
     Filters,
     IdFilter,
-    NewestFirst,
     NoInput,
     OwnedRows,
+    Rows,
     RowSerializer,
 )
 
+SLUG = re.compile(r"[-\w]+", re.ASCII)
 NO_PUT = ("get", "post", "patch", "head", "options")
 
 
@@ -56,9 +59,8 @@ class ExchangeRelated(serializers.RelatedField[Exchange, Any, int]):
     """An exchange by its id or its name; shown by its id."""
 
     def to_internal_value(self, data: Any) -> Exchange:
-        if isinstance(data, bool) or not isinstance(data, int | str) or "\0" in str(data):
-            raise serializers.ValidationError(f"wanted the id or the name of an exchange, was {data!r:.60}")
-        exchange = Exchange.objects.filter(named_exchange(data)).first()
+        is_one = isinstance(data, int | str) and not isinstance(data, bool) and SLUG.fullmatch(str(data))
+        exchange = Exchange.objects.filter(named_exchange(data)).first() if is_one else None
         if exchange is None:
             raise serializers.ValidationError(f"wanted the id or the name of an exchange, was {data!r:.60}")
         return exchange
@@ -91,6 +93,13 @@ class ExchangeSerializer(RowSerializer[Exchange]):
         )  # fmt: skip
         read_only_fields = ("clock_anchor_at", "clock_venue_at", "markets_synced_at")
 
+    def update(self, instance: Exchange, validated_data: dict[str, Any]) -> Exchange:
+        for name, value in validated_data.items():
+            setattr(instance, name, value)
+        # These columns only: a clock that was read meanwhile stays as it was read.
+        instance.save(update_fields=list(validated_data))
+        return instance
+
 
 class ExchangeSynced(ExchangeSerializer):
     markets = serializers.IntegerField(read_only=True, help_text="Markets that the venue listed.")
@@ -104,14 +113,13 @@ class ExchangeViewSet(
     mixins.RetrieveModelMixin,
     mixins.CreateModelMixin,
     mixins.UpdateModelMixin,
-    viewsets.GenericViewSet[Exchange],
+    Rows[Exchange],
 ):
     """The venues we can reach. Everybody reads them, superusers set them up."""
 
     queryset = Exchange.objects.all()
     serializer_class = ExchangeSerializer
     permission_classes = (permissions.IsAuthenticated, SuperuserWrites)
-    pagination_class = NewestFirst
     http_method_names = NO_PUT
 
     @extend_schema(request=None, responses=ExchangeSynced)
@@ -145,13 +153,12 @@ class MarketFilter(Filters):
         fields = ("exchange", "symbol", "base", "quote", "kind", "is_active")
 
 
-class MarketViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet[Market]):
+class MarketViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Rows[Market]):
     """What the venues trade, with ticks, lots, minimums and fees."""
 
     queryset = Market.objects.select_related("exchange")
     serializer_class = MarketSerializer
     filterset_class = MarketFilter
-    pagination_class = NewestFirst
 
 
 class QuoteSerializer(RowSerializer[Quote]):
@@ -174,13 +181,12 @@ class QuoteFilter(Filters):
         fields: tuple[str, ...] = ()
 
 
-class QuoteViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet[Quote]):
+class QuoteViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Rows[Quote]):
     """The last price seen of each market that matters, by the market's id."""
 
     queryset = Quote.objects.select_related("market__exchange")
     serializer_class = QuoteSerializer
     filterset_class = QuoteFilter
-    pagination_class = NewestFirst
 
 
 class BalanceSerializer(RowSerializer[Balance]):
@@ -256,10 +262,11 @@ class AccountChange(RowSerializer[Account]):
 
     def update(self, instance: Account, validated_data: dict[str, Any]) -> Account:
         # By update: a save of the whole row would undo a pause that came meanwhile.
-        if "name" in validated_data:
-            Account.objects.filter(pk=instance.pk).update(name=validated_data["name"])
-        if "api_key" in validated_data:
-            account_rekey(instance.pk, _credentials(validated_data))
+        with transaction.atomic():
+            if "name" in validated_data:
+                Account.objects.filter(pk=instance.pk).update(name=validated_data["name"])
+            if "api_key" in validated_data:
+                account_rekey(instance.pk, _credentials(validated_data))
         return instance
 
 

@@ -217,15 +217,11 @@ class CcxtGateway:
             None if ticket.price is None else str(ticket.price),
             self._traits.order_params(ticket),
         )
-        errors = ccxt_load()
         self._forget_last()
         try:
             order = self._venue.create_order(*arguments)
-        except errors.BaseError as error:
-            raise self._create_failure(error) from error
         except Exception as error:
-            # Whatever else broke, broke around a request that may have gone out.
-            raise OrderOutcomeUnknown(f"{type(error).__name__} while sending") from error
+            raise self._create_failure(error) from error
         if not order.get("id"):
             raise OrderOutcomeUnknown("the venue answered without an order id")
         return str(order["id"])

@@ -6,9 +6,10 @@ Write-only everywhere: no form, API answer, log or repr shows them again. Only a
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NoReturn
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
@@ -31,6 +32,10 @@ class Credentials:
     def hint(self) -> str:
         """Enough of the key to recognise it by."""
         return f"…{self.api_key[-4:]}" if self.api_key else ""
+
+    def __reduce__(self) -> NoReturn:
+        # A pickle is text on its way to somewhere.
+        raise TypeError("wanted sealed credentials: those in the clear are not pickled or copied")
 
 
 @lru_cache(maxsize=4)
@@ -62,6 +67,9 @@ class CredentialsField(models.BinaryField):  # type: ignore[type-arg]
         if isinstance(value, Credentials):
             return seal(value)
         return value.token if isinstance(value, SealedCredentials) else value
+
+    def value_to_string(self, obj: Any) -> str:
+        return b64encode(self.get_prep_value(self.value_from_object(obj))).decode()
 
 
 class SealedCredentials:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from django.contrib.auth.base_user import AbstractBaseUser
+from django.contrib.auth.models import User
 from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
@@ -27,6 +27,8 @@ from pipeline.topics import Topic, publish, ring
 GATEWAYS_PER_THREAD = 32
 
 MARKETS_ARE_OLD_AFTER = timedelta(hours=6)
+# What was read later than we asked overtook us. No request lasts as long as this: a reading later than that was written
+# before our clock was set back, and counts no more.
 OVERTAKEN_WITHIN = timedelta(minutes=1)
 
 _local = threading.local()
@@ -118,15 +120,20 @@ def quotes_refresh(exchange_id: int, symbols: Sequence[str]) -> int:
     markets = {market.symbol: market for market in exchange.markets.filter(symbol__in=list(symbols))}
     asked_at = timezone.now()
     reports = gateway_for(exchange, markets=markets.values()).quotes(list(markets))
-    Quote.objects.bulk_create(
-        [
+    with transaction.atomic():
+        stored = Quote.objects.select_for_update().filter(market__in=markets.values()).order_by("pk")
+        overtaken = {quote.market_id for quote in stored if asked_at <= quote.quoted_at < asked_at + OVERTAKEN_WITHIN}
+        quotes = [
             Quote(market=markets[report.symbol], bid=report.bid, ask=report.ask, last=report.last, quoted_at=asked_at)
-            for report in reports
-        ],
-        update_conflicts=True,
-        unique_fields=["market"],
-        update_fields=["bid", "ask", "last", "quoted_at"],
-    )
+            for report in sorted(reports, key=lambda report: markets[report.symbol].pk)
+            if markets[report.symbol].pk not in overtaken
+        ]
+        Quote.objects.bulk_create(
+            quotes,
+            update_conflicts=True,
+            unique_fields=["market"],
+            update_fields=["bid", "ask", "last", "quoted_at"],
+        )
     return len(reports)
 
 
@@ -141,14 +148,12 @@ def balances_refresh(account_id: int) -> list[BalanceReport]:
             account_pause(account_id, str(error))
         raise
     with transaction.atomic():
-        # Locks the account: of two readers the one who asked later is right, whoever writes last. No request lasts as
-        # long as the margin, so what is later than that was written before our clock was set back.
+        # Locks the account: of two readers the one who asked later is right, whoever writes last.
         overtaken = Q(balances_synced_at__gte=asked_at, balances_synced_at__lt=asked_at + OVERTAKEN_WITHIN)
         if not Account.objects.filter(~overtaken, pk=account_id).update(balances_synced_at=asked_at):
             return reports
-        account.balances.exclude(currency__in=[report.currency for report in reports]).filter(
-            read_at__lt=asked_at
-        ).update(total=0, free=0, read_at=asked_at)
+        gone = account.balances.exclude(currency__in=[report.currency for report in reports])
+        gone.update(total=0, free=0, read_at=asked_at)
         Balance.objects.bulk_create(
             [
                 Balance(
@@ -163,9 +168,7 @@ def balances_refresh(account_id: int) -> list[BalanceReport]:
     return reports
 
 
-def account_create(
-    *, owner: AbstractBaseUser, exchange: Exchange, name: str, currency: str, credentials: Credentials
-) -> Account:
+def account_create(*, owner: User, exchange: Exchange, name: str, currency: str, credentials: Credentials) -> Account:
     """A new account with its keys sealed and a risk profile of defaults; its venue and balances are read soon after."""
     with transaction.atomic():
         account = Account.objects.create(

@@ -12,7 +12,7 @@ from rest_framework.response import Response
 
 from exchanges.api import ExchangeFilter
 from marketdata.models import Candle, Feed
-from pipeline.rest import Filters, IdFilter, NewestFirst, RowSerializer
+from pipeline.rest import Filters, IdFilter, Rows, RowSerializer
 
 MOST_CANDLES = 1500
 
@@ -40,13 +40,12 @@ class FeedFilter(Filters):
         fields = ("exchange", "market", "symbol", "timeframe", "is_needed")
 
 
-class FeedViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet[Feed]):
+class FeedViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Rows[Feed]):
     """Markets and timeframes that are, or were, collected. They come into being with a configuration."""
 
     queryset = Feed.objects.select_related("market__exchange")
     serializer_class = FeedSerializer
     filterset_class = FeedFilter
-    pagination_class = NewestFirst
 
 
 class CandleSerializer(RowSerializer[Candle]):

@@ -132,7 +132,8 @@ def _value_for(account_id: int, order_ids: Sequence[int]) -> None:
         .order_by("pk")
     )
     sessions = _sessions_of(orders)
-    valued, denied = [], []
+    valued: list[Order] = []
+    denied: list[Order] = []
     for order in orders:
         # Read anew for each order: the one before it has changed what is left.
         book = account_book(account, excluding=[order.pk])
@@ -179,10 +180,10 @@ def _decide(
         order.status = OrderStatus.READY
     else:
         order.reason = denial or ""
+        told = {"reason": order.reason, "detail": DENIAL_TEXTS[Denial(order.reason)]}
         moved = Order.objects.filter(pk=order.pk).move(
-            OrderStatus.DENIED, among=(OrderStatus.REQUESTED,), reason=order.reason, detail=DENIAL_TEXTS[Denial(order.reason)],
-            valued_at=now, closed_at=now,
-        )  # fmt: skip
+            OrderStatus.DENIED, among=(OrderStatus.REQUESTED,), valued_at=now, closed_at=now, **told
+        )
         order.status = OrderStatus.DENIED
     if moved:
         _log(order, denial, price, book, sized)

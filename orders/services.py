@@ -35,6 +35,7 @@ from exchanges.models import Account
 from exchanges.services import account_pause, gateway_for
 from orders.models import Fill, Order
 from pipeline.claims import GuardedQuerySet, crashpoint
+from pipeline.models import Event
 from pipeline.topics import Note, Topic, publish, publish_all, ring
 
 logger = logging.getLogger(__name__)
@@ -213,15 +214,17 @@ def accounts_with_old_balances(now: datetime) -> list[int]:
 
 
 def unknown_orders_alert(now: datetime) -> int:
-    """Tell, once an order, of those whose outcome stays unknown too long; how many were told of."""
-    late = Order.objects.filter(status=S.UNKNOWN, sent_at__lt=now - UNKNOWN_ALERT_AFTER, reason="").select_related(
-        "account"
-    )
-    for order in late:
+    """Tell, once an order, of those whose outcome stays unknown too long; how many were told of now."""
+    late = Order.objects.filter(status=S.UNKNOWN, sent_at__lt=now - UNKNOWN_ALERT_AFTER)
+    told = 0
+    for order_id in list(late.values_list("pk", flat=True)):
         with transaction.atomic():
-            if Order.objects.filter(pk=order.pk, status=S.UNKNOWN, reason="").update(reason="UNKNOWN_TOO_LONG"):
+            # Locked, so that of two sweeps the second sees what the first has told.
+            order = late.filter(pk=order_id).select_related("account").locked().first()
+            if order is not None and not _is_told(order, "ORDER_UNKNOWN"):
                 _alert(order, "ORDER_UNKNOWN")
-    return len(late)
+                told += 1
+    return told
 
 
 def _loaded(order_id: int) -> Order:
@@ -354,8 +357,8 @@ def _found(order: Order, report: OrderReport, fills: Sequence[FillReport]) -> st
         is_complete = totals.filled >= report.filled
         if new:
             publish(
-                Topic.TRADE_UPDATES, order.pk, order_id=order.pk, account_id=order.account_id, owner_id=order.account.owner_id,
-                data={"new_fills": new, "filled": totals.filled},
+                Topic.TRADE_UPDATES, order.pk, order_id=order.pk, account_id=order.account_id,
+                owner_id=order.account.owner_id, data={"new_fills": new, "filled": totals.filled},
             )  # fmt: skip
         if report.is_open or not is_complete:
             Order.objects.filter(pk=order.pk, status=S.OPENED).update(not_before_at=timezone.now() + LOOK_AGAIN)
@@ -377,8 +380,9 @@ def _record_fills(order: Order, fills: Sequence[FillReport]) -> int:
     Fill.objects.bulk_create(
         [
             Fill(
-                order=order, account_id=order.account_id, market_id=order.market_id, trade_id=fill.trade_id, side=fill.side,
-                quantity=fill.quantity, price=fill.price, fee=fill.fee, fee_currency=fill.fee_currency, filled_at=fill.filled_at,
+                order=order, account_id=order.account_id, market_id=order.market_id, trade_id=fill.trade_id,
+                side=fill.side, quantity=fill.quantity, price=fill.price, fee=fill.fee, fee_currency=fill.fee_currency,
+                filled_at=fill.filled_at,
             )
             for fill in fills
         ],
@@ -392,3 +396,8 @@ def _alert(order: Order, alert: str) -> None:
         Topic.ALERTS, order.account_id, order_id=order.pk, account_id=order.account_id, owner_id=order.account.owner_id,
         data={"alert": alert, "client_order_id": order.client_order_id},
     )  # fmt: skip
+
+
+def _is_told(order: Order, alert: str) -> bool:
+    told = Event.objects.filter(topic=Topic.ALERTS, key=order.account_id, ids__order_id=order.pk, data__alert=alert)
+    return told.exists()

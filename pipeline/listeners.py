@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -28,13 +28,13 @@ def channel_of(topic: str) -> str:
     return f"{CHANNEL_PREFIX}:{database}:{topic}"
 
 
-def tell(topic: str, notes: Sequence[tuple[int, dict[str, Any], dict[str, Any]]]) -> None:
+def tell(topic: str, notes: Sequence[tuple[int, Mapping[str, int | None], dict[str, Any]]]) -> None:
     """Send each note to whoever listens to ``topic`` now; a Redis that is away is logged and forgotten."""
     try:
         pipe = _client().pipeline(transaction=False)
         for key, ids, data in notes:
             pipe.publish(
-                channel_of(topic), json.dumps({"topic": topic, "key": key, "ids": ids, "data": data}, default=str)
+                channel_of(topic), json.dumps({"topic": topic, "key": key, "ids": dict(ids), "data": data}, default=str)
             )
         pipe.execute()
     except redis.RedisError as error:
@@ -43,7 +43,7 @@ def tell(topic: str, notes: Sequence[tuple[int, dict[str, Any], dict[str, Any]]]
 
 def listen(*topics: str) -> Iterator[dict[str, Any]]:
     """What is broadcast on ``topics`` from now on, as dictionaries; ends never, so break out of it."""
-    subscription = _client().pubsub(ignore_subscribe_messages=True)
+    subscription = _client().pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
     subscription.subscribe(*(channel_of(topic) for topic in topics))
     try:
         while True:

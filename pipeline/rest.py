@@ -5,7 +5,7 @@ Views raise what their service raises; ``r3edge_site/api.py`` turns it into an a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Any, TypeVar, cast
 
@@ -14,7 +14,7 @@ from django import forms
 from django.core.exceptions import ValidationError as DjangoValidationError
 from django.db import models
 from rest_framework import serializers, viewsets
-from rest_framework.fields import get_error_detail
+from rest_framework.exceptions import NotFound
 from rest_framework.pagination import CursorPagination
 
 from pipeline.fields import ExactField
@@ -23,6 +23,7 @@ M = TypeVar("M", bound=models.Model)
 
 # What a bigint column holds at most: a larger number would reach the database and fail there.
 LARGEST_ID = 2**63 - 1
+FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _EXACT = Context(prec=60)
 
 
@@ -64,12 +65,26 @@ class NewestFirst(CursorPagination):
     page_size_query_param = "page_size"
     max_page_size = 200
 
+    def paginate_queryset(self, queryset: Any, request: Any, view: Any = None) -> Any:
+        try:
+            return super().paginate_queryset(queryset, request, view)
+        except (ValueError, DjangoValidationError):
+            # A cursor that nobody was given: what it says is no value of the column that the pages go by.
+            raise NotFound(self.invalid_cursor_message) from None
 
-class OwnedRows(viewsets.GenericViewSet[M]):
+
+class Rows(viewsets.GenericViewSet[M]):
+    """Rows by id, a page at a time."""
+
+    pagination_class: type[CursorPagination] | None = NewestFirst
+    # Whatever stands for an id reaches the view, so that its 404 looks like every other.
+    lookup_value_regex = "[^/]+"
+
+
+class OwnedRows(Rows[M]):
     """Each trader reaches their own rows only, superusers all; somebody else's row is as unknown as no row."""
 
     owner_path = "owner"
-    pagination_class = NewestFirst
 
     def get_queryset(self) -> models.QuerySet[M]:
         rows = super().get_queryset()
@@ -92,8 +107,29 @@ class OwnedRelated(serializers.PrimaryKeyRelatedField[M]):
         return rows if user.is_superuser else rows.filter(**{self.owner_path: user.pk})
 
 
-class Filters(django_filters.FilterSet):  # type: ignore[misc]  # django-filter is untyped
+class FlagField(forms.CharField):
+    """``true`` or ``false``; anything else is refused rather than passed over."""
+
+    def to_python(self, value: Any) -> Any:
+        text = super().to_python(value) or ""
+        if text and text.lower() not in FLAGS:
+            raise forms.ValidationError("wanted true or false, was %(text)r", params={"text": text[:60]})
+        return FLAGS.get(text.lower())
+
+
+class FlagFilter(django_filters.Filter):  # type: ignore[misc]  # django-filter is untyped
+    """Rows by a yes or no."""
+
+    field_class = FlagField
+
+
+class Filters(django_filters.FilterSet):  # type: ignore[misc]
     """What the rows of a list can be narrowed by."""
+
+    FILTER_DEFAULTS = {
+        **django_filters.FilterSet.FILTER_DEFAULTS,
+        models.BooleanField: {"filter_class": FlagFilter},
+    }
 
 
 class IdFilter(django_filters.NumberFilter):  # type: ignore[misc]
@@ -119,9 +155,9 @@ def checked(check: Callable[[], Any]) -> Any:
         raise serializers.ValidationError(validation_detail(error)) from error
 
 
-def validation_detail(error: DjangoValidationError) -> Any:
+def validation_detail(error: DjangoValidationError) -> dict[str, list[str]]:
     """A model's ValidationError in the serializers' shape, whole-row problems under ``non_field_errors``."""
-    detail = get_error_detail(error)
-    if isinstance(detail, Mapping):
-        return {"non_field_errors" if name == "__all__" else name: value for name, value in detail.items()}
-    return {"non_field_errors": detail}
+    # Not by DRF's own translation: it fails on a message with a percent sign in it.
+    if not hasattr(error, "error_dict"):
+        return {"non_field_errors": error.messages}
+    return {"non_field_errors" if name == "__all__" else name: texts for name, texts in error.message_dict.items()}

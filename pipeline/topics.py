@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -105,7 +105,7 @@ class Note:
     """One thing to publish: the key of its topic, the ids of the rows involved, and plain facts for a reader."""
 
     key: int
-    ids: dict[str, int | None]
+    ids: Mapping[str, int | None]
     data: dict[str, Any] = field(default_factory=dict)
 
 
@@ -168,7 +168,7 @@ def _journal(topic: Topic, notes: Sequence[Note], actor: str) -> None:
         values += [
             topic.value,
             note.key,
-            json.dumps(note.ids),
+            json.dumps(dict(note.ids)),
             json.dumps(note.data, default=str),
             owner_id,
             session_id,

@@ -25,6 +25,12 @@ class PositionStatus(models.TextChoices):
 
 LIVE_POSITIONS = (PositionStatus.PENDING, PositionStatus.OPEN)
 
+# What the fold writes. The rest belongs to others (valuation, the trader's wish to leave) who may write at the same time.
+FOLDED_FIELDS = (
+    "status", "quantity", "entered", "exited", "entry_price", "exit_price", "fees", "realized_pnl", "opened_at", "closed_at",
+    "folded_at", "stop_price", "target_price",
+)  # fmt: skip
+
 
 def _open_on(side: PositionSide) -> Q:
     return Q(status=PositionStatus.OPEN, side=side)

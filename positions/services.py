@@ -15,11 +15,11 @@ from decimal import Decimal
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Exists, F, OuterRef, Q
+from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from domain.candles import Timeframe
-from domain.exits import ExitReason, levels_at_entry
+from domain.exits import NO_LEVELS, ExitReason, levels_at_entry
 from domain.market import ZERO, OrderType, PositionSide, Side, round_quantity
 from domain.orders import LIVE_STATUSES, OrderStatus
 from domain.positions import FillFact, fold
@@ -29,7 +29,7 @@ from exchanges.models import Market, Quote
 from orders.models import Fill, Order
 from orders.services import orders_announce, orders_cancel
 from pipeline.topics import Note, Topic, publish_all, ring
-from positions.models import LIVE_POSITIONS, Intent, Position, PositionStatus
+from positions.models import FOLDED_FIELDS, LIVE_POSITIONS, Intent, Position, PositionStatus
 from sessions.models import TRACKED_STATUSES, SessionStatus, TradingSession
 from sessions.services import session_mark_stopped, session_note_exposure
 from strategies.models import Signal
@@ -72,13 +72,11 @@ class _Facts:
 
     @property
     def price(self) -> Decimal | None:
-        """The last price, if it was read after the position's fills were: an older one says nothing about what they opened."""
+        """The last price, if it was read after the position's fills were: an older one says nothing about them."""
         folded_at = self.position.folded_at if self.position is not None else None
-        return (
-            self.quote.last
-            if self.quote is not None and (folded_at is None or self.quote.quoted_at > folded_at)
-            else None
-        )
+        if self.quote is None or (folded_at is not None and self.quote.quoted_at <= folded_at):
+            return None
+        return self.quote.last
 
     def note(self, **data: object) -> Note:
         ids = {"session_id": self.session.pk, "account_id": self.session.account_id, "owner_id": self.owner_id}
@@ -160,8 +158,8 @@ def sessions_unsettled(now: datetime, session_ids: Collection[int] | None = None
         kind=SignalKind.NOTHING
     )
     unseen = chosen.filter(
+        Q(status=SessionStatus.ACTIVE) | Q(has_exposure=True),
         Q(last_signal=None) & Exists(news) | Exists(news.filter(pk__gt=OuterRef("last_signal"))),
-        status=SessionStatus.ACTIVE,
     )
     stopping = chosen.filter(status=SessionStatus.STOPPING)
     intents = Intent.objects.filter(position=OuterRef(OuterRef("pk")))
@@ -263,7 +261,7 @@ def _fold(one: _Facts, now: datetime, wishes: _Wishes) -> None:
     if state.is_closed and not has_live_entry:
         _close(one, position, wishes)
     else:
-        position.save()
+        position.save(update_fields=FOLDED_FIELDS)
         if position.status != was:
             wishes.notes[Topic.POSITIONS].append(
                 one.note(event="OPENED", quantity=state.quantity, entry_price=state.entry_price)
@@ -274,7 +272,7 @@ def _close(one: _Facts, position: Position, wishes: _Wishes) -> None:
     position.status = PositionStatus.CLOSED
     position.unrealized_pnl = ZERO
     position.is_exit_wanted = False
-    position.save()
+    position.save(update_fields=[*FOLDED_FIELDS, "unrealized_pnl", "is_exit_wanted", "exit_reason", "dust"])
     wishes.notes[Topic.POSITIONS].append(
         one.note(
             event="CLOSED", realized_pnl=position.realized_pnl, exit_reason=position.exit_reason, dust=position.dust
@@ -292,12 +290,13 @@ def _act(one: _Facts, now: datetime, wishes: _Wishes) -> None:
             is_stopping=session.status == SessionStatus.STOPPING,
             side=PositionSide(position.side) if position else None,
             quantity=position.quantity if position else ZERO,
-            levels=position.levels if position else SessionView.levels,
+            levels=position.levels if position else NO_LEVELS,
             has_live_entry=any(_is_live(order) for order in one.entries) if position else False,
             has_live_exit=any(_is_live(order) for order in one.exits) if position else False,
             price=one.price,
             signal=SignalKind(signal.kind) if signal else None,
             is_exit_wanted=bool(position and position.is_exit_wanted),
+            exit_begun=ExitReason(position.exit_reason) if position and position.exit_reason else None,
         )
     )
     is_waiting = bool(position) and any(_is_live(order) for order in (*one.entries, *one.exits))
@@ -359,9 +358,10 @@ def _leave(one: _Facts, reason: ExitReason, now: datetime, wishes: _Wishes) -> N
         return
     position.exit_reason = reason
     quantity = round_quantity(position.quantity, one.market.rules)
-    if quantity <= 0 or quantity < one.market.min_quantity:
+    if _is_dust(quantity, one):
         # Too small for the venue to sell: booked as what it is, told once, and not tried for ever.
         position.dust = position.quantity
+        position.closed_at = now
         wishes.notes[Topic.ALERTS].append(one.note(alert="DUST", quantity=position.quantity, market=one.market.symbol))
         _close(one, position, wishes)
         return
@@ -379,9 +379,21 @@ def _leave(one: _Facts, reason: ExitReason, now: datetime, wishes: _Wishes) -> N
             account=one.session.account, market=one.market, intent_id=intent.pk, side=side.exit_side, position_side=side,
             order_type=OrderType.MARKET, is_exit=True, quantity=quantity, status=OrderStatus.READY, reason=reason,
             valued_at=now,
-            not_before_at=now + min(timedelta(seconds=2**failures), LONGEST_EXIT_PAUSE) if failures else None,
+            not_before_at=now + _exit_pause(failures) if failures else None,
         )
     )  # fmt: skip
+
+
+def _is_dust(quantity: Decimal, one: _Facts) -> bool:
+    rules = one.market.rules
+    price = one.quote.last if one.quote is not None else None
+    is_worthless = price is not None and rules.notional(quantity, price) < rules.min_notional
+    return quantity <= 0 or quantity < rules.min_quantity or is_worthless
+
+
+def _exit_pause(failures: int) -> timedelta:
+    # The exponent is bounded too: an exit that fails for hours must not become a number no clock can hold.
+    return min(timedelta(seconds=2 ** min(failures, 10)), LONGEST_EXIT_PAUSE)
 
 
 def _write(wishes: _Wishes) -> None:

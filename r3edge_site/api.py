@@ -11,7 +11,9 @@ from typing import Any
 
 from django.core.exceptions import ValidationError as DjangoValidationError
 from django.db import IntegrityError
-from django.db.models import ProtectedError
+from django.http import HttpRequest, JsonResponse
+from django.urls import re_path
+from django.views.decorators.csrf import csrf_exempt
 from psycopg.errors import UniqueViolation
 from rest_framework import exceptions
 from rest_framework.response import Response
@@ -35,7 +37,6 @@ from strategies.api import ConfigInUse, ConfigViewSet, SignalViewSet, StrategyVi
 STATUSES: dict[type[Exception], int] = {
     UnableToCommand: 409,
     ConfigInUse: 409,
-    ProtectedError: 409,
     ExchangeUnavailable: 503,
     UnableToDecrypt: 503,
 }
@@ -67,6 +68,9 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
     if isinstance(error, IntegrityError) and isinstance(error.__cause__, UniqueViolation):
         # Two requests for the same at once: each had looked before either wrote.
         return _answer(409, "conflict", "wanted something new, was there already")
+    if isinstance(error, RecursionError):
+        # Python's JSON reader raises it, and nothing of ours recurses on what a client sends.
+        return _answer(400, "parse_error", "wanted JSON that is not nested so deep")
     for kind, status in STATUSES.items():
         if isinstance(error, kind):
             return _answer(status, _snake(type(error).__name__), str(error))
@@ -87,6 +91,28 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
 
 
 _CODES = {403: "permission_denied", 404: "not_found"}
+
+
+def failures_documented(result: dict[str, Any], **_: Any) -> dict[str, Any]:
+    """Tell the schema's reader, at every address, how a failure looks."""
+    result["components"]["schemas"]["Failure"] = {
+        "type": "object",
+        "properties": {
+            "code": {"type": "string", "description": "For programs.", "example": "unable_to_command"},
+            "detail": {"type": "string", "description": "For people: what was wanted, and what was found."},
+            "fields": {
+                "type": "object",
+                "description": "With status 400: what is wrong, by field.",
+                "additionalProperties": {},
+            },
+        },
+        "required": ["code", "detail"],
+    }
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}}
+    for methods in result["paths"].values():
+        for operation in methods.values():
+            operation["responses"]["default"] = {"description": "Any failure.", "content": content}
+    return result
 
 
 def _answer(status: int, code: str, detail: str) -> Response:
@@ -117,4 +143,12 @@ router = DefaultRouter(trailing_slash=False)
 router.include_format_suffixes = False
 for prefix, viewset in ROUTES.items():
     router.register(prefix, viewset, basename=prefix.removesuffix("s"))
-urlpatterns = router.urls
+
+
+@csrf_exempt
+def not_found(request: HttpRequest) -> JsonResponse:
+    """The answer at an address that there is not, in the shape of every other failure."""
+    return JsonResponse({"code": "not_found", "detail": f"no such address: {request.path}"}, status=404)
+
+
+urlpatterns = [*router.urls, re_path("", not_found)]

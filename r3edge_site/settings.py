@@ -107,6 +107,8 @@ REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    # In ASCII: JSON may carry half a surrogate pair, which a refusal that quotes it could not be encoded with otherwise.
+    "UNICODE_JSON": False,
     "EXCEPTION_HANDLER": "r3edge_site.api.exception_handler",
     # Attempts are counted per address: behind the proxy that speaks HTTPS for us, its X-Forwarded-For tells them apart.
     "NUM_PROXIES": 1 if ENVIRONMENT.is_https else 0,
@@ -123,6 +125,10 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "r3edge_site.api.failures_documented",
+    ],
     "ENUM_NAME_OVERRIDES": {
         "SideEnum": "orders.models.Side",
         "PositionSideEnum": "orders.models.PositionSide",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any, cast
 
 import redis
@@ -10,23 +11,26 @@ from django.conf import settings
 from django.contrib.auth import authenticate
 from django.contrib.auth.models import User
 from django.db.models import QuerySet
+from drf_spectacular.authentication import BasicScheme
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from knox.auth import TokenAuthentication
 from knox.models import AuthToken
-from rest_framework import exceptions, mixins, permissions, serializers, viewsets
+from rest_framework import exceptions, mixins, permissions, serializers
 from rest_framework.authentication import BaseAuthentication, BasicAuthentication, SessionAuthentication
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
-from pipeline.rest import NewestFirst
+from pipeline.rest import NewestFirst, Rows
 
 logger = logging.getLogger(__name__)
 
 # Enough of a digest to tell one's tokens apart.
 PREFIX_LENGTH = 12
+PREFIX = re.compile(f"[0-9a-f]{{{PREFIX_LENGTH}}}")
 WINDOW_SECONDS = 60
+REFUSAL = "wanted the name and password of an active user, was something else"
 ATTEMPTS_PER_WINDOW = 10
 
 
@@ -51,6 +55,21 @@ class AttemptsPerAddress(BaseThrottle):
 
     def wait(self) -> float:
         return WINDOW_SECONDS
+
+
+class PasswordAuthentication(BasicAuthentication):
+    """HTTP Basic, for getting a token only."""
+
+    def authenticate_credentials(self, userid: str, password: str, request: Request | None = None) -> tuple[User, None]:
+        if "\0" in userid:  # the database takes no such text, and nobody is called so
+            raise exceptions.AuthenticationFailed(REFUSAL)
+        return cast("tuple[User, None]", super().authenticate_credentials(userid, password, request))
+
+
+class PasswordScheme(BasicScheme):  # type: ignore[misc]
+    """What the schema says of it."""
+
+    target_class = PasswordAuthentication
 
 
 class CredentialsSerializer(serializers.Serializer[Any]):
@@ -79,34 +98,39 @@ class NewestTokenFirst(NewestFirst):
     ordering = "-created"
 
 
-class TokenViewSet(mixins.ListModelMixin, mixins.DestroyModelMixin, viewsets.GenericViewSet[AuthToken]):
+class TokenViewSet(mixins.ListModelMixin, mixins.DestroyModelMixin, Rows[AuthToken]):
     """One's own API tokens."""
 
     queryset = AuthToken.objects.all()
     serializer_class = TokenSerializer
     pagination_class = NewestTokenFirst
+    lookup_url_kwarg = "id"
 
     def get_authenticators(self) -> list[BaseAuthentication]:
         # A token cannot make another: one that leaked would then never expire.
         if self.request is not None and self.request.method == "POST":
-            return [BasicAuthentication(), SessionAuthentication()]
+            return [PasswordAuthentication(), SessionAuthentication()]
         return [TokenAuthentication(), SessionAuthentication()]
 
     def get_permissions(self) -> list[Any]:
         return [permissions.AllowAny()] if self.action == "create" else [permissions.IsAuthenticated()]
 
-    def get_throttles(self) -> list[BaseThrottle]:
-        return [AttemptsPerAddress()] if self.action == "create" else []
+    def perform_authentication(self, request: Request) -> None:
+        # Counted before anybody is authenticated: HTTP Basic is a password to be guessed as much as one in the body.
+        attempts = AttemptsPerAddress()
+        if self.action == "create" and not attempts.allow_request(request, self):
+            self.throttled(request, attempts.wait())
+        super().perform_authentication(request)
 
     def get_queryset(self) -> QuerySet[AuthToken]:
         return cast("QuerySet[AuthToken]", AuthToken.objects.filter(user=self.request.user.pk))
 
     def get_object(self) -> AuthToken:
-        prefix = self.kwargs["pk"]
-        tokens = self.get_queryset().filter(digest__startswith=prefix)[:1] if len(prefix) == PREFIX_LENGTH else []
-        for token in tokens:
-            return cast(AuthToken, token)
-        raise exceptions.NotFound
+        prefix = self.kwargs["id"]
+        token = self.get_queryset().filter(digest__startswith=prefix).first() if PREFIX.fullmatch(prefix) else None
+        if token is None:
+            raise exceptions.NotFound
+        return token
 
     @extend_schema(request=CredentialsSerializer, responses={201: NewTokenSerializer})
     def create(self, request: Request) -> Response:
@@ -125,5 +149,5 @@ class TokenViewSet(mixins.ListModelMixin, mixins.DestroyModelMixin, viewsets.Gen
         credentials.is_valid(raise_exception=True)
         user = authenticate(request, **credentials.validated_data)
         if user is None:
-            raise exceptions.AuthenticationFailed("wanted the name and password of an active user, was something else")
+            raise exceptions.AuthenticationFailed(REFUSAL)
         return user

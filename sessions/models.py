@@ -117,7 +117,7 @@ class TradingSession(Guarded):
         return self.name
 
     def clean(self) -> None:
-        if self.account_id is None or self.config_id is None:
+        if None in (self.account_id, self.config_id):
             return  # the form has said so already
         market = self.config.feed.market
         if self.config.owner_id != self.account.owner_id:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from aiohttp import web
 
@@ -27,6 +28,7 @@ from simulator.market import Market
 from simulator.prices import MINUTE_MS
 from simulator.replays import Replay, decimals_of, read_candles
 from simulator.rules import SYMBOL_PATTERN
+from simulator.state import StateFile, StateUnusable
 
 MATCH_EVERY_S = 0.05
 HISTORY_BEFORE_REPLAY_MINUTES = 1_440
@@ -71,6 +73,12 @@ control API (JSON, under /_sim)
   GET  oracle    [?apiKey=] [&requests=n]  every order, stop order, fill, deposit, balance; the latest (20,000) requests
   With --control-token-env they want "Authorization: Bearer <token>" (health does not).
 
+state
+  With --state FILE everything survives the simulator, even when it is killed: accounts, orders, fills, stop orders,
+  prices set by hand, settings and the clock are in FILE before an answer leaves. Started again with the same options it
+  goes on from there; market time has passed meanwhile as if it had run. FILE holds the accounts' secrets (mode 600).
+  Faults and the request log start anew. --start, --speed, --duplicates and --accounts count for a new FILE only.
+
 client order ids
   --duplicates active: refused while an order with the same clientOid is live (KuCoin's documented behaviour);
   always: refused for ever; never: never refused, the newest is found.
@@ -96,6 +104,7 @@ class Options:
     duplicates: DuplicatePolicy
     accounts: Path | None
     control_token: str | None
+    state: Path | None = None
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -129,6 +138,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--volatility", default="0.001", help="standard deviation of a minute's return (0.001)")
     made.add_argument("--duplicates", default="active", help="client order id policy: active, always or never (active)")
     made.add_argument("--accounts", metavar="FILE", help="JSON list of accounts to open, as for POST /_sim/accounts")
+    made.add_argument("--state", metavar="FILE", help="keep everything in FILE and go on from it when started again")
     made.add_argument("--control-token-env", metavar="NAME", help="environment variable that holds a token for /_sim")
     return made
 
@@ -162,14 +172,18 @@ def read_options(arguments: list[str]) -> Options:
         duplicates=DuplicatePolicy(given.duplicates),
         accounts=None if given.accounts is None else Path(given.accounts),
         control_token=_control_token(given.control_token_env),
+        state=None if given.state is None else Path(given.state),
     )
 
 
 def build(options: Options) -> Exchange:
-    """The exchange that ``options`` ask for."""
+    """The exchange that ``options`` ask for; with a state file, as it was left."""
     replays = {symbol: _replay(symbol, file) for symbol, file in options.candles.items()}
+    state = None if options.state is None else StateFile(options.state)
     start_ms = options.start_ms
-    if start_ms is None:
+    if state is not None and state.start_ms is not None:
+        start_ms = state.start_ms
+    elif start_ms is None:
         start_ms = _start_of(replays) if replays else wall_ms()
     market = Market(
         seed=options.seed,
@@ -185,9 +199,29 @@ def build(options: Options) -> Exchange:
         else:
             market.add(symbol)
     exchange = Exchange(market, MarketClock(start_ms, options.speed), options.duplicates)
-    if options.accounts is not None:
+    is_new = state is None or state.start_ms is None
+    if state is not None:
+        state.attach(exchange, start_ms, _made_of(options))
+        log.info("%s state in %s", "new" if is_new else "going on from the", state.path)
+    if options.accounts is not None and is_new:
         _open_accounts(exchange, options.accounts)
+    exchange.keep()
     return exchange
+
+
+def _made_of(options: Options) -> dict[str, Any]:
+    """The options that a state file only makes sense with."""
+    return {
+        "--seed": str(options.seed),
+        "--volatility": str(options.volatility),
+        "--slippage": str(options.slippage),
+        "--maker-fee": str(options.fees[0]),
+        "--taker-fee": str(options.fees[1]),
+        "--symbols": ",".join(options.symbols),
+        "--candles": {
+            symbol: hashlib.sha256(file.read_bytes()).hexdigest() for symbol, file in options.candles.items()
+        },
+    }
 
 
 async def serve(options: Options, exchange: Exchange) -> None:
@@ -220,6 +254,7 @@ async def _match_until(stop: asyncio.Event, exchange: Exchange) -> None:
     """Fill resting orders while nobody asks."""
     while not stop.is_set():
         exchange.advance()
+        exchange.keep()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), MATCH_EVERY_S)
 
@@ -230,7 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
         options = read_options(sys.argv[1:] if arguments is None else arguments)
         exchange = build(options)
         asyncio.run(serve(options, exchange))
-    except BadOption as error:
+    except (BadOption, StateUnusable) as error:
         print(f"simulator: {error}", file=sys.stderr)
         return 2
     return 0

@@ -111,6 +111,8 @@ class Server:
             return 200, {"code": "200000", "data": self._data(request, path, raw_body, body)}
         except Refused as refused:
             return refused.http_status, {"code": refused.code, "msg": refused.message}
+        finally:
+            self._exchange.keep()
 
     def _data(self, request: web.Request, path: str, raw_body: bytes, body: dict[str, Any] | None) -> Any:
         route, tail = self._route(request.method, path)
@@ -218,6 +220,8 @@ class Server:
             return _json_response(error.http_status, {"error": str(error)})
         except ValueError as error:
             return _json_response(400, {"error": str(error)})
+        finally:
+            self._exchange.keep()
 
 
 def _json_response(status: int, value: Any) -> web.Response:

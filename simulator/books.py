@@ -13,6 +13,7 @@ from decimal import Decimal
 
 from domain.market import ZERO, Side
 from simulator.credentials import Credentials
+from simulator.market import Listing, Switch
 from simulator.orders import Fill, Order, StopOrder
 from simulator.rules import text
 
@@ -80,7 +81,7 @@ class Account:
         return wanted in self.permissions.split(",")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Deposit:
     """Money that came (or, negative, went) other than by trading."""
 
@@ -88,6 +89,9 @@ class Deposit:
     currency: str
     amount: Decimal
     at_ms: int
+
+
+Row = Account | Deposit | Order | StopOrder | Fill | Listing | Switch
 
 
 class Books:
@@ -99,24 +103,33 @@ class Books:
         self.stops: list[StopOrder] = []
         self.fills: list[Fill] = []
         self.deposits: list[Deposit] = []
+        self.changed: dict[Row, None] | None = None  # since the last step; None when nobody keeps it
+        self.id_prefix = os.urandom(7).hex()  # ids of two runs must not meet in a client's books
         self._number = 0
         self._trade_ids: dict[str, int] = {}
-        self._id_prefix = os.urandom(7).hex()  # ids of two runs must not meet in a client's books
+
+    def note(self, *rows: Row) -> None:
+        """Remember that ``rows`` changed; whatever changes one must say so here."""
+        if self.changed is not None:
+            self.changed.update(dict.fromkeys(rows))
 
     def next_number(self) -> int:
         self._number += 1
         return self._number
 
     def order_id(self, number: int) -> str:
-        return f"{self._id_prefix}{number:010x}"
+        return f"{self.id_prefix}{number:010x}"
 
     def deposit(self, account: Account, currency: str, amount: Decimal, at_ms: int) -> None:
         account.balance(currency).total += amount
-        self.deposits.append(Deposit(account, currency, amount, at_ms))
+        made = Deposit(account, currency, amount, at_ms)
+        self.deposits.append(made)
+        self.note(account, made)
 
     def accept(self, order: Order) -> None:
         account, request = order.account, order.request
         self.orders.append(order)
+        self.note(order)
         account.orders[order.id] = order
         if request.client_oid:
             account.by_client_oid[request.client_oid] = order
@@ -124,6 +137,7 @@ class Books:
 
     def accept_stop(self, stop: StopOrder) -> None:
         self.stops.append(stop)
+        self.note(stop)
         stop.account.stops[stop.id] = stop
         stop.account.active_stops[stop.id] = stop
         if stop.request.client_oid:
@@ -135,6 +149,7 @@ class Books:
         currency = rules.quote if order.request.side is Side.BUY else rules.base
         order.account.balance(currency).holds += amount - order.hold
         order.hold = amount
+        self.note(order, order.account)
 
     def fill(self, order: Order, price: Decimal, size: Decimal, fee: Decimal, is_maker: bool, at_ms: int) -> Fill:
         """Execute ``size`` of ``order`` at ``price``: the one place where trading moves money."""
@@ -151,6 +166,7 @@ class Books:
         rate = rules.maker_fee if is_maker else rules.taker_fee
         made = Fill(self.next_number(), trade_id, order, is_maker, price, size, funds, fee, rate, at_ms)
         self.fills.append(made)
+        self.note(order, account, made)
         account.book(rules.symbol).fills.append(made)
         account.fills_of.setdefault(order.id, []).append(made)
         return made
@@ -167,6 +183,28 @@ class Books:
         book = order.account.book(order.request.listing.rules.symbol)
         del book.active[order.id]
         book.done.append(order)
+
+    def read_back(self, orders: list[Order], stops: list[StopOrder], fills: list[Fill]) -> None:
+        """Fill empty books with what was kept of them; balances and holds are the accounts' own."""
+        for stop in stops:
+            self.accept_stop(stop)
+            if not stop.is_active:
+                del stop.account.active_stops[stop.id]
+        for order in orders:
+            self.accept(order)
+        for order in sorted((order for order in orders if not order.is_active), key=lambda order: order.done_number):
+            book = order.account.book(order.request.listing.rules.symbol)
+            del book.active[order.id]
+            book.done.append(order)
+        for fill in fills:
+            symbol = fill.order.request.listing.rules.symbol
+            self.fills.append(fill)
+            self._trade_ids[symbol] = max(fill.trade_id, self._trade_ids.get(symbol, 0))
+            fill.order.account.book(symbol).fills.append(fill)
+            fill.order.account.fills_of.setdefault(fill.order.id, []).append(fill)
+        numbered: list[Order | StopOrder | Fill] = [*orders, *stops, *fills]
+        numbers = [one.number for one in numbered] + [order.done_number for order in orders]
+        self._number = max(numbers, default=0)
 
     def live_client_oid(self, account: Account, client_oid: str) -> bool:
         """Whether an order with this id of the client is still live."""

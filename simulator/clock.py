@@ -21,6 +21,7 @@ class MarketClock:
         self._since = time.monotonic()
         self.speed = speed
         self.is_stopped = speed == 0
+        self.changes = 0  # how often somebody set it
 
     def now_ms(self) -> int:
         if self.is_stopped:
@@ -30,16 +31,19 @@ class MarketClock:
     def set_speed(self, speed: float) -> None:
         """Run on at ``speed``; 0 stops."""
         self._settle()
+        self.changes += 1
         self.speed = speed
         self.is_stopped = speed == 0
 
     def stop(self) -> None:
         self._settle()
+        self.changes += 1
         self.is_stopped = True
 
     def resume(self) -> None:
         """Run again at the last speed."""
         self._settle()
+        self.changes += 1
         self.is_stopped = self.speed == 0
 
     def jump_to(self, now_ms: int) -> None:
@@ -50,6 +54,20 @@ class MarketClock:
                 f"wanted a time not before {self._base_ms}, was {now_ms}: the market clock never goes back"
             )
         self._base_ms = now_ms
+        self.changes += 1
+
+    def anchor(self) -> tuple[int, int, float, bool]:
+        """(market time, wall time, speed, whether it stands still): what ``resume_from`` goes on from."""
+        self._settle()
+        return self._base_ms, wall_ms(), self.speed, self.is_stopped
+
+    def resume_from(self, base_ms: int, wall: int, speed: float, is_stopped: bool, not_before_ms: int) -> None:
+        """Go on as if it had never been away: real time passed while nobody read it. Not before a time already told."""
+        passed = 0 if is_stopped else int(max(0, wall_ms() - wall) * speed)
+        self._base_ms = max(base_ms + passed, not_before_ms)
+        self._since = time.monotonic()
+        self.speed = speed
+        self.is_stopped = is_stopped
 
     def _settle(self) -> None:
         self._base_ms = self.now_ms()

@@ -17,9 +17,8 @@ from simulator.exchange import DuplicatePolicy, Exchange, Status
 from simulator.faults import FaultScript
 from simulator.market import Listing
 from simulator.orders import Order, StopOrder
-from simulator.prices import MINUTE_MS, Pinned, Source
-from simulator.replays import Replay, parse_rows
-from simulator.rules import SYMBOL_PATTERN, Rules, text
+from simulator.replays import parse_rows
+from simulator.rules import SYMBOL_PATTERN, text
 
 DEFAULT_PERMISSIONS = "General,Spot"
 MAX_STEP_MS = 400 * 86_400_000  # further would compute prices for minutes on end
@@ -52,7 +51,6 @@ class Control:
         self._exchange = exchange
         self._faults = faults
         self._requests = requests
-        self._unpinned: dict[str, Source] = {}
         self._routes: dict[tuple[str, str], Callable[[Query, Body], dict[str, Any]]] = {
             ("GET", "/health"): self._health,
             ("POST", "/accounts"): self._add_account,
@@ -161,9 +159,7 @@ class Control:
         rows = body.get("candles")
         if not isinstance(rows, list):
             raise ValueError("wanted candles to be a list")
-        replay = Replay(parse_rows(rows), listing.rules.price_increment)
-        self._unpinned.pop(listing.rules.symbol, None)
-        self._exchange.switch_source(listing, replay.first_minute * MINUTE_MS, replay)
+        self._exchange.script(listing, parse_rows(rows))
         return {"symbol": listing.rules.symbol, "candles": len(rows), "price": self._price(listing)}
 
     def _pin_price(self, listing: Listing, body: Body) -> dict[str, Any]:
@@ -171,18 +167,11 @@ class Control:
         _only(body, ("price",))
         if "price" not in body:
             raise ValueError("wanted a price, or null to let it move again")
-        symbol, now_ms = listing.rules.symbol, self._exchange.advance()
         price = _decimal(body, "price")
-        if price is None:
-            source = self._unpinned.pop(symbol, None)
-            if source is not None:
-                self._exchange.switch_source(listing, now_ms, source)
-        else:
-            if price <= 0 or price % listing.rules.price_increment:
-                raise ValueError(f"wanted a price in steps of {listing.rules.price_increment}, was {price}")
-            self._unpinned.setdefault(symbol, listing.timeline.source_at(now_ms))
-            self._exchange.switch_source(listing, now_ms, Pinned(price, listing.rules.price_increment))
-        return {"symbol": symbol, "price": self._price(listing)}
+        if price is not None and (price <= 0 or price % listing.rules.price_increment):
+            raise ValueError(f"wanted a price in steps of {listing.rules.price_increment}, was {price}")
+        self._exchange.pin(listing, price)
+        return {"symbol": listing.rules.symbol, "price": self._price(listing)}
 
     def _price(self, listing: Listing) -> str:
         return text(listing.price_at(self._exchange.advance()))
@@ -207,15 +196,10 @@ class Control:
         listing = self._exchange.market.listings.get(symbol)
         if listing is None:
             listing = self._exchange.market.add(symbol, **changes)
+            self._exchange.books.note(listing)
         elif changes:
-            self._change_rules(listing, replace(listing.rules, **changes))
+            self._exchange.change_rules(listing, replace(listing.rules, **changes))
         return listing.rules.wire()
-
-    def _change_rules(self, listing: Listing, rules: Rules) -> None:
-        if rules.price_increment != listing.rules.price_increment and listing.rules.symbol in self._unpinned:
-            source = self._unpinned[listing.rules.symbol]
-            self._unpinned[listing.rules.symbol] = source.with_tick(rules.price_increment)
-        self._exchange.change_rules(listing, rules)
 
     # -- faults -------------------------------------------------------------------------------------------------
 
@@ -312,6 +296,7 @@ def account_set(exchange: Exchange, body: Body) -> Account:
         uid = 10_000_000 + len(books.accounts)
         account = books.accounts[key] = Account(uid, key, credentials, permissions, ip_whitelist, now_ms)
     account.credentials, account.permissions, account.ip_whitelist = credentials, permissions, ip_whitelist
+    books.note(account)
     for currency, amount in amounts.items():
         difference = amount - account.balance(currency).total
         if difference:

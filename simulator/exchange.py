@@ -6,6 +6,7 @@ A taker trades against a depth made from the price; its own trading does not mov
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from enum import StrEnum
 
@@ -13,9 +14,10 @@ from domain.market import ZERO, Side
 from domain.matching import fee_of
 from simulator.books import Account, Books
 from simulator.clock import MarketClock
-from simulator.market import Listing, Market
+from simulator.market import Listing, Market, Switch
 from simulator.orders import Order, OrderRequest, StopOrder
-from simulator.prices import Source
+from simulator.prices import MINUTE_MS
+from simulator.replays import CandleRow, Replay
 from simulator.rules import Rules, text
 from simulator.walker import PathWalker, Waiting
 
@@ -58,6 +60,8 @@ class Exchange:
         self.books = Books()
         self.duplicates = duplicates
         self.status = Status.OPEN
+        self.advanced_to_ms = clock.now_ms()
+        self.keep: Callable[[], object] = _nothing  # called after every step, before anybody is told of its outcome
         self._walkers: dict[str, PathWalker] = {}
 
     # -- time and prices ----------------------------------------------------------------------------------------
@@ -67,13 +71,22 @@ class Exchange:
         now_ms = self.clock.now_ms()
         for walker in self._walkers.values():
             walker.advance(now_ms)
+        self.advanced_to_ms = now_ms
         return now_ms
 
-    def switch_source(self, listing: Listing, at_ms: int, source: Source) -> None:
-        """Take ``listing``'s prices from ``source`` from ``at_ms`` on; orders meet a changed price at once."""
+    def pin(self, listing: Listing, price: Decimal | None) -> None:
+        """Hold ``listing`` at ``price`` from now on, or (None) let it move as before; orders meet it at once."""
+        self._switch(listing, Switch(listing.rules.symbol, self.advance(), price))
+
+    def script(self, listing: Listing, rows: Sequence[CandleRow]) -> None:
+        """Replay ``rows`` on ``listing`` from the first one on; ValueError for rows that are no candles."""
+        first_minute = Replay(rows, listing.rules.price_increment).first_minute
+        self._switch(listing, Switch(listing.rules.symbol, first_minute * MINUTE_MS, rows=tuple(rows)))
+
+    def _switch(self, listing: Listing, switch: Switch) -> None:
         walker = self._walker(listing, self.advance())
-        listing.timeline.switch(at_ms, source)
-        listing.forget_day()
+        listing.switch(switch)
+        self.books.note(switch)
         walker.look()
 
     def change_rules(self, listing: Listing, rules: Rules) -> None:
@@ -83,6 +96,7 @@ class Exchange:
         if is_new_tick and walker.is_waiting:
             raise ValueError(f"wanted no live orders on {rules.symbol} while its price increment changes")
         listing.change_rules(rules)
+        self.books.note(listing)
         if is_new_tick:
             walker.remeasure()
 
@@ -91,6 +105,15 @@ class Exchange:
         if found is None:
             found = self._walkers[listing.rules.symbol] = PathWalker(listing, now_ms, self._fire, self._expire)
         return found
+
+    def wait_again(self, now_ms: int) -> None:
+        """Let the live orders of books that were read back meet the price path from ``now_ms`` on."""
+        self.advanced_to_ms = now_ms
+        resting = [order for order in self.books.orders if order.is_active and order.is_resting]
+        stops = [stop for stop in self.books.stops if stop.is_active]
+        waiting: list[Waiting] = [*resting, *stops]
+        for one in sorted(waiting, key=lambda one: one.number):
+            self._walker(one.request.listing, now_ms).add(one)
 
     # -- placing ------------------------------------------------------------------------------------------------
 
@@ -226,6 +249,7 @@ class Exchange:
         stop.is_active = False
         stop.status = "TRIGGERED"
         stop.triggered_at_ms = at_ms
+        self.books.note(stop)
         del account.active_stops[stop.id]
         executions = self._executions(request, price)
         stop.order = order = self._accept(account, request, at_ms, stop.arrived_at_ms)
@@ -252,6 +276,7 @@ class Exchange:
             raise Refused("400100", NOT_CANCELABLE)
         stop.is_active = False
         stop.status = "CANCELED"
+        self.books.note(stop)
         del stop.account.active_stops[stop.id]
         return stop
 
@@ -266,6 +291,10 @@ class Exchange:
         else:
             left = order.remain_size
             self.books.finish(order, at_ms, cancelled_size=left, cancelled_funds=left * (request.price or ZERO))
+
+
+def _nothing() -> None:
+    """The keeping of an exchange that keeps nothing."""
 
 
 def _check_rules(request: OrderRequest, market_price: Decimal | None) -> None:

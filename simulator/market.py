@@ -7,7 +7,7 @@ numbers as text, candles newest first in seconds as open-close-high-low, the ope
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_FLOOR, Decimal
 from itertools import islice
 from typing import Any
@@ -16,7 +16,8 @@ import numpy as np
 
 from domain.market import ZERO, Side
 from domain.matching import market_fill_price
-from simulator.prices import DAY_MINUTES, MINUTE_MS, IntArray, Minutes, Source, Timeline, Walk
+from simulator.prices import DAY_MINUTES, MINUTE_MS, IntArray, Minutes, Pinned, Source, Timeline, Walk
+from simulator.replays import CandleRow, Replay
 from simulator.rules import Rules, currency_wire, default_rules, dollars, text
 
 MAX_CANDLES = 1_500
@@ -47,6 +48,16 @@ _TRADE_SPACING_MS = 2_000
 _TRADES = 100
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Switch:
+    """Prices taken over by hand from ``at_ms`` on: held at ``price``, replayed from ``rows``, or (neither) let go."""
+
+    symbol: str
+    at_ms: int
+    price: Decimal | None = None
+    rows: tuple[CandleRow, ...] = ()
+
+
 class Listing:
     """One symbol: its rules, its timeline, and what they make of a moment."""
 
@@ -57,11 +68,32 @@ class Listing:
         self._day: tuple[int, Minutes] = (-1, source.minutes(0, 0))
         per_dollar = DEPTH_FIRST_LEVEL / dollars(rules.quote)
         self._depth_quote = per_dollar
+        self.switches: list[Switch] = []
+        self._before_pin: Source | None = None
 
     def change_rules(self, rules: Rules) -> None:
         if rules.price_increment != self.rules.price_increment:
             self.timeline.retick(rules.price_increment)
+            if self._before_pin is not None:
+                self._before_pin = self._before_pin.with_tick(rules.price_increment)
         self.rules = rules
+
+    def switch(self, switch: Switch) -> None:
+        """Take over the prices; letting go returns to the source before the first pin."""
+        if switch.rows:
+            source: Source = Replay(switch.rows, self.rules.price_increment)
+            self._before_pin = None
+        elif switch.price is not None:
+            source = Pinned(switch.price, self.rules.price_increment)
+            if self._before_pin is None:
+                self._before_pin = self.timeline.source_at(switch.at_ms)
+        elif self._before_pin is not None:
+            source, self._before_pin = self._before_pin, None
+        else:
+            return
+        self.timeline.switch(switch.at_ms, source)
+        self.switches.append(switch)
+        self._day = (-1, self._day[1])  # what was read of the last 24 hours may have been rewritten
 
     def price_at(self, at_ms: int) -> Decimal:
         return self.timeline.price_at(at_ms) * self.rules.price_increment
@@ -237,10 +269,6 @@ class Listing:
             start = min(max(self.timeline.first_minute, minute - DAY_MINUTES + 1), minute)
             self._day = (minute, self.timeline.minutes(start, minute))
         return self._day[1]
-
-    def forget_day(self) -> None:
-        """Drop what was read of the last 24 hours, after the timeline was rewritten."""
-        self._day = (-1, self._day[1])
 
 
 class Market:

@@ -226,7 +226,7 @@ class StopOrder:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Fill:
     """One execution. ``trade_id`` is unique within its symbol only, as at KuCoin; ``number`` everywhere."""
 

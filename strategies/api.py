@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from typing import Any, cast
 
@@ -62,6 +63,18 @@ class StrategyViewSet(viewsets.ViewSet):
         return Response(strategy_described(LIBRARY[name]))
 
 
+class ParametersField(serializers.DictField):
+    """Parameters by name. Half a surrogate pair is legal in JSON and in no other place that they go to."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        values = super().to_internal_value(data)
+        try:
+            json.dumps(values, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise serializers.ValidationError("wanted text that can be written as UTF-8, was something else") from None
+        return values
+
+
 class ConfigSerializer(RowSerializer[StrategyConfig]):
     owner = serializers.CharField(source="owner.username", read_only=True)
     exchange_name = serializers.CharField(source="feed.market.exchange.name", read_only=True)
@@ -86,7 +99,7 @@ class ConfigInput(RowSerializer[StrategyConfig]):
     exchange = ExchangeRelated(queryset=Exchange.objects.all(), required=False)
     symbol = serializers.CharField(required=False, max_length=40)
     timeframe = serializers.ChoiceField(choices=TIMEFRAMES)
-    parameters = serializers.DictField(default=dict, help_text="As the strategy's schema says; the rest are defaults.")
+    parameters = ParametersField(default=dict, help_text="As the strategy's schema says; the rest are defaults.")
 
     class Meta:
         model = StrategyConfig
@@ -110,7 +123,7 @@ class ConfigInput(RowSerializer[StrategyConfig]):
 class ConfigChange(RowSerializer[StrategyConfig]):
     """What can be changed of a configuration: its name, and its parameters while no active session uses it."""
 
-    parameters = serializers.DictField(required=False)
+    parameters = ParametersField(required=False)
 
     class Meta:
         model = StrategyConfig
@@ -120,9 +133,11 @@ class ConfigChange(RowSerializer[StrategyConfig]):
         config = cast(StrategyConfig, self.instance)
         return _free_name(config.owner_id, name, but=config.pk)
 
-    def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        strategy = cast(StrategyConfig, self.instance).strategy
-        return checked(lambda: parameters_validated(strategy, parameters)) and parameters
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if "parameters" in attrs:
+            strategy = cast(StrategyConfig, self.instance).strategy
+            checked(lambda: parameters_validated(strategy, attrs["parameters"]))
+        return attrs
 
     def update(self, instance: StrategyConfig, validated_data: dict[str, Any]) -> StrategyConfig:
         # Guarded: a session may start between our look and our write.

@@ -9,6 +9,7 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q
 from pydantic import ValidationError as ParametersError
+from pydantic_core import ErrorDetails
 
 from domain.strategy import SignalKind, Strategy
 from marketdata.models import Feed
@@ -25,8 +26,14 @@ def parameters_validated(strategy: str, parameters: dict[str, Any]) -> Strategy[
     try:
         return LIBRARY[strategy].from_values(parameters)
     except ParametersError as error:
-        problems = [f"{'.'.join(map(str, one['loc'])) or strategy}: {one['msg']}" for one in error.errors()]
+        problems = [_problem(strategy, one) for one in error.errors()]
         raise ValidationError({"parameters": problems}) from error
+
+
+def _problem(strategy: str, error: ErrorDetails) -> str:
+    if not error["loc"]:
+        return f"{strategy}: {error['msg']}"  # of several values together: the message names them
+    return f"{'.'.join(map(str, error['loc']))}: {error['msg']}, was {error['input']!r:.60}"
 
 
 class StrategyConfig(models.Model):

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
@@ -31,7 +31,7 @@ class Bells:
     def rung(self, task: str) -> list[dict[str, Any]]:
         """The arguments of every waiting message of ``task``, first rung first."""
         queue = task.split(".")[0]
-        messages = [json.loads(raw) for raw in self.client.lrange(queue, 0, -1)]
+        messages = [json.loads(raw) for raw in cast("list[bytes]", self.client.lrange(queue, 0, -1))]
         return [
             json.loads(base64.b64decode(message["body"]))[1]
             for message in reversed(messages)

@@ -179,8 +179,8 @@ def make_fill(order: Order, quantity: str = "0.02", price: str = "50000", fee: s
         "filled_at": timezone.now(),
     }
     fill = Fill.objects.create(
-        order=order, account=order.account, market=order.market, side=order.side, quantity=Decimal(quantity), price=Decimal(price),
-        fee=Decimal(fee), **{**defaults, **fields},
+        order=order, account=order.account, market=order.market, side=order.side, quantity=Decimal(quantity),
+        price=Decimal(price), fee=Decimal(fee), **{**defaults, **fields},
     )  # fmt: skip
     order.filled += fill.quantity
     order.filled_quote += fill.quantity * fill.price
@@ -222,3 +222,14 @@ def events(topic: str, **data: Any) -> list[dict[str, Any]]:
     """The data of the journal's rows on ``topic`` that hold ``data``, oldest first."""
     found = Event.objects.filter(topic=topic, **{f"data__{name}": value for name, value in data.items()})
     return list(found.order_by("pk").values_list("data", flat=True))
+
+
+def finish(order: Order, status: str = OrderStatus.CLOSED, filled: str | None = None, price: str = "50000") -> Order:
+    """The order as its venue left it: ``filled`` (default: the whole quantity of a CLOSED one) at ``price``, then done."""
+    if filled is None and status == OrderStatus.CLOSED:
+        filled = str(order.quantity)
+    if filled:
+        make_fill(order, quantity=filled, price=price)
+    Order.objects.filter(pk=order.pk).update(status=status, closed_at=timezone.now(), reserved=0)
+    order.refresh_from_db()
+    return order

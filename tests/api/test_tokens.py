@@ -16,8 +16,8 @@ from django.utils import timezone
 from knox.models import AuthToken
 
 from tests.api.conftest import Api
-from tests.factories import make_user
 from tests.conftest import Bells
+from tests.factories import make_user
 
 _addresses = itertools.count(1)
 
@@ -105,6 +105,34 @@ def test_guessing_is_slowed_down_after_ten_attempts_a_minute(client: Client) -> 
     assert answer.headers["Retry-After"] == "60"
 
 
+def test_guessing_by_http_basic_is_slowed_down_too(client: Client) -> None:
+    make_user("alice")
+    wrong, right = (base64.b64encode(f"alice:{word}".encode()).decode() for word in ("guess", "correct horse"))
+
+    statuses = [ask(client, Authorization=f"Basic {wrong}").status_code for _ in range(10)]
+    answer = ask(client, Authorization=f"Basic {right}")
+
+    assert statuses == [401] * 10
+    assert answer.status_code == 429
+    assert AuthToken.objects.count() == 0
+
+
+def test_a_name_with_a_null_character_gets_no_token(client: Client) -> None:
+    answer = ask(client, Authorization=f"Basic {base64.b64encode(b'a' + bytes(1) + b':x').decode()}")
+
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"] == 'Basic realm="api"'
+
+
+def test_a_redis_that_is_away_keeps_nobody_from_their_token(client: Client, settings: Any) -> None:
+    make_user("alice")
+    settings.REDIS_URL = "redis://127.0.0.1:9/0"
+
+    answer = ask(client, {"username": "alice", "password": "correct horse"})
+
+    assert answer.status_code == 201
+
+
 def test_a_token_makes_no_other_token(client: Client) -> None:
     _, token = AuthToken.objects.create(user=make_user("alice"))
 
@@ -147,7 +175,9 @@ def test_a_token_is_ended_by_its_owner_only(alice: Api, bob: Api, root: Api) -> 
     assert AuthToken.objects.count() == 0
 
 
-@pytest.mark.parametrize("wrong", ["a", "%25", "000000000000", "0" * 128])
+@pytest.mark.parametrize(
+    "wrong", ["a", "%25", "%00aaaaaaaaaaa", "%25%25%25%25%25%25%25%25%25%25%25%25", "000000000000", "0" * 128]
+)
 def test_a_token_nobody_has_cannot_be_ended(alice: Api, wrong: str) -> None:
     AuthToken.objects.create(user=alice.user)
 

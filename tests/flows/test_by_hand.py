@@ -35,7 +35,7 @@ def test_a_candle_becomes_a_closed_position_and_the_session_stops(venue: Venue) 
         )
     )  # fmt: skip
     session_start(session.pk)
-    falling_then_up = [50000 - i * 10 for i in range(20)] + [51000]
+    falling_then_up = [50000.0 - i * 10 for i in range(20)] + [51000.0]
     venue.simulator.control("market/BTC-USDT/candles", candles=minute_candles(falling_then_up, START_MS))
     venue.advance(60)
 

@@ -38,7 +38,7 @@ class Simulator:
     """A running simulator as its users see it: over HTTP."""
 
     def __init__(self, exchange: Exchange, token: str | None = None) -> None:
-        self._exchange = exchange
+        self.exchange = exchange
         self._token = token
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
@@ -56,7 +56,7 @@ class Simulator:
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
-        runner = web.AppRunner(Server(self._exchange, self._token).app, access_log=None, shutdown_timeout=0.1)
+        runner = web.AppRunner(Server(self.exchange, self._token).app, access_log=None, shutdown_timeout=0.1)
         self._loop.run_until_complete(runner.setup())
         self._loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", 0).start())
         self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"

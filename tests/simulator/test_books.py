@@ -16,8 +16,7 @@ from simulator.control import account_set
 from simulator.exchange import Exchange, Refused
 from simulator.market import DEPTH_LEVELS
 from simulator.orders import Order, OrderRequest
-from simulator.prices import MINUTE_MS, Pinned
-from simulator.replays import Replay
+from simulator.prices import MINUTE_MS
 from tests.simulator.conftest import START_MS, made_exchange
 
 ACCOUNTS = ("alice", "bob")
@@ -70,7 +69,7 @@ def perform(exchange: Exchange, key: str, side: Side, action: tuple[str, int, in
         elif kind == "wait":
             exchange.clock.jump_to(now_ms + amount * 1000)
         else:
-            exchange.switch_source(listing, now_ms, Pinned(Decimal(amount), listing.rules.price_increment))
+            exchange.pin(listing, Decimal(amount))
 
 
 def expected_totals(exchange: Exchange) -> dict[tuple[str, str], Decimal]:
@@ -160,7 +159,7 @@ def test_a_limit_fills_however_the_clock_is_stepped_exactly_when_a_candle_reache
         extremes = max(before, close) + 1, min(before, close) - 1
         rows.append(((START + number) * MINUTE_MS, before, *extremes, close, 1.0))
         before = close
-    exchange.switch_source(listing, START_MS, Replay(rows, listing.rules.price_increment))
+    exchange.script(listing, rows)
     alice = exchange.books.accounts["alice"]
     placed = exchange.place(alice, request(exchange, Side.BUY, Decimal(1), Decimal(limit)), START_MS, 0)
 
@@ -186,7 +185,7 @@ def test_a_month_of_quiet_minutes_is_walked_at_once_and_the_order_at_its_end_is_
     listing = exchange.market.listings["BTC-USDT"]
     flat = [(START_MS + number * MINUTE_MS, *(Decimal(1_000),) * 4, 1.0) for number in range(43_200)]
     dip = (START_MS + 43_200 * MINUTE_MS, Decimal(1_000), Decimal(1_000), Decimal(940), Decimal(940), 1.0)
-    exchange.switch_source(listing, START_MS, Replay([*flat, dip], listing.rules.price_increment))
+    exchange.script(listing, [*flat, dip])
     alice = exchange.books.accounts["alice"]
     exchange.place(alice, request(exchange, Side.BUY, Decimal(1), Decimal(950)), START_MS, 0)
 
@@ -202,7 +201,7 @@ def test_orders_on_one_path_fill_in_the_order_in_which_it_meets_them() -> None:
     opened(exchange, USDT="20000", BTC="1")
     listing = exchange.market.listings["BTC-USDT"]
     candle = (START_MS, Decimal(1_000), Decimal(1_050), Decimal(960), Decimal(1_010), 1.0)  # low first: it rises
-    exchange.switch_source(listing, START_MS, Replay([candle], listing.rules.price_increment))
+    exchange.script(listing, [candle])
     alice = exchange.books.accounts["alice"]
     for side, price in ((Side.SELL, 1_040), (Side.BUY, 980), (Side.SELL, 1_020), (Side.BUY, 970)):
         exchange.place(alice, request(exchange, side, Decimal("0.1"), Decimal(price)), START_MS, 0)
@@ -223,7 +222,7 @@ def test_a_stop_limit_that_fires_on_the_way_up_does_not_buy_below_before_the_pri
         (START_MS, Decimal(1_000), Decimal(1_060), Decimal(1_000), Decimal(1_060), 1.0),
         (START_MS + MINUTE_MS, Decimal(1_060), Decimal(1_060), Decimal(1_015), Decimal(1_015), 1.0),
     ]
-    exchange.switch_source(listing, START_MS, Replay(candles, listing.rules.price_increment))
+    exchange.script(listing, candles)
     alice = exchange.books.accounts["alice"]
     wanted = request(exchange, Side.BUY, Decimal(1), Decimal(1_020))
     exchange.place_stop(alice, wanted, Decimal(1_030), True, START_MS, 0)
@@ -247,7 +246,7 @@ def test_an_order_that_fires_and_expires_inside_one_step_of_the_clock_does_not_f
         (START_MS + number * MINUTE_MS, before, max(before, close), min(before, close), close, 1.0)
         for number, (before, close) in enumerate(zip([closes[0], *closes], closes, strict=False))
     ]
-    exchange.switch_source(listing, START_MS, Replay(rows, listing.rules.price_increment))
+    exchange.script(listing, rows)
     alice = exchange.books.accounts["alice"]
     wanted = request(exchange, Side.BUY, Decimal(1), Decimal(1_020))
     wanted.time_in_force, wanted.cancel_after_s = "GTT", 60
@@ -269,7 +268,7 @@ def test_an_order_inside_the_spread_fills_at_its_own_price_though_the_price_move
     opened(exchange, USDT="20000", BTC="1")
     listing = exchange.market.listings["BTC-USDT"]
     prices = Decimal(1_000), Decimal(max(1_000, close)), Decimal(min(1_000, close)), Decimal(close)
-    exchange.switch_source(listing, START_MS, Replay([(START_MS, *prices, 1.0)], listing.rules.price_increment))
+    exchange.script(listing, [(START_MS, *prices, 1.0)])
     alice = exchange.books.accounts["alice"]
     exchange.clock.jump_to(START_MS + 20_000)  # on the straight line from 1,000 to the close
     now_ms = exchange.advance()
