@@ -67,6 +67,7 @@ class Denial(StrEnum):
     """Why our own risk check refused an order; each is shown to the trader as it stands in ``DENIAL_TEXTS``."""
 
     SESSION_NOT_ACTIVE = "SESSION_NOT_ACTIVE"
+    REQUEST_TOO_OLD = "REQUEST_TOO_OLD"
     ACCOUNT_PAUSED = "ACCOUNT_PAUSED"
     MARKET_NOT_TRADABLE = "MARKET_NOT_TRADABLE"
     SIDE_NOT_TRADABLE = "SIDE_NOT_TRADABLE"
@@ -82,6 +83,7 @@ class Denial(StrEnum):
 
 DENIAL_TEXTS: Mapping[Denial, str] = {
     Denial.SESSION_NOT_ACTIVE: "The session no longer takes new positions.",
+    Denial.REQUEST_TOO_OLD: "The entry waited too long to be valued; its signal is old news.",
     Denial.ACCOUNT_PAUSED: "The account is paused: the venue refused its keys.",
     Denial.MARKET_NOT_TRADABLE: "The venue does not trade this market now.",
     Denial.SIDE_NOT_TRADABLE: "This market cannot be sold short.",

@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from embedded import commands, processes
@@ -95,8 +94,7 @@ def parser() -> argparse.ArgumentParser:
         "names", nargs="*", type=_check, metavar="NAME", help=f"only these of: {', '.join(commands.checks())}"
     )
     bench = add("bench", "Run one benchmark on services that are started for it.")
-    bench.add_argument("name", metavar="NAME")
-    bench.add_argument("--json", metavar="FILE", help="also write the figures there")
+    bench.usage = "r3edge bench NAME [OPTION...]"
     manage = add("manage", "Django's manage.py, on the running platform's services or on its own while it runs.")
     manage.usage = "r3edge manage COMMAND [ARGUMENT...]"
     manage.epilog = "`r3edge manage help` lists Django's commands."
@@ -161,7 +159,9 @@ def describe(up: Platform, say: Say) -> None:
 
 def _login(up: Platform, name: str) -> str:
     """Who may enter there. The admin's password is the one generated for its first user, unless it was changed since."""
-    user, secret = {"flower": (FLOWER_USER, "flower.password"), "admin": (FIRST_USER, "admin.password")}.get(name, ("", ""))
+    user, secret = {"flower": (FLOWER_USER, "flower.password"), "admin": (FIRST_USER, "admin.password")}.get(
+        name, ("", "")
+    )
     if not user:
         return ""
     if sys.stderr.isatty() and sys.stdout.isatty():
@@ -249,8 +249,9 @@ def _as_the_only_one(mode: str, work: Callable[[], Coroutine[Any, Any, int]], ch
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
-    # argparse would take pytest's and Django's own options for ours.
-    if given[:1] in (["test"], ["manage"]) and given[1:] not in (["-h"], ["--help"]):
+    # argparse would take pytest's, Django's and the benchmarks' own options for ours.
+    is_help = given[1:] in (["-h"], ["--help"]) and given[0] != "bench"
+    if given[:1] in (["test"], ["manage"], ["bench"]) and not is_help:
         options = argparse.Namespace(command=given[0], arguments=given[1:])
     else:
         options = parser().parse_args(given)
@@ -277,13 +278,9 @@ def dispatch(options: argparse.Namespace, checkout: Checkout, say: Say) -> int:
         case "check":
             work = commands.check(options.names, say)
         case "bench":
-            work = commands.bench([options.name, *_json_file(options.json)], say)
+            commands.bench_options().parse_args(options.arguments)  # refused here, before anything is started
+            work = commands.bench(options.arguments, say)
         case _:
             checkout.make()
             work = commands.manage(options.arguments, checkout, say)
     return _run(work, say)
-
-
-def _json_file(name: str | None) -> list[str]:
-    """The file as the caller meant it, who may stand in another directory than the checkout."""
-    return ["--json", str(Path(os.environ.get("R3EDGE_CALLER_DIR") or ".") / name)] if name else []

@@ -3,8 +3,10 @@
 Each gives that program its services and its environment, the terminal, and its exit code back.
 """
 
+import argparse
 import asyncio
 import contextlib
+import importlib
 import os
 import shutil
 import signal
@@ -54,12 +56,14 @@ def _is_terminals_foreground() -> bool:
 
 
 @contextlib.asynccontextmanager
-async def throwaway(say: Say) -> AsyncIterator[dict[str, str]]:
-    """An environment with empty services, which are gone after the block, and their directory with them."""
+async def throwaway(say: Say, *, is_durable: bool = False) -> AsyncIterator[dict[str, str]]:
+    """An environment with empty services, which are gone after the block, and their directory with them; durable ones
+    wait for the disk as the platform's own do."""
     home = throwaway_home()
     try:
         async with supervised(log_dir=home / "log", say=say) as supervisor:
-            yield {**running.base_env(), **await running.start_throwaway_services(supervisor, home)}
+            services = await running.start_throwaway_services(supervisor, home, is_durable=is_durable)
+            yield {**running.base_env(), **services}
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
@@ -71,9 +75,18 @@ async def test(arguments: Sequence[str], say: Say) -> int:
         return await foreground(command, env, ROOT)
 
 
+def bench_options() -> argparse.ArgumentParser:
+    """What the benchmarks accept. Imported when asked for: an installation without benchmarks has all the rest."""
+    parser: argparse.ArgumentParser = importlib.import_module("benchmarks.options").parser()
+    return parser
+
+
 async def bench(arguments: Sequence[str], say: Say) -> int:
-    async with throwaway(say) as env:
+    """One benchmark on services as durable as the platform's own; a figure taken without the disk would flatter."""
+    async with throwaway(say, is_durable=True) as env:
         env["DJANGO_SETTINGS_MODULE"] = "r3edge_site.settings"
+        # A file named relative to where the caller stands is written there.
+        env["R3EDGE_CALLER_DIR"] = os.environ.get("R3EDGE_CALLER_DIR") or os.getcwd()
         return await foreground([sys.executable, "-m", "benchmarks", *arguments], env, ROOT)
 
 

@@ -121,7 +121,9 @@ class Picture:
 def _session_panel(life: Life) -> Panel:
     way = " → ".join(f"[{STATUS_STYLES.get(state, 'bold')}]{state}[/]" for state in life.states)
     last = f"{life.signals[-1]['kind']} at {_price(life.signals[-1]['price'])}" if life.signals else "none yet"
-    facts = f"{life.candles} candles   {len(life.signals)} signals, last {last}   realized {_money(life.realized_pnl)} USDT"
+    facts = (
+        f"{life.candles} candles   {len(life.signals)} signals, last {last}   realized {_money(life.realized_pnl)} USDT"
+    )
     return Panel(f"{way}\n{facts}", title=f"[bold]{life.session['name']}[/]", border_style="cyan")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 APP = "r3edge_site"
+MARKET_START = "2025-03-03T09:00:00+00:00"  # of the demo's simulated market
 WARM, COLD = signal.SIGTERM, signal.SIGQUIT  # how a Celery worker is asked to finish its tasks, or to leave them
 
 # Queue to the component of the design that serves it; these names are what Flower and the containers show.
@@ -97,5 +98,6 @@ def web_command(host: str, port: int) -> list[str]:
 
 def simulator_command(host: str, port: int, speed: float, seed: int, state: Path) -> list[str]:
     command = [sys.executable, "-m", "simulator", "--host", host, "--port", str(port)]
-    # Twice as lively as a calm market, so that a newcomer sees a stop or a target reached within a minute.
-    return [*command, "--speed", f"{speed:g}", "--seed", str(seed), "--volatility", "0.002", "--state", str(state)]
+    # Twice as lively as a calm market, and always the same week of it: the demo knows a good moment to start in.
+    command += ["--volatility", "0.002", "--start", MARKET_START]
+    return [*command, "--speed", f"{speed:g}", "--seed", str(seed), "--state", str(state)]

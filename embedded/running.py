@@ -103,16 +103,19 @@ async def start_services(supervisor: Supervisor, checkout: Checkout) -> dict[str
     return {**named, **await start_servers(supervisor, servers)}
 
 
-async def start_throwaway_services(supervisor: Supervisor, home: Path) -> dict[str, str]:
-    """Start what DATABASE_URL and REDIS_URL do not name, empty, fast and forgetful, in a directory that is removed."""
+async def start_throwaway_services(supervisor: Supervisor, home: Path, *, is_durable: bool = False) -> dict[str, str]:
+    """Start what DATABASE_URL and REDIS_URL do not name, empty, in a directory that is removed; fast and forgetful, or
+    with the platform's own settings where these are what is measured."""
     supervisor.guard.remove(home)
     checkout, named = Checkout(home), external_env()
     checkout.make()
     servers: dict[str, Server] = {
         "DATABASE_URL": Postgres(
-            home / "postgres", checkout.secret("postgres.password"), free_port(), is_throwaway=True
+            home / "postgres", checkout.secret("postgres.password"), free_port(), is_throwaway=not is_durable
         ),
-        "REDIS_URL": Valkey(home / "valkey", checkout.secret("valkey.password"), free_port(), is_throwaway=True),
+        "REDIS_URL": Valkey(
+            home / "valkey", checkout.secret("valkey.password"), free_port(), is_throwaway=not is_durable
+        ),
     }
     unnamed = {name: server for name, server in servers.items() if name not in named}
     return {**named, **await start_servers(supervisor, unnamed), **checkout.secret_env()}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, ClassVar
 
 from django import forms
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.contrib.auth.models import User
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
+from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.views.decorators.debug import sensitive_post_parameters
 from unfold.decorators import display
@@ -20,11 +21,11 @@ from exchanges.ccxt_gateway import VENUES
 from exchanges.credentials import Credentials, UnableToDecrypt
 from exchanges.gateway import ExchangeUnavailable
 from exchanges.models import Account, Balance, Exchange, Market, Quote, RiskProfile
+from pipeline.fields import ExactField
 from pipeline.pages import (
     BADGES,
     SECTION_ROWS,
     BaseStackedInline,
-    ExactFormField,
     Fact,
     Page,
     ReadOnlyPage,
@@ -33,7 +34,8 @@ from pipeline.pages import (
     badge,
     batch,
     button,
-    link,
+    exact_widget,
+    link_to_list,
     list_url,
     moment,
     plain,
@@ -51,7 +53,7 @@ def read_balances(request: HttpRequest, account: Account) -> str:
     return f"read the balances of {len(services.balances_refresh(account.pk))} currencies"
 
 
-class ExchangeForm(forms.ModelForm):  # type: ignore[type-arg]
+class ExchangeForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
     ccxt_id = forms.ChoiceField(
         label="Speaks", choices=[(name, name) for name in sorted(VENUES)], widget=UnfoldAdminSelectWidget,
         help_text="The ccxt class that speaks its language.",
@@ -62,9 +64,10 @@ class ExchangeForm(forms.ModelForm):  # type: ignore[type-arg]
 class ExchangePage(SupervisedPage):
     form = ExchangeForm
     refusals = (ExchangeUnavailable,)
-    list_display = ("name", "ccxt_id", "is_enabled", "venue_time", "markets_synced_at")
+    list_display = ("name", "ccxt_id", "is_enabled", "its_time", "markets_synced_at")
     list_filter = ("is_enabled",)
     search_fields = ("name",)
+    ordering = ("name",)
     fields = ("name", "ccxt_id", "base_url", "is_enabled", "clock_speed")
     actions_detail = ("read_now",)
     actions = ("read_now_selected",)
@@ -76,16 +79,205 @@ class ExchangePage(SupervisedPage):
     read_now_selected = batch("Read markets and clock now", read_now)
 
     @admin.display(description="its time")
-    def venue_time(self, exchange: Exchange) -> str:
-        return moment(services.venue_now(exchange)) if exchange.clock_anchor_at else "-"
+    def its_time(self, exchange: Exchange) -> str:
+        return moment(exchange.time_at(timezone.now())) if exchange.clock_anchor_at else "-"
 
-    def sections(self, request: HttpRequest, exchange: Exchange) -> Sections:
-        markets = exchange.markets.filter(is_active=True).count()
+    def sections(self, request: HttpRequest, row: Exchange) -> Sections:
+        markets = row.markets.filter(is_active=True).count()
         return Sections(
             [
-                Fact("Its time", self.venue_time(exchange), f"read at {moment(exchange.clock_anchor_at)}"),
-                Fact("Clock speed", f"{exchange.clock_speed:g} ×"),
-                Fact("Active markets", link_to_markets(exchange, markets), f"read at {moment(exchange.markets_synced_at)}"),
-                Fact("Accounts", Account.objects.filter(exchange=exchange).count()),
+                Fact("Its time", self.its_time(row), f"clock read at {moment(row.clock_anchor_at)}"),
+                Fact("Clock speed", f"{row.clock_speed:g} ×"),
+                Fact(
+                    "Markets", link_to_list(Market, markets, exchange=row.pk, is_active__exact=1),
+                    f"read at {moment(row.markets_synced_at)}",
+                ),
             ]
+        )  # fmt: skip
+
+
+def secret_field(label: str, help_text: str = "") -> forms.CharField:
+    """A field that is typed into and never filled in."""
+    widget = UnfoldAdminPasswordWidget(attrs={"autocomplete": "new-password", "spellcheck": "false"})
+    return forms.CharField(label=label, required=False, max_length=400, widget=widget, help_text=help_text)
+
+
+class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
+    """An account with its keys: typed in when it is made, left empty to keep them."""
+
+    trader: ClassVar[User]
+
+    api_key = secret_field("API key")
+    secret = secret_field("API secret")
+    passphrase = secret_field("API passphrase", "Where the exchange has one; KuCoin does.")
+
+    def clean(self) -> dict[str, Any]:
+        data: dict[str, Any] = super().clean() or {}
+        self._check_keys(data)
+        owner = data.get("owner") or (self.instance.owner if self.instance.pk else self.trader)
+        others = Account.objects.filter(owner=owner, name=data.get("name")).exclude(pk=self.instance.pk)
+        if others.exists():
+            self.add_error("name", f"wanted a name that none of your other accounts has, was {data['name']!r}")
+        return data
+
+    def _check_keys(self, data: dict[str, Any]) -> None:
+        is_entered = any(data.get(name) for name in SECRETS)
+        if self.instance.pk and not is_entered:
+            return
+        for name in ("api_key", "secret"):
+            if not data.get(name) and name not in self.errors:
+                found = "the others without it" if is_entered else "nothing"
+                self.add_error(name, f"wanted the {self.fields[name].label}, was {found}; new keys are entered together")
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """The keys that were entered, if any were."""
+        values = [self.cleaned_data.get(name, "") for name in SECRETS]
+        return Credentials(*values) if any(values) else None
+
+
+class RiskProfileInline(BaseStackedInline):
+    model = RiskProfile
+    can_delete = False
+    min_num = 1
+    verbose_name = "risk limits"
+    formfield_overrides = {ExactField: exact_widget()}
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(Account)
+class AccountPage(Page):
+    form = AccountForm
+    owner_path = "owner"
+    refusals = (ExchangeUnavailable, UnableToDecrypt)
+    list_display = ("name", "exchange", "currency", "status_shown", "held", "key_hint", "balances_synced_at")
+    list_select_related = ("exchange", "owner")
+    list_filter = (("exchange", admin.RelatedOnlyFieldListFilter), "status")
+    search_fields = ("name",)
+    ordering = ("name",)
+    inlines = (RiskProfileInline,)
+    actions_detail = ("read_balances",)
+    actions = ("read_balances_selected",)
+
+    read_balances = button(
+        "Read balances", read_balances, icon="sync", question="Asks the exchange what this account holds.",
+    )  # fmt: skip
+    read_balances_selected = batch("Read balances now", read_balances)
+
+    @display(description="status", ordering="status", label=BADGES)
+    def status_shown(self, account: Account) -> str:
+        return account.status
+
+    @admin.display(description="total")
+    def held(self, account: Account) -> str:
+        balance = next((one for one in account.balances.all() if one.currency == account.currency), None)
+        return f"{plain(balance.total)} {account.currency}" if balance else "not read yet"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Account]:
+        return super().get_queryset(request).prefetch_related("balances")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Account | None = None) -> tuple[str, ...]:
+        # What orders and limits were counted in does not change under them; a new account is quickly made.
+        return ("owner", "exchange", "currency") if obj else ()
+
+    def get_fieldsets(self, request: HttpRequest, obj: Account | None = None) -> Any:
+        about = ["name", "exchange", "currency"]
+        if request.user.is_superuser:
+            about.insert(0, "owner")
+        note = (
+            f"The key in use ends in {obj.key_hint}. Leave all three empty to keep it."
+            if obj and obj.key_hint
+            else "Stored encrypted and never shown again. The key needs the right to trade, and none to withdraw."
         )
+        return [(None, {"fields": about}), ("Keys", {"fields": SECRETS, "description": note})]
+
+    def get_form(self, request: HttpRequest, obj: Account | None = None, **kwargs: Any) -> Any:
+        form = super().get_form(request, obj, **kwargs)
+        form.trader = request.user
+        return form
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        return {"owner": request.user.pk, **super().get_changeform_initial_data(request)}
+
+    @method_decorator(sensitive_post_parameters(*SECRETS))
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        response: HttpResponseBase = super().changeform_view(request, *args, **kwargs)
+        return response
+
+    def save_model(self, request: HttpRequest, obj: Account, form: AccountForm, change: bool) -> None:
+        credentials = form.credentials
+        if change:
+            super().save_model(request, obj, form, change)
+            if credentials is not None:
+                services.account_rekey(obj.pk, credentials)
+        elif credentials is not None:
+            owner = form.cleaned_data.get("owner") or form.trader
+            made = services.account_create(
+                owner=owner, exchange=obj.exchange, name=obj.name, currency=obj.currency, credentials=credentials
+            )
+            obj.pk, obj.currency, obj.owner = made.pk, made.currency, made.owner
+            obj._state.adding = False
+
+    def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
+        if change:
+            super().save_formset(request, form, formset, change)
+            return
+        # The account came with limits of its own: what was typed in goes onto that row.
+        for profile in formset.save(commit=False):
+            RiskProfile.objects.filter(account=form.instance).update(
+                max_open_positions=profile.max_open_positions, max_exposure=profile.max_exposure
+            )
+
+    def sections(self, request: HttpRequest, row: Account) -> Sections:
+        balances = row.balances.exclude(total=0).order_by("currency")[:SECTION_ROWS]
+        return Sections(
+            [
+                Fact("Status", badge(row.status), row.status_reason),
+                Fact("Key", row.key_hint or "none"),
+                Fact("Holds", self.held(row), f"read at {moment(row.balances_synced_at)}"),
+            ],
+            [
+                table(
+                    "Balances", ("Currency", "Total", "Free", "Read at"),
+                    ((one.currency, plain(one.total), plain(one.free), moment(one.read_at)) for one in balances),
+                    list_url(Balance, account__id__exact=row.pk),
+                )
+            ],
+        )  # fmt: skip
+
+
+@admin.register(Balance)
+class BalancePage(ReadOnlyPage):
+    owner_path = "account__owner"
+    list_display = ("currency", "account", "total", "free", "read_at")
+    list_select_related = ("account__exchange", "account__owner")
+    list_filter = (("account", admin.RelatedOnlyFieldListFilter),)
+    search_fields = ("currency", "account__name")
+    ordering = ("account", "currency")
+
+
+@admin.register(Market)
+class MarketPage(ReadOnlyPage):
+    hidden = ("venue_info",)
+    list_display = ("symbol", "exchange", "kind", "tick_size", "lot_size", "min_notional", "taker_fee", "is_active")
+    list_select_related = ("exchange",)
+    list_filter = ("exchange", "is_active", "kind", "quote")
+    search_fields = ("symbol",)
+    ordering = ("symbol",)
+
+    def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[QuerySet[Any], bool]:
+        found, may_repeat = super().get_search_results(request, queryset, search_term)
+        if request.resolver_match is not None and request.resolver_match.url_name == "autocomplete":
+            found = found.filter(is_active=True, exchange__is_enabled=True)  # what a configuration may trade
+        return found, may_repeat
+
+
+@admin.register(Quote)
+class QuotePage(ReadOnlyPage):
+    list_display = ("market", "bid", "ask", "last", "quoted_at")
+    list_select_related = ("market__exchange",)
+    list_filter = ("market__exchange",)
+    search_fields = ("market__symbol",)
+    ordering = ("-quoted_at",)

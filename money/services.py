@@ -38,6 +38,8 @@ QUOTE_IS_OLD_AFTER = timedelta(seconds=15)
 # What a market order may cost beyond the price it was valued at (slippage), on top of the fee.
 SLIPPAGE_MARGIN = Decimal("0.005")
 BELL_IS_LATE_AFTER = timedelta(seconds=3)
+# Where it cannot be read again, a price may be this old at most.
+PRICE_IS_OLD_AFTER = timedelta(seconds=30)
 # An entry nobody could value for this long is worth nothing any more.
 REQUEST_IS_OLD_AFTER = timedelta(seconds=30)
 
@@ -68,30 +70,27 @@ def account_book(account: Account, excluding: Iterable[int] = ()) -> AccountBook
     """What the account is worth and what is at work in it, without the orders ``excluding``; None while its balance was
     never read. Exact when read under the account's lock.
 
-    The balance is as old as its reading; what was traded since is added from the fills. A fill that the venue had already
-    counted when it answered is subtracted twice until the next reading: too cautious for a second, never too bold.
+    The balance is as old as its reading; what was traded since is added from the fills. Where the venue may have counted a
+    fill already when it answered, the cautious side is taken until the next reading: too little for a second, never too much.
     """
-    balance = Balance.objects.filter(account=account, currency=account.currency).first()
-    if balance is None:
+    if account.balances_synced_at is None:
         return None
-    flow = ZERO
-    since = Fill.objects.filter(account=account, recorded_at__gt=balance.read_at).select_related("market")
-    for fill in since:
-        flow -= Side(fill.side).sign * fill.market.rules.notional(fill.quantity, fill.price)
-        flow -= fill.fee if fill.fee_currency == account.currency else ZERO
-    entries = _entries_of(account, set(excluding))
-    reserved = sum((_still_reserved(order) for order in entries.values()), ZERO)
+    balance = Balance.objects.filter(account=account, currency=account.currency).first() or Balance(
+        total=ZERO, free=ZERO, read_at=account.balances_synced_at
+    )
+    flow = _flow_since(account, balance.read_at)
+    orders = _orders_of(account, set(excluding))
+    reserved = sum((_still_reserved(order) for entries, _ in orders.values() for order in entries), ZERO)
     held, at_work, count = ZERO, reserved, 0
     for position in Position.objects.filter(account=account, status__in=LIVE_POSITIONS).select_related(
         "market__last_quote"
     ):
-        entry = entries.get(position.pk)
-        value = _value_held(position)
-        if not value and entry is None:
+        entries, exits = orders[position.pk]
+        value = _value_held(position, entries, exits)
+        if not value and not any(order.status in LIVE_STATUSES for order in entries):
             continue
-        if not value and entry is not None:
-            value = entry.filled_quote  # filled, and not folded yet
-        held += value
+        # Sold already, perhaps, and in the balance: then it is no second time in the equity.
+        held += ZERO if any(_may_be_counted(order, balance.read_at) for order in exits) else value
         at_work += value
         count += 1
     return AccountBook(
@@ -132,19 +131,20 @@ def _value_for(account_id: int, order_ids: Sequence[int]) -> None:
         .order_by("pk")
     )
     sessions = _sessions_of(orders)
-    valued: list[Order] = []
-    denied: list[Order] = []
+    decided: list[Order] = []
     for order in orders:
         # Read anew for each order: the one before it has changed what is left.
         book = account_book(account, excluding=[order.pk])
-        (valued if _decide(order, sessions.get(order.intent_id), account, limits, book) else denied).append(order)
-    orders_announce(valued, Topic.ORDERS)
-    orders_announce(denied, Topic.ORDER_UPDATES)
+        if _decide(order, sessions.get(order.intent_id), account, limits, book):
+            decided.append(order)
+    orders_announce([order for order in decided if order.status == OrderStatus.READY], Topic.ORDERS)
+    orders_announce([order for order in decided if order.status == OrderStatus.DENIED], Topic.ORDER_UPDATES)
 
 
 def _decide(
     order: Order, session: TradingSession | None, account: Account, limits: RiskProfile, book: AccountBook | None
 ) -> bool:
+    """Move one order to READY or DENIED; False when somebody else moved it first."""
     now = timezone.now()
     quote = getattr(order.market, "last_quote", None)
     denial = _refusal(order, session, account, limits, book, quote, now)
@@ -161,7 +161,10 @@ def _decide(
                 equity=book.equity,
                 free_balance=book.free_balance,
                 stop_loss_percent=session.exit_percents[0],
-                exposure_room=None if limits.max_exposure is None else limits.max_exposure - book.exposure,
+                # What it will reserve counts as exposure, margin included.
+                exposure_room=None
+                if limits.max_exposure is None
+                else (limits.max_exposure - book.exposure) / (1 + margin),
                 price_margin=margin,
             ),
             order.market.rules,
@@ -187,7 +190,7 @@ def _decide(
         order.status = OrderStatus.DENIED
     if moved:
         _log(order, denial, price, book, sized)
-    return order.status == OrderStatus.READY
+    return bool(moved)
 
 
 def _refusal(
@@ -205,10 +208,11 @@ def _refusal(
     )
     checks = (
         (session is None or session.status != SessionStatus.ACTIVE, Denial.SESSION_NOT_ACTIVE),
+        (order.requested_at < now - REQUEST_IS_OLD_AFTER, Denial.REQUEST_TOO_OLD),
         (account.status != Account.Status.ACTIVE, Denial.ACCOUNT_PAUSED),
         (not order.market.is_active, Denial.MARKET_NOT_TRADABLE),
         (is_short_spot, Denial.SIDE_NOT_TRADABLE),
-        (quote is None or quote.quoted_at < now - REQUEST_IS_OLD_AFTER, Denial.NO_FRESH_PRICE),
+        (quote is None or quote.quoted_at < now - PRICE_IS_OLD_AFTER, Denial.NO_FRESH_PRICE),
         (book is None, Denial.BALANCE_UNKNOWN),
         (is_full, Denial.MAX_OPEN_POSITIONS),
     )
@@ -237,26 +241,47 @@ def _sessions_of(orders: Sequence[Order]) -> dict[UUID, TradingSession]:
     return {intent.pk: intent.position.session for intent in intents.select_related("position__session__config")}
 
 
-def _entries_of(account: Account, excluding: set[int]) -> dict[int, Order]:
-    """By position, the entry that has been valued and is at work, or has just been filled and is not folded yet."""
+def _flow_since(account: Account, read_at: datetime) -> Decimal:
+    """What fills changed in the account's currency since its balance was read."""
+    flow = ZERO
+    for fill in Fill.objects.filter(account=account, recorded_at__gt=read_at).select_related("market", "order"):
+        change = -Side(fill.side).sign * fill.market.rules.notional(fill.quantity, fill.price)
+        change -= fill.fee if fill.fee_currency == account.currency else ZERO
+        # An order sent before the reading: the venue may have booked the fill by then. What it paid is taken off all the
+        # same; what it brought in is not counted twice.
+        is_counted_perhaps = fill.order.sent_at is not None and fill.order.sent_at <= read_at
+        flow += min(change, ZERO) if is_counted_perhaps else change
+    return flow
+
+
+def _orders_of(account: Account, excluding: set[int]) -> dict[int, tuple[list[Order], list[Order]]]:
+    """By live position: the entries that have been valued, and the exits; those at work, or that have filled something."""
     positions = Position.objects.filter(account=account, status__in=LIVE_POSITIONS)
-    by_intent = dict(
-        Intent.objects.filter(position__in=positions, purpose=Intent.Purpose.ENTRY).values_list("pk", "position_id")
-    )
+    found: dict[int, tuple[list[Order], list[Order]]] = defaultdict(lambda: ([], []))
+    intents = {intent.pk: intent for intent in Intent.objects.filter(position__in=positions)}
     live = Q(status__in=LIVE_STATUSES) | Q(filled__gt=0)
-    orders = (
-        Order.objects.filter(live, intent_id__in=by_intent)
-        .exclude(status=OrderStatus.REQUESTED)
-        .exclude(pk__in=excluding)
-    )
-    return {by_intent[order.intent_id]: order for order in orders}
+    orders = Order.objects.filter(live, intent_id__in=intents).exclude(status=OrderStatus.REQUESTED)
+    for order in orders.exclude(pk__in=excluding):
+        intent = intents[order.intent_id]
+        found[intent.position_id][intent.purpose == Intent.Purpose.EXIT].append(order)
+    return found
+
+
+def _may_be_counted(order: Order, read_at: datetime) -> bool:
+    return order.may_be_at_venue and order.sent_at is not None and order.sent_at <= read_at
 
 
 def _still_reserved(order: Order) -> Decimal:
     return max(order.reserved - order.filled_quote, ZERO) if order.status in LIVE_STATUSES else ZERO
 
 
-def _value_held(position: Position) -> Decimal:
+def _value_held(position: Position, entries: Iterable[Order], exits: Iterable[Order]) -> Decimal:
+    """What the position is worth, with the fills that are recorded and not folded yet."""
+    entered = sum((order.filled for order in entries), ZERO) - position.entered
+    exited = sum((order.filled for order in exits), ZERO) - position.exited
     quote = getattr(position.market, "last_quote", None)
+    paid = sum((order.filled_quote for order in entries), ZERO)
+    if quote is None and not position.entered:
+        return paid
     price = quote.last if quote is not None else position.entry_price
-    return position.market.rules.notional(position.quantity, price)
+    return position.market.rules.notional(max(position.quantity + entered - exited, ZERO), price)

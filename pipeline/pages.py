@@ -105,6 +105,11 @@ def list_url(model: type[models.Model], **filters: Any) -> str:
     return url + ("?" + "&".join(f"{name}={value}" for name, value in filters.items()) if filters else "")
 
 
+def link_to_list(model: type[models.Model], text: Any, **filters: Any) -> SafeString:
+    """The list of ``model`` narrowed by ``filters``."""
+    return format_html('<a class="text-link" href="{}">{}</a>', list_url(model, **filters), text)
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """A section of a page: rows that belong to its row, the newest first, and where to see all of them."""
@@ -141,6 +146,11 @@ class ExactFormField(forms.DecimalField):
         return f"{value.normalize():f}" if isinstance(value, Decimal) else value
 
 
+def exact_widget() -> dict[str, Any]:
+    """How a form shows an exact column."""
+    return {"form_class": ExactFormField, "widget": UnfoldAdminDecimalFieldWidget}
+
+
 @cache
 def exact(model: type[models.Model], name: str) -> Callable[[Any], str]:
     """A column or line showing ``name`` of ``model`` without the zeros that fill its column."""
@@ -160,7 +170,7 @@ class Page(BasePage):
     owner_path: ClassVar[str] = ""
     refusals: ClassVar[tuple[type[Exception], ...]] = (ValidationError,)
     live_seconds: ClassVar[int] = 5
-    formfield_overrides = {ExactField: {"form_class": ExactFormField, "widget": UnfoldAdminDecimalFieldWidget}}
+    formfield_overrides = {ExactField: exact_widget()}
     show_full_result_count = False
     list_per_page = 50
     change_form_outer_before_template = "pipeline/facts.html"

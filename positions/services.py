@@ -76,7 +76,8 @@ class _Facts:
         folded_at = self.position.folded_at if self.position is not None else None
         if self.quote is None or (folded_at is not None and self.quote.quoted_at <= folded_at):
             return None
-        return self.quote.last
+        last: Decimal = self.quote.last
+        return last
 
     def note(self, **data: object) -> Note:
         ids = {"session_id": self.session.pk, "account_id": self.session.account_id, "owner_id": self.owner_id}

@@ -73,6 +73,9 @@ def prices_watch() -> int:
             quotes_refresh(exchange.pk, sorted(wanted[exchange.pk]))
         except ExchangeUnavailable as error:
             logger.warning("no prices from %s: %s", exchange.name, error)
+        except Exception:
+            # Whatever is wrong with one exchange must not keep the exits of the others waiting.
+            logger.exception("prices of %s could not be read", exchange.name)
     crossed = sessions_crossed()
     sessions_track(crossed)
     return len(crossed)

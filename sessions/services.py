@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import IntegrityError, connection, transaction
-from django.db.models import F, Q
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
 from exchanges.credentials import UnableToDecrypt
@@ -238,17 +239,12 @@ def sessions_of_paused_accounts(now: datetime) -> list[int]:
 def needs_align() -> None:
     """Make collection and evaluation exactly what the sessions need: two commands on one feed in the same instant may have
     left them otherwise."""
-    active = TradingSession.objects.filter(status=SessionStatus.ACTIVE)
-    feeds = set(_needing(TradingSession.objects.all()).values_list("config__feed_id", flat=True))
-    for feed_id in Feed.objects.filter(is_needed=True).exclude(pk__in=feeds).values_list("pk", flat=True):
-        feed_need(feed_id, False)
-    for feed_id in Feed.objects.filter(is_needed=False, pk__in=feeds).values_list("pk", flat=True):
-        feed_need(feed_id, True)
-    configs = set(active.values_list("config_id", flat=True))
-    for config_id in StrategyConfig.objects.filter(is_needed=True).exclude(pk__in=configs).values_list("pk", flat=True):
-        config_need(config_id, False)
-    for config_id in StrategyConfig.objects.filter(is_needed=False, pk__in=configs).values_list("pk", flat=True):
-        config_need(config_id, True)
+    feeds = _needing(TradingSession.objects.all()).values("config__feed")
+    for feed_id in Feed.objects.filter(_differs_from(feeds)).values_list("pk", flat=True):
+        _feed_refresh(feed_id)
+    configs = TradingSession.objects.filter(status=SessionStatus.ACTIVE).values("config")
+    for config_id in StrategyConfig.objects.filter(_differs_from(configs)).values_list("pk", flat=True):
+        _config_refresh(config_id)
 
 
 def _command(session_id: int, command: str, to: SessionStatus, allowed: Collection[str], actor: str) -> None:
@@ -274,12 +270,24 @@ def _needing(sessions: GuardedQuerySet[TradingSession]) -> GuardedQuerySet[Tradi
     return sessions.filter(Q(status=SessionStatus.ACTIVE) | Q(has_exposure=True, status__in=TRACKED_STATUSES))
 
 
+def _differs_from(needed: QuerySet[Any, Any]) -> Q:
+    return Q(is_needed=True) & ~Q(pk__in=needed) | Q(is_needed=False, pk__in=needed)
+
+
 def _needs_refresh(session: TradingSession) -> None:
-    """A feed is collected exactly while a session that is active or holds something needs it; a configuration is evaluated
-    exactly while an active session needs it."""
-    of_feed = TradingSession.objects.filter(config__feed_id=session.config.feed_id)
-    feed_need(session.config.feed_id, _needing(of_feed).exists())
-    config_need(session.config_id, session.config.sessions.filter(status=SessionStatus.ACTIVE).exists())
+    _feed_refresh(session.config.feed_id)
+    _config_refresh(session.config_id)
+
+
+def _feed_refresh(feed_id: int) -> None:
+    """A feed is collected exactly while a session that is active or holds something needs it."""
+    feed_need(feed_id, _needing(TradingSession.objects.filter(config__feed_id=feed_id)).exists())
+
+
+def _config_refresh(config_id: int) -> None:
+    """A configuration is evaluated exactly while an active session needs it."""
+    running = TradingSession.objects.filter(config_id=config_id, status=SessionStatus.ACTIVE)
+    config_need(config_id, running.exists())
 
 
 def _tell(session: TradingSession, command: str, actor: str) -> None:

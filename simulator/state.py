@@ -28,6 +28,10 @@ from simulator.rules import Rules
 FORMAT = 1
 REWRITE_BEYOND_LINES = 20_000
 
+_BEGINNING = b'{"r3edge_simulator_state":'  # of a file of ours, that its first line may have been cut off in
+
+_encode = json.JSONEncoder(check_circular=False, separators=(",", ":"), default=str).encode
+
 Image = list[Any]  # [kind, …]; decimals as text
 
 _ORDER_FIELDS = ("updated_at_ms", "is_active", "is_canceled", "is_resting", "done_number")
@@ -52,8 +56,6 @@ class StateFile:
         except OSError as error:
             raise StateUnusable(f"--state: cannot use {path}: {error.strerror}") from None
         self._head: dict[str, Any] = self._steps.pop(0) if self._steps else {}
-        if self._head and self._head.get("r3edge_simulator_state") != FORMAT:
-            raise StateUnusable(f"--state: wanted a simulator's state of format {FORMAT} in {path}")
         self.start_ms: int | None = self._head.get("start_ms")
 
     def attach(self, exchange: Exchange, start_ms: int, made_of: dict[str, Any]) -> None:
@@ -155,21 +157,22 @@ def _read_steps(file: int, path: Path) -> list[Any]:
     with os.fdopen(os.dup(file), "rb") as stream:
         content = stream.read()
     whole = content.rfind(b"\n") + 1
-    if whole != len(content):
-        os.ftruncate(file, whole)
     steps = []
     for number, line in enumerate(content[:whole].splitlines(), 1):
         try:
             steps.append(json.loads(line))
         except ValueError:
             raise StateUnusable(f"--state: {path} is damaged in line {number}") from None
-    if steps and not isinstance(steps[0], dict):
+    is_ours = isinstance(steps[0], dict) if steps else _BEGINNING.startswith(content[: len(_BEGINNING)])
+    if not is_ours or (steps and steps[0].get("r3edge_simulator_state") != FORMAT):
         raise StateUnusable(f"--state: wanted a simulator's state of format {FORMAT} in {path}")
+    if whole != len(content):
+        os.ftruncate(file, whole)
     return steps
 
 
 def _line(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":"), default=str).encode() + b"\n"
+    return _encode(value).encode() + b"\n"
 
 
 # -- images ----------------------------------------------------------------------------------------------------
@@ -321,7 +324,7 @@ class _Reader:
     def _listing(self, image: Image) -> None:
         market, symbol = self._exchange.market, image[1]
         listing = market.listings.get(symbol) or market.add(symbol)
-        kept = {name: Decimal(value) if isinstance(value, str) else value for name, value in image[2].items()
+        kept: dict[str, Any] = {name: Decimal(value) if isinstance(value, str) else value for name, value in image[2].items()
                 if name != "symbol"}  # fmt: skip
         listing.change_rules(Rules(symbol=symbol, **kept))
 

@@ -16,9 +16,8 @@ from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from domain.candles import Candles, Timeframe
-from domain.market import to_decimal
 from domain.strategy import SignalKind, Strategy
-from marketdata.models import Feed
+from marketdata.models import Candle, Feed
 from marketdata.services import candles_window
 from pipeline.topics import Note, Topic, publish_all
 from strategies.models import Signal, StrategyConfig
@@ -54,9 +53,11 @@ def feed_evaluate(feed_id: int) -> list[int]:
     candles = candles_window(feed_id, max(WINDOW, longest + 2))
     if not len(candles):
         return []
-    feed = Feed.objects.select_related("market__exchange").get(pk=feed_id)
-    timeframe = Timeframe(feed.timeframe)
     open_at = datetime.fromtimestamp(int(candles.open_ms[-1]) / 1000, tz=UTC)
+    newest = Candle.objects.filter(feed=OuterRef("pk"), open_at=open_at)
+    # The close from its row: the arrays are floats, and a price is not.
+    feed = Feed.objects.select_related("market__exchange").annotate(close=newest.values("close")).get(pk=feed_id)
+    timeframe = Timeframe(feed.timeframe)
     close_at = open_at + timeframe.length
     is_stale = feed.market.exchange.time_at(timezone.now()) > close_at + timeframe.length
     signals = []
@@ -68,7 +69,7 @@ def feed_evaluate(feed_id: int) -> list[int]:
                 candle_open_at=open_at,
                 candle_close_at=close_at,
                 kind=kind,
-                price=to_decimal(float(candles.close[-1])),
+                price=feed.close,
                 reason=reason,
             )
         )

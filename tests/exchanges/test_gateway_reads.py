@@ -17,7 +17,8 @@ from domain.market import OrderType
 from exchanges.ccxt_gateway import CcxtGateway
 from exchanges.credentials import Credentials
 from exchanges.gateway import BalanceReport, CandleReport, ExchangeUnavailable, Gateway, QuoteReport
-from tests.exchanges.conftest import CREDENTIALS, KEY, SECRET, START_AT, START_MS, Desk, ticket
+from tests.exchanges.conftest import CREDENTIALS, START_AT, Desk, ticket
+from tests.simulator.conftest import KEY, SECRET, START_MS
 
 HTML = "<html><body>502 Bad Gateway</body></html>"
 

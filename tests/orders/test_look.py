@@ -374,8 +374,7 @@ def test_an_order_found_beside_its_next_attempt_is_told_of_and_its_place_written
 
     def given_up_and_tried_again() -> None:
         given_up_elsewhere(venue, order)
-        position = services.Order.objects.get(pk=order.pk)
-        make_order_of_same_intent(position)
+        make_order_of_same_intent(order)
 
     happens_after(monkeypatch, ccxt_gateway.CcxtGateway, "order_create", given_up_and_tried_again)
 

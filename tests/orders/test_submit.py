@@ -11,7 +11,9 @@ from django.conf import settings
 from django.utils import timezone
 
 from domain.orders import Execution, OrderStatus
+from exchanges.gateway import OrderOutcomeUnknown
 from exchanges.models import Account
+from exchanges.services import gateway_for
 from orders import services
 from orders.models import Order
 from orders.tasks import submit
@@ -164,9 +166,9 @@ def test_a_request_that_arrives_after_its_window_is_refused_by_the_venue(impatie
     )
     order.refresh_from_db()
     order = Order.objects.select_related("account__exchange", "market").get(pk=order.pk)
-    gateway = services.gateway_for(order.account.exchange, order.account, [order.market])
+    gateway = gateway_for(order.account.exchange, order.account, [order.market])
 
-    with pytest.raises(services.OrderOutcomeUnknown):
+    with pytest.raises(OrderOutcomeUnknown):
         gateway.order_create(services._ticket(order))
 
     assert venue.orders() == []

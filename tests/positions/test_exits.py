@@ -288,7 +288,8 @@ def test_the_pauses_between_failed_exits_grow_to_a_minute_and_no_further() -> No
     see(position, "48000")
 
     for _ in range(60):
-        track([finish(exit_order(), OrderStatus.REJECTED) and position.session_id])
+        finish(exit_order(), OrderStatus.REJECTED)
+        track([position.session_id])
         not_before_at = exit_order().not_before_at
         assert not_before_at is not None
         pauses.append(round((not_before_at - timezone.now()).total_seconds()))
@@ -302,7 +303,8 @@ def test_an_exit_that_keeps_failing_is_told_of_once() -> None:
     told = []
 
     for _ in range(6):
-        track([finish(exit_order(), OrderStatus.REJECTED) and position.session_id])
+        finish(exit_order(), OrderStatus.REJECTED)
+        track([position.session_id])
         told.append(len(events("alerts", alert="EXIT_KEEPS_FAILING")))
 
     assert told == [0, 0, 1, 1, 1, 1]

@@ -176,8 +176,6 @@ def test_an_exchange_that_does_not_answer_leaves_the_prices_to_grow_old(venue: V
     position = make_open_position(
         make_session(venue.account, make_config(venue.account.owner, make_feed(venue.market)))
     )
-    dead = make_exchange("dead", "http://127.0.0.1:9")
-    make_session(make_account(exchange=dead, name="dead"))
     venue.fault(method="GET", path=TICKERS, kind="http", status=500, body="", count=None)
     Quote.objects.update(quoted_at=timezone.now() - timedelta(seconds=40), last=Decimal(1))
 
@@ -186,6 +184,25 @@ def test_an_exchange_that_does_not_answer_leaves_the_prices_to_grow_old(venue: V
     assert looked_at == []
     assert not Order.objects.filter(is_exit=True).exists()
     assert position.status == "OPEN"
+
+
+@pytest.mark.django_db
+def test_an_exchange_that_cannot_be_read_at_all_does_not_keep_the_others_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_session()
+    make_session(make_account(exchange=make_exchange("other"), name="other"))
+    asked: list[int] = []
+
+    def broken(exchange_id: int, symbols: list[str]) -> int:
+        asked.append(exchange_id)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(watch, "quotes_refresh", broken)
+
+    assert watch.prices_watch() == 0
+
+    assert len(asked) == 2
 
 
 def test_nobody_s_market_is_not_asked_about(venue: Venue) -> None:

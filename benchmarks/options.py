@@ -1,0 +1,75 @@
+"""What `./r3edge bench` accepts: one clear line and exit 2 for anything else, before anything is started."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from embedded.cli import Parser
+
+MOST_SESSIONS = 1_000_000
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of `bench`, one sub-command for each benchmark."""
+    top = Parser(prog="r3edge bench", description="Run one benchmark on services started for it.", allow_abbrev=False)
+    names = top.add_subparsers(dest="name", required=True, metavar="NAME", parser_class=Parser)
+    pipeline = names.add_parser(
+        "pipeline",
+        help="candle closed to order accepted, hop by hop",
+        description="Candle closed to order accepted by the simulated exchange: one chain at a time, and many at once.",
+        allow_abbrev=False,
+    )
+    pipeline.add_argument(
+        "--chains", type=_whole(1, 10_000), default=150, metavar="N", help="chains one after the other (default 150)"
+    )
+    pipeline.add_argument(
+        "--configs", type=_whole(1, 10_000), default=300, metavar="N",
+        help="configurations that answer one candle at once, for chains per second (default 300)",
+    )  # fmt: skip
+    pipeline.add_argument(
+        "--sessions", type=_whole(1, 10_000), default=1000, metavar="N",
+        help="sessions, each on its own account, that share one configuration and candle (default 1000)",
+    )  # fmt: skip
+    pipeline.add_argument(
+        "--accounts", type=_whole(1, 1000), default=10, metavar="N", help="accounts of the other phases (default 10)"
+    )
+    ticks = names.add_parser(
+        "ticks",
+        help="sessions valued by the tick",
+        description="Sessions with open positions, all due for their tick at once, until the last is valued.",
+        allow_abbrev=False,
+    )
+    ticks.add_argument(
+        "--sessions", type=_counts, default=(1_000, 10_000, 100_000), metavar="N,N,…",
+        help="how many, one run each (default 1000,10000,100000)",
+    )  # fmt: skip
+    ticks.add_argument(
+        "--rounds", type=_whole(1, 100), default=3, metavar="N", help="rounds of each; the median counts (default 3)"
+    )
+    for benchmark in (pipeline, ticks):
+        benchmark.add_argument("--json", type=_new_file, metavar="FILE", help="also write the figures there")
+    return top
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"wanted a whole number from {low} to {high}, was '{text}'")
+        return int(text)
+
+    return parse
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    count = _whole(1, MOST_SESSIONS)
+    return tuple(count(part) for part in text.split(","))
+
+
+def _new_file(text: str) -> Path:
+    path = Path(os.environ.get("R3EDGE_CALLER_DIR") or ".") / text
+    if path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"wanted a file in a directory that exists, was '{text}'")
+    return path

@@ -1,0 +1,426 @@
+"""Evaluating strategies: one answer per configuration and candle, with its reason, whoever asks and however often."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from django.core.exceptions import ValidationError
+from django.utils import timezone
+
+from domain.candles import Candles, Timeframe
+from domain.strategy import Parameters, SignalArrays, SignalKind, Strategy
+from marketdata.models import Feed
+from marketdata.services import candles_store
+from strategies import services
+from strategies.library import LIBRARY
+from strategies.models import Signal, StrategyConfig, parameters_validated
+from strategies.services import config_need, feed_evaluate, feeds_unevaluated, signals_latest
+from strategies.tasks import evaluate, sweep_candles
+from tests.conftest import Bells
+from tests.factories import (
+    NOON,
+    events,
+    make_account,
+    make_candles,
+    make_config,
+    make_exchange,
+    make_feed,
+    make_market,
+    make_session,
+    make_signal,
+    make_user,
+)
+from tests.marketdata.conftest import candle
+from tests.race import at_once, elsewhere, happens_before
+
+pytestmark = pytest.mark.django_db
+in_the_open = pytest.mark.django_db(transaction=True)  # with bells that ring, or more than one connection
+
+MINUTE = timedelta(minutes=1)
+LAST = NOON - MINUTE
+RISING_AT_LAST = [10.0, 9.0, 8.0, 7.0, 12.0]
+FALLING_AT_LAST = [7.0, 8.0, 9.0, 10.0, 5.0]
+ALWAYS_FALLING = [10.0, 9.0, 8.0, 7.0, 6.0]
+
+
+def feed_with(closes: list[float], last_open_at: datetime = LAST) -> Feed:
+    """A 1m feed of a venue whose clock stands at half a minute past noon."""
+    stopped = make_exchange(clock_speed=0.0, clock_anchor_at=NOON, clock_venue_at=NOON + timedelta(seconds=30))
+    feed = make_feed(make_market(stopped))
+    make_candles(feed, closes, last_open_at)
+    feed.refresh_from_db()
+    return feed
+
+
+def needed_config(feed: Feed, **fields: Any) -> StrategyConfig:
+    return make_config(feed=feed, is_needed=True, **fields)
+
+
+def answers() -> list[tuple[str, str]]:
+    return list(Signal.objects.order_by("config_id", "candle_open_at").values_list("kind", "reason"))
+
+
+class Odd(Strategy[Parameters]):
+    """Does what the test sets."""
+
+    name = "odd"
+    title = "Odd"
+    parameters_type = Parameters
+    error: ClassVar[Exception | None] = None
+    said: ClassVar[Any] = 0
+
+    @property
+    def warm_up(self) -> int:
+        return 2
+
+    def signals(self, candles: Candles) -> SignalArrays:
+        if self.error is not None:
+            raise self.error
+        entries = np.full(len(candles), self.said)
+        return SignalArrays(entries=entries, exits=np.zeros(len(candles), dtype=np.int8))
+
+
+@pytest.fixture
+def odd(monkeypatch: pytest.MonkeyPatch) -> type[Odd]:
+    monkeypatch.setitem(LIBRARY, "odd", Odd)
+    monkeypatch.setattr(Odd, "error", None)
+    monkeypatch.setattr(Odd, "said", 0)
+    return Odd
+
+
+# -- strategies.evaluate: its work, twice, lost, second ------------------------------------------------------------------
+
+
+@in_the_open
+def test_a_candle_that_means_something_becomes_a_signal_and_is_published(bells: Bells) -> None:
+    feed = feed_with(RISING_AT_LAST)
+    config = needed_config(feed)
+
+    evaluate([feed.pk])
+
+    signal = Signal.objects.get()
+    assert (signal.config_id, signal.kind, signal.reason) == (config.pk, SignalKind.ENTER_LONG, "")
+    assert (signal.candle_open_at, signal.candle_close_at) == (LAST, NOON)
+    assert signal.price == 12
+    assert bells.rung("positions.fan_out") == [{"signal_ids": [signal.pk]}]
+    assert [event["kind"] for event in events("signals")] == ["ENTER_LONG"]
+
+
+@in_the_open
+def test_a_second_evaluation_changes_and_publishes_nothing(bells: Bells) -> None:
+    feed = feed_with(RISING_AT_LAST)
+    needed_config(feed)
+    evaluate([feed.pk])
+    before = Signal.objects.values().get()
+
+    evaluate([feed.pk])
+    evaluate([feed.pk, feed.pk])
+
+    assert Signal.objects.values().get() == before
+    assert len(bells.rung("positions.fan_out")) == 1
+    assert len(events("signals")) == 1
+
+
+@in_the_open
+def test_a_lost_evaluation_bell_is_rung_again_by_the_sweep(bells: Bells) -> None:
+    feed = feed_with(RISING_AT_LAST)
+    needed_config(feed)
+
+    sweep_candles()
+
+    assert bells.rung("strategies.evaluate") == [{"feed_ids": [feed.pk]}]
+
+
+@in_the_open
+def test_of_many_evaluators_at_once_one_stores_and_publishes(bells: Bells) -> None:
+    feed = feed_with(RISING_AT_LAST)
+    for _ in range(7):
+        needed_config(feed)
+
+    results = at_once([lambda: feed_evaluate(feed.pk)] * 5)
+
+    said = [signal_id for result in results for signal_id in result]
+    assert sorted(said) == sorted(Signal.objects.values_list("pk", flat=True))
+    assert len(said) == 7
+    assert len(events("signals")) == 7
+    assert sorted(pk for bell in bells.rung("positions.fan_out") for pk in bell["signal_ids"]) == sorted(said)
+
+
+@in_the_open
+def test_an_evaluator_that_comes_second_says_nothing(monkeypatch: pytest.MonkeyPatch, bells: Bells) -> None:
+    feed = feed_with(RISING_AT_LAST)
+    needed_config(feed)
+    happens_before(monkeypatch, services, "_insert_new", lambda: feed_evaluate(feed.pk))
+
+    assert feed_evaluate(feed.pk) == []
+
+    assert len(bells.rung("positions.fan_out")) == 1
+    assert len(events("signals")) == 1
+
+
+def test_a_configuration_is_evaluated_once_however_many_sessions_share_it(odd: type[Odd]) -> None:
+    feed = feed_with(RISING_AT_LAST)
+    config = needed_config(feed)
+    for name in ("one", "two", "three"):
+        make_session(make_account(config.owner, feed.market.exchange, name=name), config)
+
+    assert len(feed_evaluate(feed.pk)) == 1
+
+    assert Signal.objects.count() == 1
+    assert len(events("signals")) == 1
+
+
+def test_every_needed_configuration_of_a_feed_is_asked_and_no_other() -> None:
+    feed, other = feed_with(RISING_AT_LAST), make_feed(timeframe=Timeframe.H1)
+    needed = [needed_config(feed), needed_config(feed, owner=make_user("bob"))]
+    make_config(feed=feed, is_needed=False)
+    needed_config(other)
+
+    feed_evaluate(feed.pk)
+
+    assert set(Signal.objects.values_list("config_id", flat=True)) == {config.pk for config in needed}
+
+
+# -- what is answered, and why -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("closes", "kind", "reason"),
+    [
+        (RISING_AT_LAST, "ENTER_LONG", ""),
+        (FALLING_AT_LAST, "EXIT_LONG", ""),
+        (ALWAYS_FALLING, "NOTHING", "NO_SIGNAL"),
+        (RISING_AT_LAST[-4:], "ENTER_LONG", ""),
+        (RISING_AT_LAST[-3:], "NOTHING", "WARMING_UP: 3 of 4 candles"),
+    ],
+)
+def test_an_answer_comes_with_its_reason(closes: list[float], kind: str, reason: str) -> None:
+    feed = feed_with(closes)
+    needed_config(feed)
+
+    feed_evaluate(feed.pk)
+
+    assert answers() == [(kind, reason)]
+
+
+@in_the_open
+def test_nothing_is_recorded_and_rings_nobody(bells: Bells) -> None:
+    feed = feed_with(ALWAYS_FALLING)
+    needed_config(feed)
+
+    assert feed_evaluate(feed.pk) == []
+
+    assert answers() == [("NOTHING", "NO_SIGNAL")]
+    assert bells.rung("positions.fan_out") == []
+    assert events("signals") == []
+    assert feeds_unevaluated(timezone.now()) == []
+
+
+def test_a_candle_older_than_its_successors_close_is_old_news() -> None:
+    feed = feed_with(RISING_AT_LAST, last_open_at=LAST - MINUTE)
+    needed_config(feed)
+
+    assert feed_evaluate(feed.pk) == []
+
+    assert answers() == [("NOTHING", "STALE: a newer candle has closed since")]
+
+
+def test_the_very_moment_a_successor_closes_a_candle_is_news_still() -> None:
+    feed = feed_with(RISING_AT_LAST)
+    exchange = feed.market.exchange
+    exchange.clock_venue_at = NOON + MINUTE
+    exchange.save()
+    needed_config(feed)
+
+    feed_evaluate(feed.pk)
+
+    assert answers() == [("ENTER_LONG", "")]
+
+
+def test_a_strategy_that_raises_does_not_keep_its_neighbours_from_being_asked(odd: type[Odd]) -> None:
+    feed = feed_with(RISING_AT_LAST)
+    odd.error = RuntimeError("division of the sea")
+    needed_config(feed, strategy="odd")
+    needed_config(feed)
+
+    feed_evaluate(feed.pk)
+
+    assert answers() == [("NOTHING", "FAILED: RuntimeError: division of the sea"), ("ENTER_LONG", "")]
+    assert feeds_unevaluated(timezone.now()) == []
+
+
+@pytest.mark.parametrize("said", ["a\0b", "lone \ud800 surrogate", "x" * 5000, "two\nlines", ""])
+def test_whatever_a_strategy_says_when_it_fails_can_be_stored(odd: type[Odd], said: str) -> None:
+    feed = feed_with(RISING_AT_LAST)
+    odd.error = ValueError(said)
+    needed_config(feed, strategy="odd")
+    needed_config(feed)
+
+    feed_evaluate(feed.pk)
+
+    [(kind, reason), neighbour] = answers()
+    assert kind == "NOTHING"
+    assert reason.startswith("FAILED: ValueError")
+    assert len(reason) <= 200
+    assert neighbour == ("ENTER_LONG", "")
+
+
+@pytest.mark.parametrize("said", [float("nan"), None, "up"])
+def test_a_signal_that_is_no_number_is_a_failure_of_the_strategy(odd: type[Odd], said: object) -> None:
+    feed = feed_with(RISING_AT_LAST)
+    odd.said = said
+    needed_config(feed, strategy="odd")
+
+    feed_evaluate(feed.pk)
+
+    [(kind, reason)] = answers()
+    assert kind == "NOTHING"
+    assert reason.startswith("FAILED: ")
+
+
+def test_parameters_that_no_longer_fit_are_told_and_leave_the_neighbours_alone() -> None:
+    feed = feed_with(RISING_AT_LAST)
+    needed_config(feed, parameters={"fast": 3, "slow": 2})
+    needed_config(feed, strategy="gone_with_an_upgrade")
+    needed_config(feed)
+
+    feed_evaluate(feed.pk)
+
+    [(first, why), (second, unknown), neighbour] = answers()
+    assert (first, second) == ("NOTHING", "NOTHING")
+    assert why.startswith("UNUSABLE: ")
+    assert unknown.startswith("UNUSABLE: wanted one of rsi_reversion, sma_cross, was 'gone_with_an_upgrade'")
+    assert neighbour == ("ENTER_LONG", "")
+
+
+def test_a_price_is_the_candles_close_to_the_last_digit() -> None:
+    feed = feed_with(RISING_AT_LAST, last_open_at=LAST - MINUTE)
+    candles_store(feed.pk, [candle(LAST, "12.123456789012345678")])
+    Feed.objects.update(last_open_at=LAST)
+    needed_config(feed)
+
+    feed_evaluate(feed.pk)
+
+    assert Signal.objects.get().price == Decimal("12.123456789012345678")
+
+
+def test_one_feed_that_breaks_does_not_keep_the_others_of_its_message_waiting() -> None:
+    feed, broken = feed_with(RISING_AT_LAST), make_feed(timeframe=Timeframe.H1)
+    Feed.objects.filter(pk=broken.pk).update(timeframe="7s")
+    candles_store(broken.pk, [candle(LAST)])
+    needed_config(broken)
+    needed_config(feed)
+
+    evaluate([broken.pk, 12345, feed.pk])
+
+    assert answers() == [("ENTER_LONG", "")]
+
+
+def test_a_feed_without_candles_or_without_needed_configurations_is_answered_with_nothing_at_all() -> None:
+    empty = make_feed()
+    needed_config(empty)
+
+    assert feed_evaluate(empty.pk) == []
+    assert feed_evaluate(12345) == []
+    assert answers() == []
+
+
+# -- the sweep's question -----------------------------------------------------------------------------------------------
+
+
+def test_a_feed_is_unevaluated_until_each_of_its_needed_configurations_has_answered_its_last_candle() -> None:
+    feed = feed_with(RISING_AT_LAST)
+    needed_config(feed)
+    feed_evaluate(feed.pk)
+
+    assert feeds_unevaluated(timezone.now()) == []
+
+    late = make_config(feed=feed)
+    assert feeds_unevaluated(timezone.now()) == []
+
+    config_need(late.pk, True)
+    assert feeds_unevaluated(timezone.now()) == [feed.pk]
+
+    feed_evaluate(feed.pk)
+    assert feeds_unevaluated(timezone.now()) == []
+
+    candles_store(feed.pk, [candle(NOON)])
+    Feed.objects.update(last_open_at=NOON)
+    assert feeds_unevaluated(timezone.now()) == [feed.pk]
+
+
+def test_a_feed_that_was_never_collected_is_not_asked_about() -> None:
+    needed_config(make_feed())
+
+    assert feeds_unevaluated(timezone.now()) == []
+
+
+# -- the last word -------------------------------------------------------------------------------------------------------
+
+
+def test_the_latest_signal_of_a_configuration_is_the_last_that_said_something() -> None:
+    feed = feed_with(RISING_AT_LAST)
+    one, two, silent = needed_config(feed), needed_config(feed), needed_config(feed)
+    for config, kind, minute in (
+        *((one, "ENTER_LONG", 1), (one, "EXIT_LONG", 3), (one, "NOTHING", 4)),
+        *((two, "ENTER_LONG", 2), (silent, "NOTHING", 4)),
+    ):
+        make_signal(config, SignalKind(kind), closed_at=NOON + minute * MINUTE)
+
+    latest = signals_latest([one.pk, two.pk, silent.pk])
+
+    assert {pk: signal.candle_close_at for pk, signal in latest.items()} == {
+        one.pk: NOON + 3 * MINUTE,
+        two.pk: NOON + 2 * MINUTE,
+    }
+
+
+# -- parameters ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("strategy", "parameters", "problem"),
+    [
+        ("nope", {}, "wanted one of rsi_reversion, sma_cross, was 'nope'"),
+        ("sma_cross", [], "wanted an object of parameters, was list"),
+        ("sma_cross", {"fast": 1}, "fast"),
+        ("sma_cross", {"fast": 50, "slow": 20}, "wanted fast below slow, was fast=50 and slow=20"),
+        ("sma_cross", {"fats": 5}, "fats"),
+        ("sma_cross", {"stop_loss_percent": 0}, "stop_loss_percent"),
+        ("sma_cross", {"take_profit_percent": "NaN"}, "take_profit_percent"),
+        ("rsi_reversion", {"oversold": 60}, "wanted oversold below recovered"),
+        ("rsi_reversion", {"period": "many"}, "period"),
+    ],
+)
+def test_parameters_that_make_no_strategy_are_refused_by_name(strategy: str, parameters: Any, problem: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        parameters_validated(strategy, parameters)
+
+    assert any(problem in message for message in raised.value.messages)
+
+
+def test_parameters_left_out_take_their_defaults() -> None:
+    assert parameters_validated("sma_cross", {}).parameters.model_dump() == {
+        "stop_loss_percent": Decimal(2),
+        "take_profit_percent": Decimal(4),
+        "fast": 20,
+        "slow": 50,
+    }
+
+
+@in_the_open
+def test_a_need_that_was_told_twice_is_told_once() -> None:
+    config = make_config()
+
+    elsewhere(lambda: config_need(config.pk, True))
+    config_need(config.pk, True)
+    config.refresh_from_db()
+    assert config.is_needed
+
+    config_need(config.pk, False)
+    config.refresh_from_db()
+    assert not config.is_needed
