@@ -101,11 +101,14 @@ class Venue:
         return accounts
 
     def feed(self, timeframe: Timeframe, symbol: str = "BTC/USDT") -> Feed:
-        """A feed in use that no sweep collects by itself: its candles are this benchmark's doing."""
+        """A feed that is in use, and never due by itself: its candles are this benchmark's doing."""
         feed = feed_ensure(self.market(symbol), timeframe)
-        Feed.objects.filter(pk=feed.pk).update(
-            is_needed=True, next_due_at=None, last_open_at=timeframe.open_of(self.now)
-        )
+        last_open_at = timeframe.open_of(self.now) - timeframe.length
+        Feed.objects.filter(pk=feed.pk).update(is_needed=True, next_due_at=None, last_open_at=last_open_at)
+        # Somebody who holds something on it, or the next sweep would end its collection.
+        [account], [config] = self.accounts(1), self.configs(feed, 1, is_needed=False)
+        [holder] = self.sessions([(account, config)], SessionStatus.SUSPENDED)
+        TradingSession.objects.filter(pk=holder.pk).update(has_exposure=True)
         return feed
 
     def configs(self, feed: Feed, count: int, *, is_needed: bool) -> list[StrategyConfig]:

@@ -51,20 +51,23 @@ def fold(fills: Iterable[FillFact], side: PositionSide, contract_size: Decimal =
     facts = sorted(fills, key=lambda fill: (fill.filled_at is not None, fill.filled_at))
     entries = [fill for fill in facts if fill.side is side.entry_side]
     exits = [fill for fill in facts if fill.side is not side.entry_side]
-    entered, entry_price = _average(entries)
-    exited, exit_price = _average(exits)
-    base_fees = sum((fill.fee_base for fill in facts), ZERO)
-    quantity = entered - exited - base_fees
+    entered, entry_value = _totals(entries)
+    exited, exit_value = _totals(exits)
+    entry_price = entry_value / entered if entered else ZERO
+    exit_price = exit_value / exited if exited else ZERO
+    # What a venue keeps in base currency is missing from a long position, and still owed by a short one.
+    quantity = entered - exited - side.sign * sum((fill.fee_base for fill in facts), ZERO)
     entry_fees = sum((fill.fee_quote for fill in entries), ZERO)
     exit_fees = sum((fill.fee_quote for fill in exits), ZERO)
     realized = ZERO
     if entered and exited:
-        gross = (exit_price - entry_price) * exited * contract_size * side.sign
+        gross = (exit_value - entry_price * exited) * contract_size * side.sign
         realized = gross - exit_fees - entry_fees * min(exited / entered, Decimal(1))
     closed = bool(entered) and quantity <= 0
     if closed:
         # Nothing is left to carry a share of the entry fees, also when base fees made the exit smaller than the entry.
-        realized = (exit_price * exited - entry_price * entered) * contract_size * side.sign - exit_fees - entry_fees
+        # From the sums, not the averages: the result is the cash that went in and out, to the last digit.
+        realized = (exit_value - entry_value) * contract_size * side.sign - exit_fees - entry_fees
     return PositionState(
         quantity=quantity,
         entered=entered,
@@ -85,8 +88,6 @@ def unrealized_pnl(
     return (price - state.entry_price) * state.quantity * contract_size * side.sign
 
 
-def _average(fills: list[FillFact]) -> tuple[Decimal, Decimal]:
-    quantity = sum((fill.quantity for fill in fills), ZERO)
-    if not quantity:
-        return ZERO, ZERO
-    return quantity, sum((fill.quantity * fill.price for fill in fills), ZERO) / quantity
+def _totals(fills: list[FillFact]) -> tuple[Decimal, Decimal]:
+    """Quantity, and quantity times price, of all fills together."""
+    return sum((fill.quantity for fill in fills), ZERO), sum((fill.quantity * fill.price for fill in fills), ZERO)

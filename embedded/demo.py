@@ -36,6 +36,7 @@ FIRST_MINUTE = 1_708
 POLL_SECONDS = 0.4
 # After the first stop-loss or take-profit, how long to wait for a position that the stop can flatten.
 LAST_POSITION_SECONDS = 20
+STOP_ATTEMPTS = 3
 ANSWER_LIMIT_SECONDS = 45
 MOST_CANDLES = 1500  # what the API gives at once
 STATES = {"start": "ACTIVE", "suspend": "SUSPENDED", "recovered": "ACTIVE", "stop": "STOPPING", "stopped": "STOPPED"}
@@ -138,6 +139,10 @@ class Life:
         return any(position["valuations"] for position in self.positions)
 
     @property
+    def was_flattened_by_a_stop(self) -> bool:
+        return any(position["exit_reason"] == "SESSION_STOP" for position in self.positions)
+
+    @property
     def realized_pnl(self) -> Decimal:
         return sum((Decimal(position["realized_pnl"]) for position in self.positions), Decimal(0))
 
@@ -229,10 +234,16 @@ async def _live(scene: Scene, screen: Screen) -> Life:
     life = Life(scene.session)
     await _command(scene, "start", done_when="ACTIVE")
     await _watch(scene, life, screen, lambda: life.has_exited_by_level and life.was_valued_by_a_tick)
-    deadline = time.monotonic() + LAST_POSITION_SECONDS
-    await _watch(scene, life, screen, lambda: life.open_position is not None or time.monotonic() > deadline)
-    await _command(scene, "stop", done_when="STOPPING")
-    await _watch(scene, life, screen, lambda: life.session["status"] == "STOPPED")
+    for attempt in range(STOP_ATTEMPTS):
+        if attempt:
+            # The strategy left its position in the moment of the stop: another run, for a stop that has something to do.
+            await _command(scene, "start", done_when="ACTIVE")
+        deadline = time.monotonic() + LAST_POSITION_SECONDS
+        await _watch(scene, life, screen, lambda end=deadline: life.open_position is not None or time.monotonic() > end)
+        await _command(scene, "stop", done_when="STOPPING")
+        await _watch(scene, life, screen, lambda: life.session["status"] == "STOPPED")
+        if life.was_flattened_by_a_stop:
+            break
     return life
 
 

@@ -65,7 +65,8 @@ def make_venv(uv: str | None) -> None:
 def install(requirements: str, uv: str | None) -> None:
     python = str(VENV / "bin/python")
     if uv:
-        run([uv, "pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", requirements])
+        uv_pip = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", python]
+        run([*uv_pip, "--require-hashes", "-r", requirements])
         return
     if subprocess.run([python, "-I", "-c", "import pip"], capture_output=True, check=False).returncode != 0:
         run([python, "-I", "-m", "ensurepip"])  # a .venv that uv made has no pip

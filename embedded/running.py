@@ -23,7 +23,7 @@ from embedded.child import Process, Say, StartFailed
 from embedded.services import POSTGRES_PORT, VALKEY_PORT, Postgres, Server, Valkey, free_port, is_free, place_data
 from embedded.supervisor import Supervisor, supervised, together
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach our loopback
 FLOWER_USER = "r3edge"
 FIRST_USER = "admin"  # the superuser that `manage prepare` makes
 
@@ -140,9 +140,9 @@ async def _start_server(supervisor: Supervisor, server: Server, attempts: int = 
         await _start_server(supervisor, server, attempts - 1)
 
 
-def _answers(url: str, _pid: int) -> bool:
+def is_answering(url: str, _pid: int) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=3) as answer:  # noqa: S310 - our own http address
+        with DIRECT.open(url, timeout=3) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError, ValueError):
         return False
@@ -158,9 +158,13 @@ def _choose(asked: int | None, usual: int, host: str, what: str) -> int:
     return next((port for port in range(usual, usual + 50) if is_free(port, host)), None) or free_port(0, host)
 
 
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
 def _url(host: str, port: int, path: str = "/") -> str:
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}.get(host, host)  # noqa: S104 - only compared
-    return f"http://{shown}:{port}{path}"
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - only compared
+    return f"http://{_bracketed(reached)}:{port}{path}"
 
 
 class Plan:
@@ -180,7 +184,9 @@ class Plan:
         }
         env = {**base_env(checkout.run_dir), **django_env(checkout), **service_urls}
         env["R3EDGE_WEB_PORT"] = str(self.web_port)
-        env.setdefault("R3EDGE_ALLOWED_HOSTS", ",".join(dict.fromkeys([*LOOPBACK[:2], "[::1]", host])))
+        # Whatever names the user adds, our own health check asks by the address.
+        named = env.get("R3EDGE_ALLOWED_HOSTS", "localhost").split(",")
+        env["R3EDGE_ALLOWED_HOSTS"] = ",".join(dict.fromkeys([*named, "127.0.0.1", "[::1]", _bracketed(host)]))
         if options.simulator:
             self.urls["simulator"] = _url("127.0.0.1", self.simulator_port)
             env["R3EDGE_SIMULATOR_URL"] = self.urls["simulator"].rstrip("/")
@@ -204,7 +210,7 @@ class Plan:
     def without_tables(self) -> list[Process]:
         """What may start while the migrations run."""
         command = processes.flower_command("127.0.0.1", self.flower_port)
-        flower = self._process("flower", command, partial(_answers, self.urls["flower"] + "healthcheck"), rank=2)
+        flower = self._process("flower", command, partial(is_answering, self.urls["flower"] + "healthcheck"), rank=2)
         password = f"{FLOWER_USER}:{self.checkout.secret('flower.password')}"
         found = [replace(flower, env={"FLOWER_BASIC_AUTH": password, **flower.env})]
         if simulated := self.options.simulator:
@@ -214,14 +220,14 @@ class Plan:
                 "127.0.0.1", self.simulator_port, simulated.speed, simulated.seed, state
             )
             found.append(
-                self._process("simulator", command, partial(_answers, self.urls["simulator"] + "_sim/health"), 2)
+                self._process("simulator", command, partial(is_answering, self.urls["simulator"] + "_sim/health"), 2)
             )
         return found
 
     def with_tables(self) -> list[Process]:
         """What needs a migrated database."""
         command = processes.web_command(self.options.host, self.web_port)
-        web = self._process("web", command, partial(_answers, self.urls["dashboard"] + "ready"), rank=2)
+        web = self._process("web", command, partial(is_answering, self.urls["dashboard"] + "ready"), rank=2)
         # Its requests run in threads that come and go, so it needs a pool of connections where the others keep theirs.
         web = replace(web, env={"R3EDGE_DB_POOL": "8", **web.env})
         has_events = processes.has_task_events(self.env)

@@ -6,6 +6,7 @@ server answers on proves nothing. Root starts them as an unprivileged user, beca
 """
 
 import contextlib
+import errno
 import hashlib
 import importlib.util
 import os
@@ -75,19 +76,30 @@ def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+    """Whether nobody listens there; raises StartFailed where this machine or this user cannot."""
+    with _socket(host) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+        return _bind(probe, host, port)
 
 
 def _any_port(host: str) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
+    with _socket(host) as probe:
+        _bind(probe, host, 0)
         return int(probe.getsockname()[1])
+
+
+def _socket(host: str) -> socket.socket:
+    return socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+
+
+def _bind(probe: socket.socket, host: str, port: int) -> bool:
+    try:
+        probe.bind((host, port))
+    except OSError as refused:
+        if refused.errno == errno.EADDRINUSE:
+            return False
+        raise StartFailed(f"cannot listen on {host} port {port}: {refused.strerror}") from None
+    return True
 
 
 def owner_for(data: Path) -> Owner | None:

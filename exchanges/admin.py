@@ -8,8 +8,7 @@ from django import forms
 from django.contrib import admin
 from django.contrib.auth.models import User
 from django.db.models import QuerySet
-from django.http import HttpRequest
-from django.http.response import HttpResponseBase
+from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.views.decorators.debug import sensitive_post_parameters
@@ -45,11 +44,11 @@ from pipeline.pages import (
 SECRETS = ("api_key", "secret", "passphrase")
 
 
-def read_now(request: HttpRequest, exchange: Exchange) -> str:
+def _read_now(request: HttpRequest, exchange: Exchange) -> str:
     return f"read the clock and {services.exchange_sync(exchange.pk)} markets"
 
 
-def read_balances(request: HttpRequest, account: Account) -> str:
+def _read_balances(request: HttpRequest, account: Account) -> str:
     return f"read the balances of {len(services.balances_refresh(account.pk))} currencies"
 
 
@@ -73,10 +72,10 @@ class ExchangePage(SupervisedPage):
     actions = ("read_now_selected",)
 
     read_now = button(
-        "Read now", read_now, icon="sync",
+        "Read now", _read_now, icon="sync",
         question="Asks the exchange for its clock and for every market it has. This may take some seconds.",
     )  # fmt: skip
-    read_now_selected = batch("Read markets and clock now", read_now)
+    read_now_selected = batch("Read markets and clock now", _read_now)
 
     @admin.display(description="its time")
     def its_time(self, exchange: Exchange) -> str:
@@ -127,7 +126,9 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
         for name in ("api_key", "secret"):
             if not data.get(name) and name not in self.errors:
                 found = "the others without it" if is_entered else "nothing"
-                self.add_error(name, f"wanted the {self.fields[name].label}, was {found}; new keys are entered together")
+                self.add_error(
+                    name, f"wanted the {self.fields[name].label}, was {found}; new keys are entered together"
+                )
 
     @property
     def credentials(self) -> Credentials | None:
@@ -140,6 +141,8 @@ class RiskProfileInline(BaseStackedInline):
     model = RiskProfile
     can_delete = False
     min_num = 1
+    hide_title = True
+    fields = (("max_open_positions", "max_exposure"),)
     verbose_name = "risk limits"
     formfield_overrides = {ExactField: exact_widget()}
 
@@ -162,9 +165,9 @@ class AccountPage(Page):
     actions = ("read_balances_selected",)
 
     read_balances = button(
-        "Read balances", read_balances, icon="sync", question="Asks the exchange what this account holds.",
+        "Read balances", _read_balances, icon="sync", question="Asks the exchange what this account holds.",
     )  # fmt: skip
-    read_balances_selected = batch("Read balances now", read_balances)
+    read_balances_selected = batch("Read balances now", _read_balances)
 
     @display(description="status", ordering="status", label=BADGES)
     def status_shown(self, account: Account) -> str:
@@ -193,8 +196,8 @@ class AccountPage(Page):
         )
         return [(None, {"fields": about}), ("Keys", {"fields": SECRETS, "description": note})]
 
-    def get_form(self, request: HttpRequest, obj: Account | None = None, **kwargs: Any) -> Any:
-        form = super().get_form(request, obj, **kwargs)
+    def get_form(self, request: HttpRequest, obj: Account | None = None, change: bool = False, **kwargs: Any) -> Any:
+        form: Any = super().get_form(request, obj, change, **kwargs)
         form.trader = request.user
         return form
 
@@ -202,9 +205,8 @@ class AccountPage(Page):
         return {"owner": request.user.pk, **super().get_changeform_initial_data(request)}
 
     @method_decorator(sensitive_post_parameters(*SECRETS))
-    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        response: HttpResponseBase = super().changeform_view(request, *args, **kwargs)
-        return response
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:  # what Django passes
+        return super().changeform_view(request, *args, **kwargs)
 
     def save_model(self, request: HttpRequest, obj: Account, form: AccountForm, change: bool) -> None:
         credentials = form.credentials
@@ -241,7 +243,7 @@ class AccountPage(Page):
             [
                 table(
                     "Balances", ("Currency", "Total", "Free", "Read at"),
-                    ((one.currency, plain(one.total), plain(one.free), moment(one.read_at)) for one in balances),
+                    ((one.currency, one.total, one.free, one.read_at) for one in balances),
                     list_url(Balance, account__id__exact=row.pk),
                 )
             ],

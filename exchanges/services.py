@@ -190,6 +190,16 @@ def account_rekey(account_id: int, credentials: Credentials) -> None:
     )
 
 
+def credentials_reseal() -> int:
+    """Encrypt every account's keys anew with the first encryption key; how many there are. Raises UnableToDecrypt, and then
+    changes nothing."""
+    with transaction.atomic():
+        accounts = list(Account.objects.select_for_update().order_by("pk"))
+        for account in accounts:
+            Account.objects.filter(pk=account.pk).update(credentials=account.credentials.reveal())
+    return len(accounts)
+
+
 def account_pause(account_id: int, reason: str) -> bool:
     """Stop using keys that the venue refuses, and say so once; whether it was this call that paused it."""
     with transaction.atomic():

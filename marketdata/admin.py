@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.http import HttpRequest
 
 from marketdata.models import Feed
-from pipeline.pages import SECTION_ROWS, Fact, ReadOnlyPage, Sections, moment, plain, table
+from pipeline.pages import SECTION_ROWS, Fact, ReadOnlyPage, Sections, moment, table
 
 
 @admin.register(Feed)
@@ -28,13 +28,7 @@ class FeedPage(ReadOnlyPage):
             [
                 table(
                     "Last candles", ("Open at", "Open", "High", "Low", "Close", "Volume", "Collected at"),
-                    (
-                        (
-                            moment(one.open_at), plain(one.open), plain(one.high), plain(one.low), plain(one.close),
-                            plain(one.volume), moment(one.collected_at),
-                        )
-                        for one in candles
-                    ),
+                    ((one.open_at, one.open, one.high, one.low, one.close, one.volume, one.collected_at) for one in candles),
                 )
             ],
         )  # fmt: skip

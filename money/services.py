@@ -108,14 +108,16 @@ def orders_unvalued(now: datetime) -> list[int]:
 
 
 def _read_what_is_old(account_id: int, order_ids: Sequence[int]) -> None:
-    account = Account.objects.get(pk=account_id)
-    markets = Market.objects.filter(orders__in=list(order_ids)).distinct()
-    fresh = Quote.objects.filter(market__in=markets, quoted_at__gt=timezone.now() - QUOTE_IS_OLD_AFTER)
-    old = set(markets.values_list("symbol", flat=True)) - set(fresh.values_list("market__symbol", flat=True))
+    facts = Order.objects.filter(pk__in=list(order_ids)).values_list(
+        "account__exchange_id", "account__balances_synced_at", "market__symbol", "market__last_quote__quoted_at"
+    )
+    known_since = timezone.now() - QUOTE_IS_OLD_AFTER
+    old = {symbol: exchange_id for exchange_id, _, symbol, at in facts if at is None or at <= known_since}
     try:
         if old:
-            quotes_refresh(account.exchange_id, sorted(old))
-        if account.balances_synced_at is None:
+            [exchange_id] = set(old.values())  # an account is at one exchange
+            quotes_refresh(exchange_id, sorted(old))
+        if any(synced_at is None for _, synced_at, _, _ in facts):
             balances_refresh(account_id)
     except ExchangeUnavailable as error:
         # Not fatal here: without a price or a balance the orders are denied with that reason.

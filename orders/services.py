@@ -19,7 +19,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
-from domain.market import OrderType, Side
+from domain.market import ZERO, OrderType, Side
 from domain.orders import AT_VENUE_STATUSES, LIVE_STATUSES, Execution, OrderStatus
 from exchanges.credentials import UnableToDecrypt
 from exchanges.gateway import (
@@ -57,8 +57,10 @@ UNKNOWN_ALERT_AFTER = timedelta(minutes=2)
 ENTRY_IS_OLD_AFTER = timedelta(seconds=60)
 
 
-def orders_announce(orders: Sequence[Order], topic: Topic, *, actor: str = "system", **data: Any) -> None:
-    """Publish where these orders stand; ``account`` must be loaded."""
+def orders_announce(
+    orders: Sequence[Order], topic: Topic, *, actor: str = "system", is_news: bool = True, **data: Any
+) -> None:
+    """Publish where these orders stand; ``account`` must be loaded. What is no news is journaled and wakes nobody."""
     publish_all(
         topic,
         [
@@ -70,6 +72,7 @@ def orders_announce(orders: Sequence[Order], topic: Topic, *, actor: str = "syst
             for order in orders
         ],
         actor=actor,
+        wakes=is_news,
     )
 
 
@@ -104,6 +107,7 @@ def order_submit(order_id: int) -> str | None:
         return _settle(order, S.UNKNOWN, among=(S.SUBMITTING,), detail=str(error)[:200], not_before_at=timezone.now())
     crashpoint("order.answered")
     # An order whose answer came after it had been called unknown is adopted just the same.
+    order.exchange_order_id = exchange_order_id
     status = _settle(
         order,
         S.OPENED,
@@ -112,7 +116,7 @@ def order_submit(order_id: int) -> str | None:
         opened_at=timezone.now(),
     )
     if status == S.OPENED and order.order_type == OrderType.MARKET:
-        return order_look(order_id)
+        return _ask_venue(order)
     return status
 
 
@@ -138,8 +142,10 @@ def order_look(order_id: int) -> str | None:
             return None
         _settle(order, S.UNKNOWN, among=(S.SUBMITTING,), detail="no outcome was recorded", not_before_at=timezone.now())
         order = _loaded(order_id)
-    if order.status not in (S.UNKNOWN, S.OPENED):
-        return None
+    return _ask_venue(order) if order.status in (S.UNKNOWN, S.OPENED) else None
+
+
+def _ask_venue(order: Order) -> str:
     gateway = gateway_for(order.account.exchange, order.account, [order.market])
     try:
         _cancel_if_wanted(gateway, order)
@@ -255,11 +261,13 @@ def _settle(order: Order, to: OrderStatus, *, among: Collection[str], **changes:
     if to in (S.UNKNOWN, S.OPENED):
         changes.setdefault("not_before_at", timezone.now() + LOOK_AGAIN)
     mine = Order.objects.filter(pk=order.pk)
-    with transaction.atomic():
+    with transaction.atomic(savepoint=False):
         moved = mine.move(to, among=set(among) - {S.NOT_PLACED}, **changes)
         if moved or (S.NOT_PLACED in among and _take_back(order, changes)):
+            # That an order on its way has arrived changes no decision: the tracker waits for its fills and its end.
+            is_news = (order.status, to) != (S.SUBMITTING, S.OPENED)
             order.status = to
-            orders_announce([order], Topic.ORDER_UPDATES)
+            orders_announce([order], Topic.ORDER_UPDATES, is_news=is_news)
             return to
     return str(Order.objects.values_list("status", flat=True).get(pk=order.pk))
 
@@ -350,10 +358,7 @@ def _found(order: Order, report: OrderReport, fills: Sequence[FillReport]) -> st
                 exchange_order_id=report.exchange_order_id,
                 opened_at=timezone.now(),
             )
-        new = _record_fills(order, fills)
-        totals.filled = sum((fill.quantity for fill in totals.fills.all()), start=totals.filled * 0)
-        totals.filled_quote = sum((fill.quantity * fill.price for fill in totals.fills.all()), start=totals.filled * 0)
-        totals.save(update_fields=["filled", "filled_quote"])
+        new = _record_fills(totals, fills)
         is_complete = totals.filled >= report.filled
         if new:
             publish(
@@ -376,7 +381,8 @@ def _found(order: Order, report: OrderReport, fills: Sequence[FillReport]) -> st
 
 
 def _record_fills(order: Order, fills: Sequence[FillReport]) -> int:
-    before = order.fills.count()
+    """Add the fills that are not there yet and sum them all up on the locked ``order``; how many were new."""
+    before = order.fills.count() if order.filled else 0
     Fill.objects.bulk_create(
         [
             Fill(
@@ -388,7 +394,12 @@ def _record_fills(order: Order, fills: Sequence[FillReport]) -> int:
         ],
         ignore_conflicts=True,
     )  # fmt: skip
-    return order.fills.count() - before
+    recorded = list(order.fills.all())
+    if len(recorded) > before:
+        order.filled = sum((fill.quantity for fill in recorded), ZERO)
+        order.filled_quote = sum((fill.quantity * fill.price for fill in recorded), ZERO)
+        order.save(update_fields=["filled", "filled_quote"])
+    return len(recorded) - before
 
 
 def _alert(order: Order, alert: str) -> None:

@@ -12,7 +12,7 @@ from django.http import HttpRequest
 from unfold.contrib.filters.admin import RangeDateTimeFilter, TextFilter
 
 from pipeline.models import Event
-from pipeline.pages import LongPage, Table, list_url, moment, table
+from pipeline.pages import LongPage, Table, list_url, table
 from pipeline.topics import Topic
 
 
@@ -55,14 +55,16 @@ def events_table(title: str, events: Iterable[Event], **filters: Any) -> Table:
     return table(
         title,
         ("At", "Topic", "Key", "What", "By"),
-        ((moment(one.at), one.topic, one.key, told(one), one.actor) for one in events),
+        ((one.at, one.topic, one.key, told(one), one.actor) for one in events),
         list_url(Event, **filters),
     )
 
 
 def told(event: Event) -> str:
     """The facts of a journal row in one line."""
-    return ", ".join(f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in event.data.items())
+    return ", ".join(
+        f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in event.data.items()
+    )
 
 
 @admin.register(Event)
@@ -76,6 +78,6 @@ class EventPage(LongPage):
     def what(self, event: Event) -> str:
         return told(event) or "-"
 
-    def get_ordering(self, request: HttpRequest) -> list[str]:
+    def get_ordering(self, request: HttpRequest) -> tuple[str]:
         # Each is the order of an index: the primary key over all partitions, or one owner's events.
-        return ["-id"] if request.user.is_superuser else ["-at"]
+        return ("-id",) if request.user.is_superuser else ("-at",)

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Context, Decimal
 from functools import cache
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from django import forms
 from django.contrib import admin, messages
@@ -24,67 +25,77 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.timezone import localtime
+from unfold import admin as unfold
 from unfold.decorators import action
 from unfold.enums import ActionVariant
 from unfold.paginator import InfinitePaginator
 from unfold.widgets import UnfoldAdminDecimalFieldWidget
 
 from pipeline.fields import ExactField
+from pipeline.models import Event
 
 if TYPE_CHECKING:
     # unfold has no types; its classes are Django's in another coat.
-    from django.contrib.admin import ModelAdmin, StackedInline, TabularInline
+    class BasePage(admin.ModelAdmin[Any]):
+        list_display: Any
+        list_filter: ClassVar[Any]
+        actions: Any
+        actions_detail: Any
 
-    BasePage = ModelAdmin[Any]
-    BaseStackedInline = StackedInline[Any, Any]
-    BaseTabularInline = TabularInline[Any, Any]
+        def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]: ...
+
+    BaseStackedInline = admin.StackedInline[Any, Any]
 else:
-    from unfold.admin import ModelAdmin as BasePage
-    from unfold.admin import StackedInline as BaseStackedInline
-    from unfold.admin import TabularInline as BaseTabularInline
+    BasePage, BaseStackedInline = unfold.ModelAdmin, unfold.StackedInline
 
 # Rows that a section of a page shows; its heading leads to the rest.
 SECTION_ROWS = 20
+# Fields of a read-only page that stand on one line.
+LINE_FIELDS = 2
 SHOWN_DIGITS = Context(prec=12)
 
 # What the colours of status badges mean, over all tables: green works, orange waits or is cut back, red is a refusal.
 BADGES: dict[str, str] = {
-    **dict.fromkeys(("ACTIVE", "OPEN", "OPENED", "FULLY_EXECUTED", "APPROVED", "BUY", "ENTER_LONG", "TAKE_PROFIT"), "success"),
-    **dict.fromkeys(
-        ("SUSPENDED", "STOPPING", "PENDING", "SUBMITTING", "REQUESTED", "READY", "PARTIALLY_EXECUTED", "EXIT_LONG", "SELL"),
-        "warning",
-    ),
-    **dict.fromkeys(("HALTED", "PAUSED", "DENIED", "REJECTED", "UNKNOWN", "NOT_PLACED", "ENTER_SHORT", "STOP_LOSS"), "danger"),
-    **dict.fromkeys(("CREATED", "EXIT_SHORT"), "info"),
+    status: colour
+    for colour, statuses in {
+        "success": "ACTIVE OPEN OPENED FULLY_EXECUTED APPROVED BUY ENTER_LONG TAKE_PROFIT",
+        "warning": "SUSPENDED STOPPING PENDING REQUESTED READY SUBMITTING PARTIALLY_EXECUTED SELL EXIT_LONG",
+        "danger": "HALTED PAUSED DENIED REJECTED UNKNOWN NOT_PLACED STOP_LOSS ENTER_SHORT",
+        "info": "CREATED EXIT_SHORT",
+    }.items()
+    for status in statuses.split()
 }
 
 
-def plain(value: Decimal | None) -> str:
+def plain(value: Decimal | int | None) -> str:
     """A number as a person writes it: no trailing zeros, no exponent, twelve digits at most."""
     if value is None:
         return "-"
-    short = SHOWN_DIGITS.plus(value)
+    short = SHOWN_DIGITS.create_decimal(value)
     return "0" if not short else f"{short.normalize():f}"
 
 
-def moment(at: Any) -> str:
+def moment(at: datetime | None) -> str:
     """A time to the second, UTC, or a dash."""
-    return f"{localtime(at):%Y-%m-%d %H:%M:%S}" if at else "-"
+    return f"{at:%Y-%m-%d %H:%M:%S}" if at else "-"
 
 
 def badge(text: str | None) -> SafeString | str:
     """A status in its colour."""
     if not text:
         return "-"
-    return render_to_string("unfold/helpers/label.html", {"text": text, "type": BADGES.get(text, "default"), "size": "md"})
+    return render_to_string(
+        "unfold/helpers/label.html", {"text": text, "type": BADGES.get(text, "default"), "size": "md"}
+    )
 
 
 def signed(value: Decimal | None, currency: str = "") -> SafeString | str:
     """A profit in green, a loss in red."""
     if value is None:
         return "-"
-    colour = "text-green-700 dark:text-green-400" if value > 0 else "text-red-700 dark:text-red-400" if value < 0 else ""
+    colour = (
+        "text-green-700 dark:text-green-400" if value > 0 else "text-red-700 dark:text-red-400" if value < 0 else ""
+    )
     return format_html('<span class="{}">{}{} {}</span>', colour, "+" if value > 0 else "", plain(value), currency)
 
 
@@ -108,6 +119,11 @@ def list_url(model: type[models.Model], **filters: Any) -> str:
 def link_to_list(model: type[models.Model], text: Any, **filters: Any) -> SafeString:
     """The list of ``model`` narrowed by ``filters``."""
     return format_html('<a class="text-link" href="{}">{}</a>', list_url(model, **filters), text)
+
+
+def actor_of(request: HttpRequest) -> str:
+    """Who presses the button, as the journal names them."""
+    return request.user.get_username()[: Event._meta.get_field("actor").max_length]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +171,18 @@ def exact_widget() -> dict[str, Any]:
 def exact(model: type[models.Model], name: str) -> Callable[[Any], str]:
     """A column or line showing ``name`` of ``model`` without the zeros that fill its column."""
 
-    @admin.display(description=str(model._meta.get_field(name).verbose_name), ordering=name)
+    column = model._meta.get_field(name)
+
+    @admin.display(description=str(cast("models.Field[Any, Any]", column).verbose_name), ordering=name)
     def shown(row: Any) -> str:
         return plain(getattr(row, name))
 
     shown.__name__ = name
     return shown
+
+
+# Does one thing to one row and says what it did; raises one of its page's refusals when it could not.
+Verb = Callable[[HttpRequest, Any], str]
 
 
 class Page(BasePage):
@@ -171,8 +193,8 @@ class Page(BasePage):
     refusals: ClassVar[tuple[type[Exception], ...]] = (ValidationError,)
     live_seconds: ClassVar[int] = 5
     formfield_overrides = {ExactField: exact_widget()}
-    show_full_result_count = False
     list_per_page = 50
+    list_fullwidth = True
     change_form_outer_before_template = "pipeline/facts.html"
     change_form_outer_after_template = "pipeline/tables.html"
 
@@ -207,7 +229,7 @@ class Page(BasePage):
     def _column(self, name: Any) -> Any:
         if not isinstance(name, str) or not any(one.name == name for one in self.model._meta.fields):
             return name
-        return exact(self.model, name) if isinstance(self.model._meta.get_field(name), ExactField) else name
+        return exact(cast(Any, self.model), name) if isinstance(self.model._meta.get_field(name), ExactField) else name
 
     # What is written
 
@@ -230,12 +252,20 @@ class Page(BasePage):
 
     # Sections
 
-    def render_change_form(self, request: HttpRequest, context: Any, *args: Any, obj: Any = None, **kwargs: Any) -> Any:
+    def render_change_form(
+        self,
+        request: HttpRequest,
+        context: Any,
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: Any = None,
+    ) -> Any:
         if obj is not None:
             context["sections"] = self.sections(request, obj)
             context["sections_url"] = reverse(self._sections_name, args=[obj.pk])
             context["live_seconds"] = self.live_seconds
-        return super().render_change_form(request, context, *args, obj=obj, **kwargs)
+        return super().render_change_form(request, context, add, change, form_url, obj)
 
     @property
     def _sections_name(self) -> str:
@@ -256,7 +286,7 @@ class Page(BasePage):
 
     # Buttons
 
-    def carry_out(self, request: HttpRequest, verb: Callable[[HttpRequest, Any], str], row: Any) -> bool:
+    def carry_out(self, request: HttpRequest, label: str, verb: Verb, row: Any) -> bool:
         """Call the verb and tell the trader what came of it; whether it was done."""
         try:
             done = verb(request, row)
@@ -264,16 +294,19 @@ class Page(BasePage):
             reason = "; ".join(error.messages) if isinstance(error, ValidationError) else str(error)
             messages.error(request, f"{row}: {reason}")
             return False
-        self.log_change(request, row, f"Pressed “{verb.__name__.replace('_', ' ')}”.")
+        self.log_change(request, row, f"Pressed “{label}”.")
         messages.success(request, f"{row}: {done}")
         return True
 
 
-Verb = Callable[[HttpRequest, Any], str]
-
-
 def button(
-    label: str, verb: Verb, *, icon: str, question: str, variant: ActionVariant = ActionVariant.DEFAULT, permission: str = "change"
+    label: str,
+    verb: Verb,
+    *,
+    icon: str,
+    question: str,
+    variant: ActionVariant = ActionVariant.DEFAULT,
+    permission: str = "change",
 ) -> Any:
     """A button on a row's page: it asks, then POSTs, and ``verb`` is called with the row if the trader may see it."""
 
@@ -284,11 +317,11 @@ def button(
             messages.error(request, f"wanted one of your {self.opts.verbose_name_plural}, was {object_id}")
         else:
             url = change_url(self.model, row.pk)
-            self.carry_out(request, verb, row)
+            self.carry_out(request, label, verb, row)
         # The dialog posts by htmx, which follows this header and would show a redirect's page inside the dialog.
         return HttpResponse(headers={"HX-Redirect": url}) if "HX-Request" in request.headers else redirect(url)
 
-    pressed.__name__ = verb.__name__
+    pressed.__name__ = verb.__name__.strip("_")
     dialog = {"title": label, "description": question, "form_class": None, "form_submit_text": label}
     return action(description=label, icon=icon, variant=variant, permissions=[permission], dialog=dialog)(pressed)
 
@@ -298,9 +331,9 @@ def batch(label: str, verb: Verb, *, permission: str = "change") -> Any:
 
     def pressed(self: Page, request: HttpRequest, queryset: QuerySet[Any]) -> None:
         for row in queryset:
-            self.carry_out(request, verb, row)
+            self.carry_out(request, label, verb, row)
 
-    pressed.__name__ = f"{verb.__name__}_selected"
+    pressed.__name__ = f"{verb.__name__.strip('_')}_selected"
     return admin.action(description=label, permissions=[permission])(pressed)
 
 
@@ -324,11 +357,17 @@ class ReadOnlyPage(Page):
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return self.get_fields(request, obj)
 
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        names = self.get_fields(request, obj)
+        rows = [tuple(names[start : start + LINE_FIELDS]) for start in range(0, len(names), LINE_FIELDS)]
+        return [(None, {"fields": rows})]
+
 
 class LongPage(ReadOnlyPage):
     """A read-only table that grows without end: its rows are never counted."""
 
     paginator = InfinitePaginator
+    show_full_result_count = False
 
 
 class SupervisedPage(Page):
@@ -345,5 +384,14 @@ class SupervisedPage(Page):
 
 
 def table(title: str, headers: Sequence[str], rows: Iterable[Sequence[Any]], more_url: str = "") -> Table:
-    """A section of at most ``SECTION_ROWS`` rows; the query behind ``rows`` is the caller's to bound."""
-    return Table(title, headers, [list(row) for row in rows], more_url)
+    """A section of a page. The query behind ``rows`` is the caller's to bound, by ``SECTION_ROWS``."""
+    return Table(title, headers, [[cell(value) for value in row] for row in rows], more_url)
+
+
+def cell(value: Any) -> Any:
+    """A value as a table shows it: numbers short, times on one line, a dash for nothing."""
+    if isinstance(value, datetime):
+        return format_html('<span class="whitespace-nowrap">{}</span>', moment(value))
+    if isinstance(value, Decimal):
+        return plain(value)
+    return "-" if value in (None, "") else value

@@ -116,8 +116,9 @@ def publish(
     publish_all(topic, [Note(key, ids, data or {})], actor=actor)
 
 
-def publish_all(topic: Topic, notes: Sequence[Note], *, actor: str = "system") -> None:
-    """As ``publish``, for many happenings with one insert and as few messages as the topic's batches allow."""
+def publish_all(topic: Topic, notes: Sequence[Note], *, actor: str = "system", wakes: bool = True) -> None:
+    """As ``publish``, for many happenings with one insert and as few messages as the topic's batches allow. ``wakes=False``
+    is for what gives the topic's consumers nothing to do: journaled and broadcast only."""
     if not notes:
         return
     if not connection.in_atomic_block:
@@ -128,7 +129,7 @@ def publish_all(topic: Topic, notes: Sequence[Note], *, actor: str = "system") -
     if route.is_journaled:
         _journal(topic, notes, actor)
     # robust: a broker that is down must not fail a transaction that stands, nor keep later hooks from running.
-    transaction.on_commit(partial(_announce, topic, tuple(notes)), robust=True)
+    transaction.on_commit(partial(_announce, topic, tuple(notes), wakes), robust=True)
 
 
 def ring(task: str, *, batch: int = 200, **ids: Iterable[int]) -> None:
@@ -149,9 +150,9 @@ def ring(task: str, *, batch: int = 200, **ids: Iterable[int]) -> None:
             return
 
 
-def _announce(topic: Topic, notes: Sequence[Note]) -> None:
+def _announce(topic: Topic, notes: Sequence[Note], wakes: bool) -> None:
     route = TOPICS[topic]
-    for bell in route.wakes:
+    for bell in route.wakes if wakes else ():
         id_name = bell.argument.removesuffix("s")
         ids = [value for note in notes if (value := note.ids.get(id_name)) is not None]
         ring(bell.task, batch=bell.batch, **{bell.argument: ids})
@@ -172,7 +173,7 @@ def _journal(topic: Topic, notes: Sequence[Note], actor: str) -> None:
             json.dumps(note.data, default=str),
             owner_id,
             session_id,
-            actor,
+            actor[:64],  # as long as the column
         ]
     with connection.cursor() as cursor:
         cursor.execute(

@@ -28,10 +28,10 @@ from domain.tracking import Action, SessionView, decide
 from exchanges.models import Market, Quote
 from orders.models import Fill, Order
 from orders.services import orders_announce, orders_cancel
-from pipeline.topics import Note, Topic, publish_all, ring
+from pipeline.topics import Note, Topic, publish, publish_all
 from positions.models import FOLDED_FIELDS, LIVE_POSITIONS, Intent, Position, PositionStatus
 from sessions.models import TRACKED_STATUSES, SessionStatus, TradingSession
-from sessions.services import session_mark_stopped, session_note_exposure
+from sessions.services import session_mark_stopped, sessions_note_exposure
 from strategies.models import Signal
 from strategies.services import signals_latest
 
@@ -103,13 +103,14 @@ class _Wishes:
 
 def signals_fan_out(signal_ids: Sequence[int]) -> None:
     """Look at every session that a signal concerns: the first batch here and now, the rest by messages."""
-    configs = Signal.objects.filter(pk__in=list(signal_ids)).values_list("config_id", flat=True)
+    configs = Signal.objects.filter(pk__in=list(signal_ids)).values("config_id")
     concerned = TradingSession.objects.filter(
-        Q(status=SessionStatus.ACTIVE) | Q(has_exposure=True, status__in=TRACKED_STATUSES), config__in=list(configs)
+        Q(status=SessionStatus.ACTIVE) | Q(has_exposure=True, status__in=TRACKED_STATUSES), config__in=configs
     )
     ids = list(concerned.order_by("pk").values_list("pk", flat=True))
-    with transaction.atomic():
-        publish_all(Topic.SESSION_SIGNALS, [Note(key=pk, ids={"session_id": pk}) for pk in ids[TRACK_BATCH:]])
+    if rest := ids[TRACK_BATCH:]:
+        with transaction.atomic():
+            publish_all(Topic.SESSION_SIGNALS, [Note(key=pk, ids={"session_id": pk}) for pk in rest])
     sessions_track(ids[:TRACK_BATCH])
 
 
@@ -120,8 +121,8 @@ def orders_follow(order_ids: Sequence[int]) -> None:
 
 def sessions_of_orders(order_ids: Iterable[int]) -> list[int]:
     """The sessions on whose behalf these orders trade."""
-    intents = Order.objects.filter(pk__in=list(order_ids)).values_list("intent_id", flat=True)
-    return list(Position.objects.filter(intents__in=list(intents)).values_list("session_id", flat=True).distinct())
+    intents = Order.objects.filter(pk__in=list(order_ids)).values("intent_id")
+    return list(Position.objects.filter(intents__in=intents).values_list("session_id", flat=True).distinct())
 
 
 def sessions_track(session_ids: Sequence[int]) -> None:
@@ -138,12 +139,17 @@ def sessions_track(session_ids: Sequence[int]) -> None:
                 _track_alone(session_id)
 
 
-def session_exit(session_id: int) -> bool:
+def session_exit(session_id: int, *, actor: str = "system") -> bool:
     """The trader's market exit: leave the position now, keep the session; whether there was one to leave."""
-    wanted = Position.objects.filter(session_id=session_id, status__in=LIVE_POSITIONS).update(is_exit_wanted=True)
-    if wanted:
-        ring("positions.track", session_ids=[session_id])
-    return bool(wanted)
+    session = TradingSession.objects.select_related("account").get(pk=session_id)
+    with transaction.atomic():
+        wanted = session.positions.filter(status__in=LIVE_POSITIONS, is_exit_wanted=False).update(is_exit_wanted=True)
+        if wanted:
+            publish(
+                Topic.COMMAND, session_id, session_id=session_id, account_id=session.account_id,
+                owner_id=session.account.owner_id, data={"command": "exit"}, actor=actor,
+            )  # fmt: skip
+    return session.positions.filter(status__in=LIVE_POSITIONS).exists()
 
 
 def sessions_unsettled(now: datetime, session_ids: Collection[int] | None = None) -> list[int]:
@@ -193,7 +199,8 @@ def _track(session_ids: Sequence[int]) -> None:
         for one in facts:
             _fold(one, now, wishes)
             _act(one, now, wishes)
-            session_note_exposure(one.session, one.position is not None)
+        sessions_note_exposure((one.session for one in facts if one.position is not None), True)
+        sessions_note_exposure((one.session for one in facts if one.position is None), False)
         _write(wishes)
 
 
@@ -201,7 +208,7 @@ def _gather(session_ids: Sequence[int]) -> list[_Facts]:
     """Lock the sessions and read all that is known about them, with one query per kind of row."""
     sessions = (
         TradingSession.objects.filter(pk__in=list(session_ids), status__in=TRACKED_STATUSES)
-        .select_related("account__exchange", "config__feed__market")
+        .select_related("account__exchange", "config__feed__market__last_quote")
         .locked()
     )
     facts = {session.pk: _Facts(session) for session in sessions}
@@ -211,15 +218,18 @@ def _gather(session_ids: Sequence[int]) -> list[_Facts]:
         position.session_id: position
         for position in Position.objects.filter(session__in=facts, status__in=LIVE_POSITIONS)
     }
-    markets = {one.market.pk for one in facts.values()}
-    quotes = Quote.objects.filter(market__in=markets, quoted_at__gt=timezone.now() - PRICE_IS_OLD_AFTER).in_bulk()
     signals = signals_latest({one.session.config_id for one in facts.values()})
     for session_id, one in facts.items():
         one.position = positions.get(session_id)
-        one.quote = quotes.get(one.market.pk)
+        one.quote = _fresh_quote(one.market)
         one.signal = signals.get(one.session.config_id)
     _gather_orders({position.pk: facts[session_id] for session_id, position in positions.items()})
     return list(facts.values())
+
+
+def _fresh_quote(market: Market) -> Quote | None:
+    quote: Quote | None = getattr(market, "last_quote", None)
+    return quote if quote is not None and quote.quoted_at > timezone.now() - PRICE_IS_OLD_AFTER else None
 
 
 def _gather_orders(by_position: dict[int, _Facts]) -> None:
@@ -230,9 +240,10 @@ def _gather_orders(by_position: dict[int, _Facts]) -> None:
     for intent in intents.values():
         if intent.purpose == Intent.Purpose.EXIT:
             by_position[intent.position_id].exit_intent = intent
-    for order in Order.objects.filter(intent_id__in=intents).select_related("account").order_by("pk"):
+    for order in Order.objects.filter(intent_id__in=intents).order_by("pk"):
         intent = intents[order.intent_id]
         one = orders[order.pk] = by_position[intent.position_id]
+        order.account = one.session.account
         (one.entries if intent.purpose == Intent.Purpose.ENTRY else one.exits).append(order)
     for fill in Fill.objects.filter(order__in=orders):
         orders[fill.order_id].fills.append(fill)

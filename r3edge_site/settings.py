@@ -24,6 +24,7 @@ REDIS_URL = ENVIRONMENT.redis_url.get_secret_value()
 
 INSTALLED_APPS = [
     "unfold",
+    "unfold.contrib.filters",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -87,6 +88,7 @@ LOGIN_URL = "admin:login"
 USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en"
+FORMAT_MODULE_PATH = "r3edge_site.formats"
 
 STATIC_URL = "static/"
 # Served from where the apps keep them: no collectstatic between an installation and its first page.
@@ -199,4 +201,29 @@ LOGGING: dict[str, Any] = {
     },
 }
 
-UNFOLD: dict[str, Any] = {"SITE_TITLE": "r3edge", "SITE_HEADER": "r3edge", "SITE_SYMBOL": "candlestick_chart"}
+UNFOLD: dict[str, Any] = {
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": "/static/r3edge_site/favicon.svg"}],
+    "SITE_TITLE": "r3edge",
+    "SITE_HEADER": "r3edge",
+    "SITE_SUBHEADER": "trading sessions",
+    "SITE_SYMBOL": "candlestick_chart",
+    "SITE_URL": None,
+    "SHOW_VIEW_ON_SITE": False,
+    "DASHBOARD_CALLBACK": "r3edge_site.navigation.front_page",
+    "SIDEBAR": {"navigation": "r3edge_site.navigation.sidebar"},
+    "COLORS": {
+        "primary": {
+            "50": "240 253 250",
+            "100": "204 251 241",
+            "200": "153 246 228",
+            "300": "94 234 212",
+            "400": "45 212 191",
+            "500": "20 184 166",
+            "600": "13 148 136",
+            "700": "15 118 110",
+            "800": "17 94 89",
+            "900": "19 78 74",
+            "950": "4 47 46",
+        }
+    },
+}

@@ -6,7 +6,7 @@ nothing twice. A stop is only done when the tracker has confirmed that nothing i
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -182,10 +182,13 @@ def session_mark_stopped(session_id: int) -> bool:
     return bool(moved)
 
 
-def session_note_exposure(session: TradingSession, has_exposure: bool) -> None:
-    """The tracker's word whether the session holds, or may come to hold, anything."""
-    if session.has_exposure != has_exposure:
-        TradingSession.objects.filter(pk=session.pk).update(has_exposure=has_exposure)
+def sessions_note_exposure(sessions: Iterable[TradingSession], has_exposure: bool) -> None:
+    """The tracker's word whether these sessions hold, or may come to hold, anything."""
+    changed = [session for session in sessions if session.has_exposure != has_exposure]
+    if not changed:
+        return
+    TradingSession.objects.filter(pk__in=[session.pk for session in changed]).update(has_exposure=has_exposure)
+    for session in changed:
         session.has_exposure = has_exposure
         if session.status != SessionStatus.ACTIVE:  # an active session needs its feed either way
             _needs_refresh(session)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin, messages
-from django.db.models import QuerySet
 from django.http import HttpRequest
 from unfold.contrib.filters.admin import RangeDateTimeFilter
 from unfold.decorators import display
@@ -25,7 +24,6 @@ from pipeline.pages import (
     link,
     list_url,
     moment,
-    plain,
     table,
 )
 from strategies.forms import ConfigForm, field_name, parameters_offered
@@ -39,7 +37,7 @@ def signals_table(config: StrategyConfig) -> Table:
     return table(
         "Signals", ("Candle closed at", "Says", "Price", "Evaluated at", "Reason"),
         (
-            (link(one, moment(one.candle_close_at)), badge(one.kind), plain(one.price), moment(one.created_at), one.reason)
+            (link(one, moment(one.candle_close_at)), badge(one.kind), one.price, one.created_at, one.reason)
             for one in speaking
         ),
         list_url(Signal, config__id__exact=config.pk),
@@ -63,9 +61,11 @@ class ConfigPage(Page):
     list_filter = ("strategy", "is_needed", "feed__timeframe")
     search_fields = ("name", "feed__market__symbol")
     ordering = ("name",)
-    # Only the fields of the strategy that is chosen are shown; those of the others are not looked at either way.
+    # Only the fields of the strategy that is chosen are shown; those of the others are not looked at either way. Where
+    # the strategy is settled there is no such choice, and no fields but its own.
     conditional_fields = {
-        field_name(strategy, parameter): f"strategy == '{strategy}'" for strategy, parameter in parameters_offered(None)
+        field_name(strategy, parameter): f"typeof strategy === 'undefined' || strategy === '{strategy}'"
+        for strategy, parameter in parameters_offered()
     }
 
     @admin.display(description="parameters")
@@ -88,10 +88,12 @@ class ConfigPage(Page):
         )
         return [(None, {"fields": about}), ("Parameters", {"fields": names, "description": note})]
 
-    def get_form(self, request: HttpRequest, obj: StrategyConfig | None = None, **kwargs: Any) -> Any:
+    def get_form(
+        self, request: HttpRequest, obj: StrategyConfig | None = None, change: bool = False, **kwargs: Any
+    ) -> Any:
         # The fields of parameters are made by the form itself; Django is asked for the model's own.
         own = ["name"] if obj else ["name", "strategy"]
-        form = super().get_form(request, obj, **{**kwargs, "fields": own})
+        form: Any = super().get_form(request, obj, change, **{**kwargs, "fields": own})
         form.trader = request.user
         if obj is not None:
             form.base_fields = {name: one for name, one in form.base_fields.items() if name in own}
@@ -105,14 +107,14 @@ class ConfigPage(Page):
             return
         rows = StrategyConfig.objects.filter(pk=obj.pk)
         rows.update(name=obj.name)
-        if set(form.changed_data) - {"name"}:
-            # Guarded: a session may have started between the page and this press of a button.
-            if not rows.filter(is_needed=False).update(parameters=obj.parameters):
-                messages.error(
-                    request,
-                    "Parameters were kept: wanted a configuration that no active session uses, was in use. "
-                    "Suspend or stop its sessions first.",
-                )
+        # Guarded: a session may have started between the page and this press of a button.
+        has_new_values = bool(set(form.changed_data) - {"name"})
+        if has_new_values and not rows.filter(is_needed=False).update(parameters=obj.parameters):
+            messages.error(
+                request,
+                "Parameters were kept: wanted a configuration that no active session uses, was in use. "
+                "Suspend or stop its sessions first.",
+            )
 
     def sections(self, request: HttpRequest, row: StrategyConfig) -> Sections:
         return Sections(
@@ -138,8 +140,4 @@ class SignalPage(LongPage):
     def says(self, signal: Signal) -> str:
         return signal.kind
 
-    def get_ordering(self, request: HttpRequest) -> list[str]:
-        return ["-id"]
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Signal]:
-        return super().get_queryset(request)
+    ordering = ("-id",)

@@ -104,7 +104,6 @@ class ConfigForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptabl
         for strategy, parameter in parameters_offered(self.instance.strategy if self.instance.pk else None):
             info = LIBRARY[strategy].parameters_type.model_fields[parameter]
             name = field_name(strategy, parameter)
-            # Admin declares them as placeholders, so that its field sets may name them.
             self.fields[name] = parameter_field(info)
             if self.instance.pk:
                 self.initial[name] = self.instance.parameters.get(parameter, self.fields[name].initial)
@@ -118,6 +117,8 @@ class ConfigForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptabl
         strategy = self.instance.strategy if self.instance.pk else data.get("strategy")
         if strategy in LIBRARY:
             self.instance.parameters = self._parameters(strategy, data)
+        elif strategy:
+            self.add_error(None, f"wanted a strategy of the library, was {strategy!r}")
         return data
 
     def _parameters(self, strategy: str, data: dict[str, Any]) -> dict[str, Any]:
@@ -151,7 +152,7 @@ class ConfigForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptabl
             super()._post_clean()  # type: ignore[misc]  # Django's own step after clean
 
 
-def parameters_offered(strategy: str | None) -> list[tuple[str, str]]:
+def parameters_offered(strategy: str | None = None) -> list[tuple[str, str]]:
     """Strategy and parameter of every field: of one strategy, or of all there are."""
-    chosen = [strategy] if strategy in LIBRARY else [] if strategy else list(LIBRARY)
-    return [(name, parameter) for name in chosen if name for parameter in LIBRARY[name].parameters_type.model_fields]
+    chosen = LIBRARY if strategy is None else [strategy] if strategy in LIBRARY else []
+    return [(name, parameter) for name in chosen for parameter in LIBRARY[name].parameters_type.model_fields]

@@ -1,16 +1,21 @@
 """What the commands accept, and what a second one is told."""
 
 import os
+import socket
+import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
 
 from embedded import commands
 from embedded.checkout import Checkout, State
 from embedded.child import StartFailed
 from embedded.cli import main
-from embedded.running import joined_env
-from tests.embedded.conftest import Run
+from embedded.running import Options, Plan, is_answering, joined_env
+from tests.embedded.conftest import Run, clean_env
 
 BAD = [
     (["up", "--web-port", "x"], "argument --web-port: wanted a whole number from 0 to 65535, was 'x'"),
@@ -116,3 +121,83 @@ def test_a_checkout_that_cannot_be_written_is_one_clear_line(clone: Path, run: R
 
     assert done.stderr == f"r3edge: cannot make the directory {clone}/var/secrets: File exists\n"
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_the_web_servers_own_health_check_is_always_allowed_in(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setenv("R3EDGE_ALLOWED_HOSTS", "trade.example.org")
+
+    plan = Plan(Options(host=host, web_port=0, flower_port=0), checkout, {})
+    allowed = plan.env["R3EDGE_ALLOWED_HOSTS"].split(",")
+
+    assert plan.urls["admin"] == f"http://127.0.0.1:{plan.web_port}/admin/"
+    assert {"trade.example.org", "127.0.0.1", "[::1]"} <= set(allowed)
+
+
+def test_an_address_that_is_not_this_machines_is_said(checkout: Checkout) -> None:
+    with pytest.raises(StartFailed, match="cannot listen on 192.0.2.1 port 8000: Cannot assign requested address"):
+        Plan(Options(host="192.0.2.1"), checkout, {})
+
+
+def test_health_is_asked_for_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+
+    class Ready(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/ready" else 404)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Ready) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        answers = [is_answering(f"http://127.0.0.1:{server.server_port}/{path}", 0) for path in ("ready", "other")]
+        server.shutdown()
+
+    assert answers == [True, False]
+
+
+def test_a_port_that_was_asked_for_and_is_busy_is_said(checkout: Checkout) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+
+        with pytest.raises(StartFailed, match=f"--web-port {taken} is busy on 127.0.0.1; wanted a free one"):
+            Plan(Options(web_port=taken), checkout, {})
+
+
+def test_a_terminated_manage_passes_it_on_and_stops_its_services(clone: Path) -> None:
+    (clone / "manage.py").write_text(
+        "import signal, sys, time\n"
+        "def end(*_): sys.exit(9)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "print('running', flush=True)\n"
+        "time.sleep(100)\n"
+    )
+    command = [str(clone / "r3edge"), "manage", "wait"]
+    with subprocess.Popen(command, env=clean_env(), stdout=subprocess.PIPE, text=True) as manage:
+        assert manage.stdout is not None
+        assert manage.stdout.readline() == "running\n"
+        family = psutil.Process(manage.pid).children(recursive=True)
+        manage.terminate()
+        code = manage.wait(20)
+
+    _, alive = psutil.wait_procs(family, timeout=5)
+
+    assert code == 9
+    assert len(family) > 8  # PostgreSQL's own among them
+    assert alive == []
+
+
+def test_a_killed_manage_takes_its_command_and_its_services_along(clone: Path) -> None:
+    (clone / "manage.py").write_text("import time; print('running', flush=True); time.sleep(100)\n")
+    command = [str(clone / "r3edge"), "manage", "wait"]
+    with subprocess.Popen(command, env=clean_env(), stdout=subprocess.PIPE, text=True) as manage:
+        assert manage.stdout is not None
+        assert manage.stdout.readline() == "running\n"
+        family = psutil.Process(manage.pid).children(recursive=True)
+        manage.kill()
+
+    _, alive = psutil.wait_procs(family, timeout=9)
+
+    assert alive == []

@@ -10,6 +10,7 @@ import pickle
 import pytest
 from cryptography.fernet import Fernet
 from django.core import serializers
+from django.core.management import CommandError, call_command
 from django.db import connection
 from pytest_django import Settings
 
@@ -182,3 +183,30 @@ def test_a_dump_of_an_account_loads_again_with_its_keys_sealed() -> None:
     loaded.save()
 
     assert Account.objects.get().credentials.reveal() == CREDENTIALS
+
+
+@pytest.mark.django_db
+def test_after_resealing_the_old_encryption_key_is_not_needed_any_more(settings: Settings) -> None:
+    settings.ENCRYPTION_KEYS = (OLD_KEY,)
+    account = make_account()
+    settings.ENCRYPTION_KEYS = (NEW_KEY, OLD_KEY)
+
+    call_command("reseal")
+
+    settings.ENCRYPTION_KEYS = (NEW_KEY,)
+    account.refresh_from_db()
+    assert account.credentials.reveal() == CREDENTIALS
+
+
+@pytest.mark.django_db
+def test_resealing_that_cannot_open_one_account_changes_none(settings: Settings) -> None:
+    settings.ENCRYPTION_KEYS = (OLD_KEY,)
+    first = make_account(name="first")
+    sealed = first.credentials.token
+    settings.ENCRYPTION_KEYS = (NEW_KEY,)
+
+    with pytest.raises(CommandError, match="R3EDGE_ENCRYPTION_KEYS"):
+        call_command("reseal")
+
+    first.refresh_from_db()
+    assert first.credentials.token == sealed

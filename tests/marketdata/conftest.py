@@ -26,11 +26,12 @@ def candle(open_at: datetime, close: str = "50000") -> CandleReport:
 
 @dataclass
 class Shelf:
-    """What a venue has to give: ``candles`` by hand, or every candle of 1m up to the open one; ``asked`` is from when
-    on it was asked. ``meanwhile`` happens while the answer is on its way."""
+    """What a venue has to give: every candle up to the open one but those ``held_back``, and the ``unasked`` ones before;
+    ``asked`` is from when on it was asked. ``meanwhile`` happens while the answer is on its way."""
 
     now: datetime = NOON + timedelta(seconds=30)
     held_back: set[datetime] = field(default_factory=set)
+    unasked: list[datetime] = field(default_factory=list)
     asked: list[datetime] = field(default_factory=list)
     error: str = ""
     meanwhile: Callable[[], object] = lambda: None
@@ -42,7 +43,7 @@ class Shelf:
             raise ExchangeUnavailable(self.error)
         count = min(limit, max(0, (self.now - since) // length + 1))
         opens = [since + number * length for number in range(count)]
-        answer = [candle(open_at) for open_at in opens if open_at not in self.held_back]
+        answer = [candle(open_at) for open_at in (*self.unasked, *opens) if open_at not in self.held_back]
         self.meanwhile()
         return answer
 

@@ -16,15 +16,12 @@ from marketdata.services import (
     LEASE,
     LOOKS_BEFORE_GAP,
     candles_store,
-    candles_window,
     feed_collect,
-    feed_ensure,
-    feed_need,
     feeds_due,
 )
 from marketdata.tasks import collect, sweep_feeds
 from tests.conftest import Bells
-from tests.factories import NOON, events, make_exchange, make_feed, make_market
+from tests.factories import NOON, events, make_feed
 from tests.marketdata.conftest import MINUTE, Shelf, candle, needed_feed
 from tests.race import at_once, elsewhere
 from tests.simulator.conftest import START_MS
@@ -38,10 +35,6 @@ START_AT = datetime.fromtimestamp(START_MS / 1000, tz=UTC)
 
 def opens(feed: Feed) -> list[datetime]:
     return list(feed.candles.order_by("open_at").values_list("open_at", flat=True))
-
-
-def make_due(feed: Feed, at: datetime) -> None:
-    Feed.objects.filter(pk=feed.pk).update(next_due_at=at)
 
 
 # -- marketdata.collect: its work, twice, lost, second ------------------------------------------------------------------
@@ -248,6 +241,15 @@ def test_several_candles_that_were_missed_come_in_one_request_and_one_announceme
     assert [event["new"] for event in events("marketdata")] == [10]
 
 
+def test_candles_from_before_what_was_asked_for_are_not_slipped_into_history(shelf: Shelf) -> None:
+    feed = needed_feed(shelf)
+    shelf.unasked = [NOON - 10 * MINUTE, NOON - 2 * MINUTE]
+
+    assert feed_collect(feed.pk) == 1
+
+    assert opens(feed) == [NOON - MINUTE]
+
+
 def test_after_a_very_long_absence_only_as_much_as_a_history_is_fetched(shelf: Shelf) -> None:
     feed = needed_feed(shelf, last_open_at=NOON - 5000 * MINUTE)
 
@@ -401,67 +403,3 @@ def test_a_reason_longer_than_its_column_is_cut(shelf: Shelf) -> None:
 
     feed.refresh_from_db()
     assert feed.last_error == "x" * 200
-
-
-# -- need ---------------------------------------------------------------------------------------------------------------
-
-
-@in_the_open
-def test_there_is_one_feed_of_a_market_and_timeframe() -> None:
-    market = make_market()
-
-    feeds = at_once([lambda: feed_ensure(market, Timeframe.M5)] * 4)
-
-    assert len({feed.pk for feed in feeds}) == 1
-    assert not feeds[0].is_needed
-
-
-@in_the_open
-def test_a_feed_that_is_needed_is_due_at_once_and_only_the_first_to_say_so_changes_it() -> None:
-    feed = make_feed()
-
-    assert feed_need(feed.pk, True)
-    assert feeds_due(timezone.now()) == [feed.pk]
-
-    later = timezone.now() + timedelta(hours=1)
-    make_due(feed, later)
-    assert not feed_need(feed.pk, True)
-
-    feed.refresh_from_db()
-    assert feed.next_due_at == later
-
-
-def test_a_feed_nobody_needs_any_more_is_never_due() -> None:
-    feed = make_feed(is_needed=True, next_due_at=timezone.now() - timedelta(days=1))
-
-    assert feed_need(feed.pk, False)
-    assert not feed_need(feed.pk, False)
-
-    feed.refresh_from_db()
-    assert (feed.is_needed, feed.next_due_at) == (False, None)
-    assert feeds_due(timezone.now()) == []
-
-
-def test_feeds_of_a_venue_that_is_switched_off_are_not_due() -> None:
-    off = make_exchange("off", is_enabled=False)
-    make_feed(make_market(off), is_needed=True, next_due_at=timezone.now())
-
-    assert feeds_due(timezone.now()) == []
-
-
-# -- reading back -------------------------------------------------------------------------------------------------------
-
-
-def test_a_window_is_the_last_candles_oldest_first() -> None:
-    feed, other = make_feed(), make_feed(timeframe=Timeframe.M5)
-    candles_store(feed.pk, [candle(NOON + number * MINUTE, str(100 + number)) for number in (3, 1, 0, 2)])
-    candles_store(other.pk, [candle(NOON + 9 * MINUTE, "7")])
-
-    window = candles_window(feed.pk, 3)
-
-    assert list(window.close) == [101.0, 102.0, 103.0]
-    assert list(window.open_ms) == [int((NOON + number * MINUTE).timestamp() * 1000) for number in (1, 2, 3)]
-
-
-def test_a_window_of_nothing_is_empty() -> None:
-    assert len(candles_window(make_feed().pk, 10)) == 0

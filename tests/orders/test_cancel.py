@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import OperationalError, connection, transaction
 
 from domain.orders import Execution, OrderStatus
 from exchanges.ccxt_gateway import CcxtGateway
 from orders import services
 from orders.models import Order
+from pipeline.claims import GuardedQuerySet
 from tests.factories import KEY, events, let_pass
-from tests.race import happens_before
+from tests.race import happens_after, happens_before
 from tests.venue import Venue
 
 ORDERS = "/api/v1/hf/orders"
@@ -204,3 +206,23 @@ def test_a_sending_and_a_cancellation_at_once_leave_no_order_behind(venue: Venue
 
     assert {order.status for order in Order.objects.all()} == {OrderStatus.CANCELED}
     assert {order["status"] for order in venue.orders()} <= {"canceled"}
+
+
+def test_an_order_turned_away_in_the_middle_of_its_cancellation_does_not_slip_through(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = venue.ready_order()
+    Order.objects.filter(pk=order.pk).update(status=OrderStatus.SUBMITTING)
+
+    def turned_away() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET lock_timeout = '200ms'")
+        with suppress(OperationalError):  # it waits for whoever cancels
+            Order.objects.filter(pk=order.pk, status=OrderStatus.SUBMITTING).update(status=OrderStatus.READY)
+
+    happens_after(monkeypatch, GuardedQuerySet, "move", turned_away)
+
+    services.orders_cancel([order])
+
+    order.refresh_from_db()
+    assert (order.status, order.is_cancel_wanted) == (OrderStatus.SUBMITTING, True)

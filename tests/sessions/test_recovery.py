@@ -12,7 +12,6 @@ from pytest_django import Settings
 from domain.orders import OrderStatus
 from exchanges.ccxt_gateway import CcxtGateway
 from exchanges.models import Account
-from orders.models import Order
 from orders.services import order_submit
 from sessions import services
 from sessions.models import SessionStatus, TradingSession
@@ -32,13 +31,15 @@ from tests.factories import (
     PASSPHRASE,
     SECRET,
     events,
+    let_pass,
     make_config,
     make_feed,
     make_order,
     make_position,
     make_session,
 )
-from tests.race import at_once, happens_after, happens_before
+from tests.race import at_once, elsewhere, happens_after, happens_before
+from tests.sessions.conftest import fresh
 from tests.simulator.conftest import START_MS
 from tests.venue import Venue
 
@@ -51,10 +52,6 @@ def waiting_session(venue: Venue, status: str = S.SUSPENDED) -> TradingSession:
     config = make_config(venue.account.owner, make_feed(venue.market))
     asked_at = timezone.now() - timedelta(seconds=10)
     return make_session(venue.account, config, status=status, recover_requested_at=asked_at)
-
-
-def fresh(session: TradingSession) -> TradingSession:
-    return TradingSession.objects.select_related("config__feed", "account__exchange").get(pk=session.pk)
 
 
 @pytest.mark.parametrize("status", [S.SUSPENDED, S.HALTED])
@@ -167,9 +164,9 @@ def test_a_session_whose_order_may_exist_waits_until_that_is_known(venue: Venue)
     assert waiting.status == S.SUSPENDED
     assert waiting.status_reason == "recovery waits: the fate of 1 orders is not known yet"
 
-    long_ago = now - timedelta(minutes=1)
-    Order.objects.filter(pk=order.pk).update(sent_at=long_ago, deadline_at=long_ago, lookups=5)
-    recover([session.pk])
+    for _ in range(3):
+        let_pass(order, 60)
+        recover([session.pk])
 
     order.refresh_from_db()
     assert (fresh(session).status, order.status) == (S.ACTIVE, OrderStatus.NOT_PLACED)
@@ -259,7 +256,7 @@ def test_a_session_whose_keys_nobody_can_open_says_so_and_keeps_no_other_waiting
     session = waiting_session(venue)
     settings.ENCRYPTION_KEYS = (Fernet.generate_key().decode(),)
 
-    recover([12345, session.pk])
+    elsewhere(lambda: recover([12345, session.pk]))
 
     assert fresh(session).status == S.SUSPENDED
     assert "R3EDGE_ENCRYPTION_KEYS" in fresh(session).status_reason

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from domain.candles import Candles, Timeframe
@@ -17,7 +16,7 @@ from marketdata.models import Feed
 from marketdata.services import candles_store
 from strategies import services
 from strategies.library import LIBRARY
-from strategies.models import Signal, StrategyConfig, parameters_validated
+from strategies.models import Signal, StrategyConfig
 from strategies.services import config_need, feed_evaluate, feeds_unevaluated, signals_latest
 from strategies.tasks import evaluate, sweep_candles
 from tests.conftest import Bells
@@ -35,7 +34,7 @@ from tests.factories import (
     make_user,
 )
 from tests.marketdata.conftest import candle
-from tests.race import at_once, elsewhere, happens_before
+from tests.race import at_once, happens_before
 
 pytestmark = pytest.mark.django_db
 in_the_open = pytest.mark.django_db(transaction=True)  # with bells that ring, or more than one connection
@@ -253,7 +252,11 @@ def test_a_strategy_that_raises_does_not_keep_its_neighbours_from_being_asked(od
     assert feeds_unevaluated(timezone.now()) == []
 
 
-@pytest.mark.parametrize("said", ["a\0b", "lone \ud800 surrogate", "x" * 5000, "two\nlines", ""])
+@pytest.mark.parametrize(
+    "said",
+    ["a\0b", "lone \ud800 surrogate", "x" * 5000, "two\nlines", ""],
+    ids=["NUL", "lone surrogate", "very long", "lines", "nothing"],
+)
 def test_whatever_a_strategy_says_when_it_fails_can_be_stored(odd: type[Odd], said: str) -> None:
     feed = feed_with(RISING_AT_LAST)
     odd.error = ValueError(said)
@@ -377,50 +380,3 @@ def test_the_latest_signal_of_a_configuration_is_the_last_that_said_something() 
         one.pk: NOON + 3 * MINUTE,
         two.pk: NOON + 2 * MINUTE,
     }
-
-
-# -- parameters ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("strategy", "parameters", "problem"),
-    [
-        ("nope", {}, "wanted one of rsi_reversion, sma_cross, was 'nope'"),
-        ("sma_cross", [], "wanted an object of parameters, was list"),
-        ("sma_cross", {"fast": 1}, "fast"),
-        ("sma_cross", {"fast": 50, "slow": 20}, "wanted fast below slow, was fast=50 and slow=20"),
-        ("sma_cross", {"fats": 5}, "fats"),
-        ("sma_cross", {"stop_loss_percent": 0}, "stop_loss_percent"),
-        ("sma_cross", {"take_profit_percent": "NaN"}, "take_profit_percent"),
-        ("rsi_reversion", {"oversold": 60}, "wanted oversold below recovered"),
-        ("rsi_reversion", {"period": "many"}, "period"),
-    ],
-)
-def test_parameters_that_make_no_strategy_are_refused_by_name(strategy: str, parameters: Any, problem: str) -> None:
-    with pytest.raises(ValidationError) as raised:
-        parameters_validated(strategy, parameters)
-
-    assert any(problem in message for message in raised.value.messages)
-
-
-def test_parameters_left_out_take_their_defaults() -> None:
-    assert parameters_validated("sma_cross", {}).parameters.model_dump() == {
-        "stop_loss_percent": Decimal(2),
-        "take_profit_percent": Decimal(4),
-        "fast": 20,
-        "slow": 50,
-    }
-
-
-@in_the_open
-def test_a_need_that_was_told_twice_is_told_once() -> None:
-    config = make_config()
-
-    elsewhere(lambda: config_need(config.pk, True))
-    config_need(config.pk, True)
-    config.refresh_from_db()
-    assert config.is_needed
-
-    config_need(config.pk, False)
-    config.refresh_from_db()
-    assert not config.is_needed

@@ -1,0 +1,181 @@
+"""How much to trade: what each method asks for, what each cap leaves of it, and which reason a refusal names."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from domain.market import ONE, ZERO, MarketRules
+from domain.orders import Denial
+from domain.sizing import Sized, Sizing, SizingMethod, notional_wanted, size
+
+FIXED, PERCENT, RISK = SizingMethod.FIXED_QUOTE, SizingMethod.PERCENT_OF_EQUITY, SizingMethod.RISK_PER_TRADE
+money = st.decimals(min_value=0, max_value=100_000_000, places=8)
+lots = st.sampled_from([Decimal(lot) for lot in ("0.00000001", "0.00001", "0.003", "0.1", "0.5", "1", "1000")])
+
+
+def rules(**fields: Any) -> MarketRules:
+    defaults: dict[str, Any] = {"tick_size": Decimal("0.1"), "lot_size": Decimal("0.001")}
+    return MarketRules("BTC/USDT", "BTC", "USDT", **{**defaults, **fields})
+
+
+def sizing(method: SizingMethod = FIXED, amount: str = "1000", **fields: Any) -> Sizing:
+    """A wish at a price of 100 with an equity and a free balance of 10,000."""
+    defaults: dict[str, Any] = {"price": "100", "equity": "10000", "free_balance": "10000"}
+    numbers = {name: Decimal(value) for name, value in {**defaults, **fields}.items() if value is not None}
+    return Sizing(method=method, amount=Decimal(amount), **numbers)
+
+
+@pytest.mark.parametrize(
+    ("method", "amount", "stop_loss", "expected"),
+    [
+        (FIXED, "1000", None, "1000"),
+        (PERCENT, "10", None, "1000"),
+        (PERCENT, "0.5", "2", "50"),
+        (RISK, "1", "2", "5000"),  # 100 lost when 5,000 fall by 2 %
+        (RISK, "0.5", "10", "500"),
+        (RISK, "1", None, Denial.NO_STOP_LOSS),
+    ],
+)
+def test_each_method_asks_for_its_amount(
+    method: SizingMethod, amount: str, stop_loss: str | None, expected: str | Denial
+) -> None:
+    wanted = notional_wanted(sizing(method, amount, stop_loss_percent=stop_loss))
+
+    assert wanted == (expected if isinstance(expected, Denial) else Decimal(expected))
+
+
+@pytest.mark.parametrize(
+    ("facts", "quantity", "capped"),
+    [
+        ({}, "10", "1000"),
+        ({"price": "300"}, "3.333", "1000"),
+        ({"free_balance": "600"}, "6", "600"),
+        ({"free_balance": "606", "price_margin": "0.01"}, "6", "600"),
+        ({"exposure_room": "250"}, "2.5", "250"),
+        ({"exposure_room": "250", "free_balance": "200"}, "2", "200"),
+        ({"exposure_room": "5000"}, "10", "1000"),
+    ],
+)
+def test_the_narrowest_cap_decides(facts: dict[str, str], quantity: str, capped: str) -> None:
+    sized = size(sizing(**facts), rules())
+
+    assert sized == Sized(Decimal(quantity), Decimal(1000), Decimal(capped))
+
+
+@pytest.mark.parametrize(
+    ("facts", "market", "denial"),
+    [
+        ({"method": RISK}, {}, Denial.NO_STOP_LOSS),
+        ({"free_balance": "0"}, {}, Denial.INSUFFICIENT_BALANCE),
+        ({"free_balance": "-5"}, {}, Denial.INSUFFICIENT_BALANCE),
+        ({"free_balance": "0.05"}, {}, Denial.INSUFFICIENT_BALANCE),
+        ({"free_balance": "9"}, {"min_notional": Decimal(10)}, Denial.INSUFFICIENT_BALANCE),
+        ({"exposure_room": "0"}, {}, Denial.MAX_EXPOSURE),
+        ({"exposure_room": "-1000"}, {}, Denial.MAX_EXPOSURE),
+        ({"exposure_room": "9"}, {"min_notional": Decimal(10)}, Denial.MAX_EXPOSURE),
+        ({"exposure_room": "5", "free_balance": "4"}, {"min_notional": Decimal(10)}, Denial.INSUFFICIENT_BALANCE),
+        ({"amount": "0.09"}, {}, Denial.BELOW_MIN_QUANTITY),
+        ({"amount": "50"}, {"min_quantity": ONE}, Denial.BELOW_MIN_QUANTITY),
+        ({"amount": "99.99"}, {"min_quantity": ONE}, Denial.BELOW_MIN_QUANTITY),
+        ({"amount": "9.99"}, {"min_notional": Decimal(10)}, Denial.BELOW_MIN_NOTIONAL),
+        ({"method": PERCENT, "equity": "-100"}, {}, Denial.BELOW_MIN_QUANTITY),
+    ],
+)
+def test_a_refusal_names_what_stood_in_the_way(
+    facts: dict[str, Any], market: dict[str, Decimal], denial: Denial
+) -> None:
+    sized = size(sizing(**facts), rules(**market))
+
+    assert (sized.quantity, sized.denial) == (ZERO, denial)
+
+
+@pytest.mark.parametrize(
+    ("amount", "market"),
+    [("100", {"min_quantity": ONE}), ("10", {"min_notional": Decimal(10)}), ("0.1", {})],
+)
+def test_exactly_the_minimum_is_enough(amount: str, market: dict[str, Decimal]) -> None:
+    sized = size(sizing(amount=amount), rules(**market))
+
+    assert (sized.quantity, sized.denial) == (Decimal(amount) / 100, None)
+
+
+def test_rounding_down_to_lots_can_fall_below_the_minimum_value() -> None:
+    sized = size(sizing(amount="19.9"), rules(lot_size=Decimal("0.1"), min_notional=Decimal(15)))
+
+    assert sized == Sized(ZERO, Decimal("19.9"), Decimal("19.9"), Denial.BELOW_MIN_NOTIONAL)
+
+
+def test_the_markets_maximum_cuts_the_quantity_without_a_refusal() -> None:
+    assert size(sizing(), rules(max_quantity=Decimal("2.5"))).quantity == Decimal("2.5")
+
+
+def test_contracts_are_counted_by_their_size() -> None:
+    assert size(sizing(), rules(contract_size=Decimal("0.1"), lot_size=ONE)).quantity == 100
+
+
+@given(
+    method=st.sampled_from(SizingMethod),
+    amount=st.decimals(min_value=0, max_value=1_000_000, places=6),
+    price=st.decimals(min_value="0.00000001", max_value=1_000_000, places=8),
+    equity=money,
+    free_balance=money,
+    exposure_room=st.none() | st.decimals(min_value=-1_000_000, max_value=100_000_000, places=8),
+    stop_loss_percent=st.none() | st.decimals(min_value="0.01", max_value="99.99", places=2),
+    price_margin=st.decimals(min_value=0, max_value="0.1", places=4),
+    lot_size=lots,
+    contract_size=st.sampled_from([ONE, Decimal("0.001"), Decimal(100)]),
+    minimum=st.decimals(min_value=0, max_value=100, places=4),
+)
+def test_a_quantity_never_exceeds_wish_balance_or_exposure_room(
+    method: SizingMethod, amount: Decimal, price: Decimal, equity: Decimal, free_balance: Decimal,
+    exposure_room: Decimal | None, stop_loss_percent: Decimal | None, price_margin: Decimal, lot_size: Decimal,
+    contract_size: Decimal, minimum: Decimal,
+) -> None:  # fmt: skip
+    wish = Sizing(method, amount, price, equity, free_balance, stop_loss_percent, exposure_room, price_margin)
+    market = rules(lot_size=lot_size, contract_size=contract_size, min_notional=minimum, min_quantity=lot_size)
+
+    sized = size(wish, market)
+
+    assert (sized.denial is None) == (sized.quantity > 0)
+    if sized.denial is None:
+        cost = market.notional(sized.quantity, price)
+        assert sized.quantity % lot_size == 0
+        assert minimum <= cost <= sized.wanted
+        assert cost * (1 + price_margin) <= free_balance
+        assert exposure_room is None or cost <= exposure_room
+
+
+@given(
+    amount=money,
+    price=st.decimals(min_value="0.01", max_value=100_000, places=2),
+    lot_size=lots,
+)
+def test_no_whole_lot_that_was_allowed_is_left_out(amount: Decimal, price: Decimal, lot_size: Decimal) -> None:
+    wish = Sizing(FIXED, amount, price, equity=amount, free_balance=amount)
+    market = rules(lot_size=lot_size)
+
+    sized = size(wish, market)
+
+    assert market.notional(sized.quantity + lot_size, price) > amount
+
+
+@given(
+    percent=st.decimals(min_value="0.01", max_value=5, places=2),
+    stop_loss=st.decimals(min_value="0.1", max_value=50, places=1),
+    equity=st.decimals(min_value=100, max_value=1_000_000, places=2),
+)
+def test_risk_per_trade_loses_no_more_than_its_percent_at_the_stop(
+    percent: Decimal, stop_loss: Decimal, equity: Decimal
+) -> None:
+    wish = Sizing(RISK, percent, Decimal(100), equity, free_balance=equity * 1000, stop_loss_percent=stop_loss)
+
+    sized = size(wish, rules(lot_size=Decimal("0.00001")))
+
+    assume(sized.denial is None)
+    loss_at_stop = sized.quantity * 100 * stop_loss / 100
+    assert loss_at_stop <= equity * percent / 100 * (1 + Decimal("1e-20"))
