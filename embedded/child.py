@@ -74,9 +74,10 @@ class Guard:
         self._paths: list[Path] = []
         self._process = self._begin()
 
-    def _begin(self) -> subprocess.Popen[str]:
+    def _begin(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-I", "-S", str(HERE / "guard.py")]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True, cwd="/")
+        # Unbuffered: what a dead guard did not take must not be tried again when its pipe is thrown away.
+        return subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0, start_new_session=True, cwd="/")
 
     def _tell(self, line: str) -> None:
         try:
@@ -90,8 +91,7 @@ class Guard:
     def _write(self, lines: list[str]) -> None:
         pipe = self._process.stdin
         assert pipe is not None
-        pipe.write("".join(f"{line}\n" for line in lines))
-        pipe.flush()
+        pipe.write("".join(f"{line}\n" for line in lines).encode())
 
     def watch(self, group: int, number: signal.Signals) -> None:
         self._groups[group] = int(number)

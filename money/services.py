@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import NamedTuple
 from uuid import UUID
 
 from django.db import transaction
@@ -53,22 +54,36 @@ class AccountBook:
     exposure: Decimal
     open_positions: int
 
+    def after_entry(self, reserved: Decimal) -> AccountBook:
+        """The same account once one more entry, with what it reserves, has been let through."""
+        return AccountBook(self.equity, self.free_balance - reserved, self.exposure + reserved, self.open_positions + 1)
+
+
+class _Waiting(NamedTuple):
+    """What is asked about an order before the lock is taken, named as the query names it."""
+
+    pk: int
+    market__exchange_id: int
+    market__symbol: str
+    market__last_quote__quoted_at: datetime | None
+    account__balances_synced_at: datetime | None
+
 
 def orders_value(order_ids: Sequence[int]) -> None:
     """Value REQUESTED entries: READY with a quantity, or DENIED with a reason. Orders of one account share its lock once."""
-    by_account: dict[int, list[int]] = defaultdict(list)
-    waiting = Order.objects.filter(pk__in=list(order_ids), status=OrderStatus.REQUESTED)
-    for order_id, account_id in waiting.order_by("pk").values_list("pk", "account_id"):
-        by_account[account_id].append(order_id)
-    for account_id, ids in by_account.items():
-        _read_what_is_old(account_id, ids)
+    by_account: dict[int, list[_Waiting]] = defaultdict(list)
+    rows = Order.objects.filter(pk__in=list(order_ids), status=OrderStatus.REQUESTED).order_by("pk")
+    for account_id, *facts in rows.values_list("account_id", *_Waiting._fields):
+        by_account[account_id].append(_Waiting(*facts))
+    for account_id, waiting in by_account.items():
+        _read_what_is_old(account_id, waiting)
         with transaction.atomic():
-            _value_for(account_id, ids)
+            _value_for(account_id, [one.pk for one in waiting])
 
 
-def account_book(account: Account, excluding: Iterable[int] = ()) -> AccountBook | None:
-    """What the account is worth and what is at work in it, without the orders ``excluding``; None while its balance was
-    never read. Exact when read under the account's lock.
+def account_book(account: Account) -> AccountBook | None:
+    """What the account is worth and what is at work in it; None while its balance was never read. Exact when read under the
+    account's lock.
 
     The balance is as old as its reading; what was traded since is added from the fills. Where the venue may have counted a
     fill already when it answered, the cautious side is taken until the next reading: too little for a second, never too much.
@@ -79,12 +94,13 @@ def account_book(account: Account, excluding: Iterable[int] = ()) -> AccountBook
         total=ZERO, free=ZERO, read_at=account.balances_synced_at
     )
     flow = _flow_since(account, balance.read_at)
-    orders = _orders_of(account, set(excluding))
+    positions = list(
+        Position.objects.filter(account=account, status__in=LIVE_POSITIONS).select_related("market__last_quote")
+    )
+    orders = _orders_of(positions)
     reserved = sum((_still_reserved(order) for entries, _ in orders.values() for order in entries), ZERO)
     held, at_work, count = ZERO, reserved, 0
-    for position in Position.objects.filter(account=account, status__in=LIVE_POSITIONS).select_related(
-        "market__last_quote"
-    ):
+    for position in positions:
         entries, exits = orders[position.pk]
         value = _value_held(position, entries, exits)
         if not value and not any(order.status in LIVE_STATUSES for order in entries):
@@ -107,17 +123,16 @@ def orders_unvalued(now: datetime) -> list[int]:
     return list(late.order_by("requested_at").values_list("pk", flat=True))
 
 
-def _read_what_is_old(account_id: int, order_ids: Sequence[int]) -> None:
-    facts = Order.objects.filter(pk__in=list(order_ids)).values_list(
-        "account__exchange_id", "account__balances_synced_at", "market__symbol", "market__last_quote__quoted_at"
-    )
+def _read_what_is_old(account_id: int, waiting: Sequence[_Waiting]) -> None:
     known_since = timezone.now() - QUOTE_IS_OLD_AFTER
-    old = {symbol: exchange_id for exchange_id, _, symbol, at in facts if at is None or at <= known_since}
+    old: dict[int, set[str]] = defaultdict(set)
+    for one in waiting:
+        if one.market__last_quote__quoted_at is None or one.market__last_quote__quoted_at <= known_since:
+            old[one.market__exchange_id].add(one.market__symbol)
     try:
-        if old:
-            [exchange_id] = set(old.values())  # an account is at one exchange
-            quotes_refresh(exchange_id, sorted(old))
-        if any(synced_at is None for _, synced_at, _, _ in facts):
+        for exchange_id, symbols in old.items():
+            quotes_refresh(exchange_id, sorted(symbols))
+        if any(one.account__balances_synced_at is None for one in waiting):
             balances_refresh(account_id)
     except ExchangeUnavailable as error:
         # Not fatal here: without a price or a balance the orders are denied with that reason.
@@ -125,28 +140,35 @@ def _read_what_is_old(account_id: int, order_ids: Sequence[int]) -> None:
 
 
 def _value_for(account_id: int, order_ids: Sequence[int]) -> None:
-    account = Account.objects.select_for_update().get(pk=account_id)
-    limits = RiskProfile.objects.filter(account=account).first() or RiskProfile(account=account)
+    account = Account.objects.select_related("risk_profile").select_for_update(of=("self",)).get(pk=account_id)
+    limits = getattr(account, "risk_profile", None) or RiskProfile(account=account)
     orders = list(
         Order.objects.filter(pk__in=list(order_ids), status=OrderStatus.REQUESTED)
-        .select_related("market__last_quote", "account")
+        .select_related("market__last_quote")
         .order_by("pk")
     )
     sessions = _sessions_of(orders)
-    decided: list[Order] = []
+    # Read once: under the account's lock nobody else lets an entry through, and what each of these takes is known.
+    book = account_book(account)
+    valuations = []
     for order in orders:
-        # Read anew for each order: the one before it has changed what is left.
-        book = account_book(account, excluding=[order.pk])
-        if _decide(order, sessions.get(order.intent_id), account, limits, book):
-            decided.append(order)
+        order.account = account
+        valuation = _decide(order, sessions.get(order.intent_id), account, limits, book)
+        if valuation is None:
+            continue
+        valuations.append(valuation)
+        if valuation.is_approved and book is not None:
+            book = book.after_entry(order.reserved)
+    Valuation.objects.bulk_create(valuations)
+    decided = [valuation.order for valuation in valuations]
     orders_announce([order for order in decided if order.status == OrderStatus.READY], Topic.ORDERS)
     orders_announce([order for order in decided if order.status == OrderStatus.DENIED], Topic.ORDER_UPDATES)
 
 
 def _decide(
     order: Order, session: TradingSession | None, account: Account, limits: RiskProfile, book: AccountBook | None
-) -> bool:
-    """Move one order to READY or DENIED; False when somebody else moved it first."""
+) -> Valuation | None:
+    """Move one order to READY or DENIED, and say why; None when somebody else moved it first."""
     now = timezone.now()
     quote = getattr(order.market, "last_quote", None)
     denial = _refusal(order, session, account, limits, book, quote, now)
@@ -190,9 +212,7 @@ def _decide(
             OrderStatus.DENIED, among=(OrderStatus.REQUESTED,), valued_at=now, closed_at=now, **told
         )
         order.status = OrderStatus.DENIED
-    if moved:
-        _log(order, denial, price, book, sized)
-    return bool(moved)
+    return _valuation(order, denial, price, book, sized) if moved else None
 
 
 def _refusal(
@@ -221,10 +241,10 @@ def _refusal(
     return next((denial for is_so, denial in checks if is_so), None)
 
 
-def _log(
+def _valuation(
     order: Order, denial: Denial | None, price: Decimal | None, book: AccountBook | None, sized: Sized | None
-) -> None:
-    Valuation.objects.create(
+) -> Valuation:
+    return Valuation(
         order=order,
         verdict=denial.value if denial else Valuation.APPROVED,
         price=price,
@@ -256,14 +276,14 @@ def _flow_since(account: Account, read_at: datetime) -> Decimal:
     return flow
 
 
-def _orders_of(account: Account, excluding: set[int]) -> dict[int, tuple[list[Order], list[Order]]]:
-    """By live position: the entries that have been valued, and the exits; those at work, or that have filled something."""
-    positions = Position.objects.filter(account=account, status__in=LIVE_POSITIONS)
+def _orders_of(positions: Sequence[Position]) -> dict[int, tuple[list[Order], list[Order]]]:
+    """By position: the entries that have been valued, and the exits; those at work, or that have filled something."""
     found: dict[int, tuple[list[Order], list[Order]]] = defaultdict(lambda: ([], []))
+    if not positions:
+        return found
     intents = {intent.pk: intent for intent in Intent.objects.filter(position__in=positions)}
     live = Q(status__in=LIVE_STATUSES) | Q(filled__gt=0)
-    orders = Order.objects.filter(live, intent_id__in=intents).exclude(status=OrderStatus.REQUESTED)
-    for order in orders.exclude(pk__in=excluding):
+    for order in Order.objects.filter(live, intent_id__in=intents).exclude(status=OrderStatus.REQUESTED):
         intent = intents[order.intent_id]
         found[intent.position_id][intent.purpose == Intent.Purpose.EXIT].append(order)
     return found

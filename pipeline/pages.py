@@ -367,6 +367,7 @@ class LongPage(ReadOnlyPage):
     """A read-only table that grows without end: its rows are never counted."""
 
     paginator = InfinitePaginator
+    show_facets = admin.ShowFacets.NEVER
     show_full_result_count = False
 
 

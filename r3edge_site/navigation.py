@@ -131,7 +131,8 @@ def _held(held: QuerySet[Any]) -> Table:
         (
             (
                 link(one, one.pk), link(one.session), one.market.symbol, badge(one.status), one.quantity,
-                one.entry_price or None, one.stop_price, one.target_price, one.mark_price, signed(one.unrealized_pnl, one.market.quote),
+                one.entry_price or None, one.stop_price, one.target_price, one.mark_price,
+                signed(one.unrealized_pnl, one.market.quote),
             )
             for one in held[:SECTION_ROWS]
         ),

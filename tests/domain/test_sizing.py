@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import ROUND_FLOOR, Decimal
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from domain.orders import Denial
 from domain.sizing import Sized, Sizing, SizingMethod, notional_wanted, size
 
 FIXED, PERCENT, RISK = SizingMethod.FIXED_QUOTE, SizingMethod.PERCENT_OF_EQUITY, SizingMethod.RISK_PER_TRADE
+UNIT = Decimal("0.00000001")
 money = st.decimals(min_value=0, max_value=100_000_000, places=8)
 lots = st.sampled_from([Decimal(lot) for lot in ("0.00000001", "0.00001", "0.003", "0.1", "0.5", "1", "1000")])
 
@@ -118,36 +119,51 @@ def test_contracts_are_counted_by_their_size() -> None:
     assert size(sizing(), rules(contract_size=Decimal("0.1"), lot_size=ONE)).quantity == 100
 
 
-@given(
-    method=st.sampled_from(SizingMethod),
-    amount=st.decimals(min_value=0, max_value=1_000_000, places=6),
-    price=st.decimals(min_value="0.00000001", max_value=1_000_000, places=8),
-    equity=money,
-    free_balance=money,
-    exposure_room=st.none() | st.decimals(min_value=-1_000_000, max_value=100_000_000, places=8),
-    stop_loss_percent=st.none() | st.decimals(min_value="0.01", max_value="99.99", places=2),
-    price_margin=st.decimals(min_value=0, max_value="0.1", places=4),
-    lot_size=lots,
-    contract_size=st.sampled_from([ONE, Decimal("0.001"), Decimal(100)]),
-    minimum=st.decimals(min_value=0, max_value=100, places=4),
-)
-def test_a_quantity_never_exceeds_wish_balance_or_exposure_room(
-    method: SizingMethod, amount: Decimal, price: Decimal, equity: Decimal, free_balance: Decimal,
-    exposure_room: Decimal | None, stop_loss_percent: Decimal | None, price_margin: Decimal, lot_size: Decimal,
-    contract_size: Decimal, minimum: Decimal,
-) -> None:  # fmt: skip
-    wish = Sizing(method, amount, price, equity, free_balance, stop_loss_percent, exposure_room, price_margin)
-    market = rules(lot_size=lot_size, contract_size=contract_size, min_notional=minimum, min_quantity=lot_size)
+@st.composite
+def wishes(draw: st.DrawFn) -> tuple[Sizing, MarketRules]:
+    """A wish and a market it may well fit: every amount lies at, or a hair beside, a whole number of lots, or anywhere."""
+    lot_size = draw(lots)
+    contract_size = draw(st.sampled_from([ONE, Decimal("0.001"), Decimal(100)]))
+    dearest = min(Decimal(1000) / (lot_size * contract_size), Decimal(1_000_000)).quantize(UNIT, ROUND_FLOOR)
+    price = draw(st.decimals(min_value=UNIT, max_value=dearest, places=8))
+    lot_value = lot_size * contract_size * price
+    hairs = st.sampled_from([-UNIT, ZERO, UNIT])
+    amounts = money | st.builds(lambda count, hair: count * lot_value + hair, st.integers(0, 10**6), hairs)
+    equity = draw(amounts)
+    method = draw(st.sampled_from(SizingMethod))
+    wish = Sizing(
+        method=method,
+        amount=draw(amounts if method is FIXED else st.decimals(min_value="0.01", max_value=100, places=2)),
+        price=price,
+        equity=equity,
+        free_balance=draw(amounts),
+        stop_loss_percent=draw(st.none() | st.decimals(min_value="0.01", max_value="99.99", places=2)),
+        exposure_room=draw(st.none() | amounts),
+        price_margin=draw(st.just(ZERO) | st.decimals(min_value=0, max_value="0.1", places=4)),
+    )
+    market = rules(
+        lot_size=lot_size,
+        contract_size=contract_size,
+        min_notional=draw(st.just(ZERO) | st.decimals(min_value=0, max_value=100, places=4)),
+        min_quantity=lot_size * draw(st.integers(0, 3)),
+    )
+    return wish, market
+
+
+@given(case=wishes())
+def test_a_quantity_never_exceeds_wish_balance_or_exposure_room(case: tuple[Sizing, MarketRules]) -> None:
+    wish, market = case
 
     sized = size(wish, market)
 
+    cost = market.notional(sized.quantity, wish.price)
     assert (sized.denial is None) == (sized.quantity > 0)
     if sized.denial is None:
-        cost = market.notional(sized.quantity, price)
-        assert sized.quantity % lot_size == 0
-        assert minimum <= cost <= sized.wanted
-        assert cost * (1 + price_margin) <= free_balance
-        assert exposure_room is None or cost <= exposure_room
+        assert sized.quantity % market.lot_size == 0
+        assert sized.quantity >= market.min_quantity
+        assert market.min_notional <= cost <= sized.wanted
+        assert cost * (1 + wish.price_margin) <= wish.free_balance
+        assert wish.exposure_room is None or cost <= wish.exposure_room
 
 
 @given(

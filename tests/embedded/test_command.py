@@ -158,13 +158,18 @@ def test_it_installs_once_when_two_begin_together_and_again_only_after_a_change(
     assert "installing requirements.txt" not in for_tests.stderr
 
 
-def test_an_interrupted_install_is_repaired_by_the_next(run: Run, fresh: Path) -> None:
+def test_an_interrupted_install_is_repaired_by_the_next(run: Run, fresh: Path, home: Path) -> None:
     shutil.rmtree(fresh / ".venv", ignore_errors=True)
-    env = {**clean_env(), "PYTHON": sys.executable}
-    first = subprocess.Popen([fresh / "r3edge", "up"], env=env, stderr=-1, text=True, start_new_session=True)
+    slow = home / "uv"  # hangs where the real one would be at work
+    slow.write_text("#!/bin/sh\nexec sleep 100\n")
+    slow.chmod(0o755)
+    env = {**clean_env(), "PYTHON": sys.executable, "PATH": f"{home}:{os.environ['PATH']}"}
+    command = [str(fresh / "r3edge"), "up"]
+    first = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert first.stderr is not None
     assert "making .venv" in first.stderr.readline()
-    time.sleep(0.3)
+    while not (fresh / ".venv/.r3edge-incomplete").exists():
+        time.sleep(0.02)
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
 
@@ -172,6 +177,7 @@ def test_an_interrupted_install_is_repaired_by_the_next(run: Run, fresh: Path) -
 
     assert repaired.stdout == f"{fresh / '.venv'}\n"
     assert "making .venv" in repaired.stderr
+    assert not (fresh / ".venv/.r3edge-incomplete").exists()
 
 
 def test_an_install_that_fails_says_so_and_is_tried_again(run: Run, fresh: Path) -> None:

@@ -68,8 +68,8 @@ class Desk:
 
 @pytest.fixture
 def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    # A venue that hangs costs a test half a second instead of ten.
-    monkeypatch.setattr(ccxt_gateway, "HTTP_TIMEOUT_MS", 500)
+    # A venue that hangs costs a test a second instead of ten.
+    monkeypatch.setattr(ccxt_gateway, "HTTP_TIMEOUT_MS", 1000)
     with Simulator(made_exchange()) as simulator:
         simulator.open_account(USDT="1000000", BTC="1")
         simulator.pin("50000")

@@ -49,7 +49,7 @@ def test_a_currency_that_is_no_longer_shown_is_zero(venue: Venue) -> None:
     assert balances(account) == {"USDT": 10000, "DOGE": 0}
 
 
-@pytest.mark.parametrize("body", [HTML, "", '{"code":"200000"}', '{"code":"200000","data":null}', '{"code":"20'])
+@pytest.mark.parametrize("body", [HTML, '{"code":"200000"}', '{"code":"20'])
 def test_a_page_that_is_no_balance_empties_no_account(venue: Venue, body: str) -> None:
     account = venue.account
     venue.fault(kind="body", body=body, path="/api/v1/accounts")

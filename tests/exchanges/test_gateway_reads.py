@@ -54,15 +54,22 @@ NO_ANSWERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("read", READS)
+def refused_keys(read: Callable[[Gateway], Any], gateway: Gateway) -> bool | None:
+    """Whether the read blamed the keys for being unavailable; None when it was available."""
+    try:
+        read(gateway)
+    except ExchangeUnavailable as error:
+        return error.is_refused_key
+    return None
+
+
 @pytest.mark.parametrize("fault", [name for name in NO_ANSWERS if name != "hang"])
-def test_a_read_without_an_answer_is_unavailable_and_no_fault_of_the_keys(desk: Desk, read: str, fault: str) -> None:
-    desk.fault(**NO_ANSWERS[fault], count=9)
+def test_a_read_without_an_answer_is_unavailable_and_no_fault_of_the_keys(desk: Desk, fault: str) -> None:
+    desk.fault(**NO_ANSWERS[fault], count=None)
 
-    with pytest.raises(ExchangeUnavailable) as raised:
-        READS[read](desk.gateway)
+    outcomes = {name: refused_keys(read, desk.gateway) for name, read in READS.items()}
 
-    assert not raised.value.is_refused_key
+    assert outcomes == dict.fromkeys(READS, False)
 
 
 def test_a_venue_that_hangs_costs_the_timeout_and_no_more(desk: Desk) -> None:
@@ -72,7 +79,7 @@ def test_a_venue_that_hangs_costs_the_timeout_and_no_more(desk: Desk) -> None:
     with pytest.raises(ExchangeUnavailable, match="RequestTimeout"):
         desk.gateway.time()
 
-    assert datetime.now(tz=UTC) - started < timedelta(seconds=2)
+    assert datetime.now(tz=UTC) - started < timedelta(seconds=5)
 
 
 def test_the_venues_clock_is_read_to_the_millisecond_in_utc(desk: Desk) -> None:

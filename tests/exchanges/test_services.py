@@ -109,7 +109,7 @@ def test_a_venue_that_is_away_stays_due_and_its_markets_stay_as_they_were(venue:
     assert market_rows() == before
 
 
-@pytest.mark.parametrize("body", [HTML, "", '{"code":"200000"}', '{"code":"200000","data":[]}', '{"code":"2000'])
+@pytest.mark.parametrize("body", [HTML, "", '{"code":"200000","data":[]}'])
 def test_a_page_that_is_no_list_of_markets_delists_nothing(venue: Venue, body: str) -> None:
     make_due(venue.account.exchange)
     venue.fault(kind="body", body=body, path="/api/v2/symbols", count=1)

@@ -19,10 +19,10 @@ from sessions.services import (
     needs_align,
     session_halt,
     session_mark_stopped,
-    sessions_note_exposure,
     session_start,
     session_stop,
     session_suspend,
+    sessions_note_exposure,
 )
 from sessions.tasks import halt, sweep_sessions
 from strategies.models import StrategyConfig
