@@ -79,6 +79,10 @@ class Guard:
         # Unbuffered: what a dead guard did not take must not be tried again when its pipe is thrown away.
         return subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0, start_new_session=True, cwd="/")
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def _tell(self, line: str) -> None:
         try:
             self._write([line])

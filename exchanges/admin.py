@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from django import forms
 from django.contrib import admin
 from django.contrib.auth.models import User
+from django.db import models
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
@@ -26,6 +27,7 @@ from pipeline.pages import (
     SECTION_ROWS,
     BaseStackedInline,
     Fact,
+    OwnRelatedFilter,
     Page,
     ReadOnlyPage,
     Sections,
@@ -62,6 +64,7 @@ class ExchangeForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscripta
 @admin.register(Exchange)
 class ExchangePage(SupervisedPage):
     form = ExchangeForm
+    formfield_overrides = {**Page.formfield_overrides, models.URLField: {"assume_scheme": "https"}}
     refusals = (ExchangeUnavailable,)
     list_display = ("name", "ccxt_id", "is_enabled", "its_time", "markets_synced_at")
     list_filter = ("is_enabled",)
@@ -157,7 +160,7 @@ class AccountPage(Page):
     refusals = (ExchangeUnavailable, UnableToDecrypt)
     list_display = ("name", "exchange", "currency", "status_shown", "held", "key_hint", "balances_synced_at")
     list_select_related = ("exchange", "owner")
-    list_filter = (("exchange", admin.RelatedOnlyFieldListFilter), "status")
+    list_filter = (("exchange", OwnRelatedFilter), "status")
     search_fields = ("name",)
     ordering = ("name",)
     inlines = (RiskProfileInline,)
@@ -255,7 +258,7 @@ class BalancePage(ReadOnlyPage):
     owner_path = "account__owner"
     list_display = ("currency", "account", "total", "free", "read_at")
     list_select_related = ("account__exchange", "account__owner")
-    list_filter = (("account", admin.RelatedOnlyFieldListFilter),)
+    list_filter = (("account", OwnRelatedFilter),)
     search_fields = ("currency", "account__name")
     ordering = ("account", "currency")
 

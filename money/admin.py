@@ -14,7 +14,7 @@ from domain.orders import DENIAL_TEXTS, Denial
 from money.models import Valuation
 from orders.admin import FillPage, OrderPage
 from orders.models import Fill, Order
-from pipeline.pages import BADGES, Fact, LongPage, Sections, badge, link, plain, table
+from pipeline.pages import BADGES, Fact, LongPage, OwnRelatedFilter, Sections, badge, link, plain, table
 from positions.models import Intent
 from sessions.models import TradingSession
 
@@ -38,7 +38,7 @@ class ValuationPage(LongPage):
         "capped", "quantity",
     )  # fmt: skip
     list_select_related = ("order__account__owner",)
-    list_filter = (VerdictFilter, ("order__account", admin.RelatedOnlyFieldListFilter))
+    list_filter = (VerdictFilter, ("order__account", OwnRelatedFilter))
     search_fields = ("order__client_order_id",)
     ordering = ("-id",)
 

@@ -19,6 +19,7 @@ from pipeline.pages import (
     SECTION_ROWS,
     Fact,
     LongPage,
+    OwnRelatedFilter,
     Sections,
     Table,
     badge,
@@ -77,7 +78,7 @@ class OrderPage(LongPage):
     list_display_links = ("id", "requested_at")
     list_select_related = ("account__exchange", "account__owner", "market__exchange")
     list_filter: ClassVar[Any] = (
-        "status", "side", "is_exit", ("account", admin.RelatedOnlyFieldListFilter), ("requested_at", RangeDateTimeFilter),
+        "status", "side", "is_exit", ("account", OwnRelatedFilter), ("requested_at", RangeDateTimeFilter),
     )  # fmt: skip
     list_filter_submit = True
     search_fields = ("client_order_id", "exchange_order_id", "market__symbol")
@@ -138,7 +139,7 @@ class FillPage(LongPage):
     list_select_related = ("account__exchange", "account__owner", "market__exchange", "order")
     list_filter: ClassVar[Any] = (
         "side",
-        ("account", admin.RelatedOnlyFieldListFilter),
+        ("account", OwnRelatedFilter),
         ("filled_at", RangeDateTimeFilter),
     )
     list_filter_submit = True

@@ -50,6 +50,7 @@ else:
 
 # Rows that a section of a page shows; its heading leads to the rest.
 SECTION_ROWS = 20
+FILTER_CHOICES = 100
 # Fields of a read-only page that stand on one line.
 LINE_FIELDS = 2
 SHOWN_DIGITS = Context(prec=12)
@@ -179,6 +180,15 @@ def exact(model: type[models.Model], name: str) -> Callable[[Any], str]:
 
     shown.__name__ = name
     return shown
+
+
+class OwnRelatedFilter(admin.RelatedFieldListFilter):
+    """Rows of one related row. The newest of those that the user may see are offered; its page's link reaches the others."""
+
+    def field_choices(self, field: Any, request: HttpRequest, model_admin: Any) -> list[tuple[Any, str]]:
+        page = model_admin.admin_site.get_model_admin(field.remote_field.model)
+        rows = page.get_queryset(request).select_related(*(page.list_select_related or ()))
+        return [(row.pk, str(row)) for row in rows.order_by("-pk")[:FILTER_CHOICES]]
 
 
 # Does one thing to one row and says what it did; raises one of its page's refusals when it could not.

@@ -21,6 +21,7 @@ from pipeline.pages import (
     SECTION_ROWS,
     Fact,
     LongPage,
+    OwnRelatedFilter,
     Sections,
     Table,
     actor_of,
@@ -165,8 +166,8 @@ class PositionPage(LongPage):
     list_display_links = ("id",)
     list_select_related = ("session", "market__exchange", "account__owner")
     list_filter = (
-        "status", "side", "exit_reason", ("session", admin.RelatedOnlyFieldListFilter),
-        ("account", admin.RelatedOnlyFieldListFilter), ("opened_at", RangeDateTimeFilter),
+        "status", "side", "exit_reason", ("session", OwnRelatedFilter),
+        ("account", OwnRelatedFilter), ("opened_at", RangeDateTimeFilter),
     )  # fmt: skip
     list_filter_submit = True
     search_fields = ("session__name", "market__symbol")

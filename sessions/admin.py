@@ -10,7 +10,7 @@ from django.http import HttpRequest
 from unfold.decorators import display
 from unfold.enums import ActionVariant
 
-from pipeline.pages import BADGES, Fact, Page, Sections, actor_of, badge, batch, button, link, moment
+from pipeline.pages import BADGES, Fact, OwnRelatedFilter, Page, Sections, actor_of, badge, batch, button, link, moment
 from sessions import services
 from sessions.models import SessionStatus, SessionTick, TradingSession
 from strategies.admin import last_evaluation, signals_table
@@ -54,8 +54,8 @@ class TradingSessionPage(Page):
     list_select_related = ("account__exchange", "account__owner", "config__feed__market__exchange")
     list_filter = (
         "status",
-        ("account", admin.RelatedOnlyFieldListFilter),
-        ("config", admin.RelatedOnlyFieldListFilter),
+        ("account", OwnRelatedFilter),
+        ("config", OwnRelatedFilter),
     )
     search_fields = ("name", "config__feed__market__symbol", "account__name")
     ordering = ("-id",)

@@ -17,6 +17,7 @@ from pipeline.pages import (
     SECTION_ROWS,
     Fact,
     LongPage,
+    OwnRelatedFilter,
     Page,
     Sections,
     Table,
@@ -132,7 +133,7 @@ class SignalPage(LongPage):
     owner_path = "config__owner"
     list_display = ("candle_close_at", "config", "says", "price", "reason", "created_at")
     list_select_related = ("config__owner",)
-    list_filter = ("kind", ("config", admin.RelatedOnlyFieldListFilter), ("created_at", RangeDateTimeFilter))
+    list_filter = ("kind", ("config", OwnRelatedFilter), ("created_at", RangeDateTimeFilter))
     list_filter_submit = True
     search_fields = ("config__name",)
 

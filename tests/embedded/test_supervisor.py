@@ -219,17 +219,20 @@ def test_a_killed_supervisor_leaves_no_orphan(home: Path, victims: str) -> None:
             process.kill()
 
 
-def test_a_killed_guard_is_replaced_and_knows_the_children(tmp_path: Path) -> None:
-    async def story() -> bool:
+def test_a_killed_guard_is_replaced_at_the_next_start(tmp_path: Path) -> None:
+    async def story() -> tuple[int, int]:
         async with supervised(log_dir=tmp_path, say=print, backoff=QUICK) as supervisor:
             await supervisor.start(sh("worker", "exec sleep 1000"))
-            first = next(p for p in psutil.Process().children() if "guard.py" in " ".join(p.cmdline()))
-            first.kill()
+            first = supervisor.guard.pid
+            os.kill(first, signal.SIGKILL)
+            await until(lambda: psutil.Process(first).status() == psutil.STATUS_ZOMBIE)
             await supervisor.start(sh("beat", "exec sleep 1000"))
-            guards = [p for p in psutil.Process().children() if "guard.py" in " ".join(p.cmdline())]
-            return len(guards) == 1 and guards[0] != first
+            assert psutil.pid_exists(supervisor.guard.pid)
+            return first, supervisor.guard.pid
 
-    assert asyncio.run(story())
+    first, second = asyncio.run(story())
+
+    assert first != second
 
 
 def test_memory_of_a_tree_is_the_sum_of_its_processes(tmp_path: Path) -> None:

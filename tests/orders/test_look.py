@@ -18,7 +18,7 @@ from orders import services
 from orders.models import Fill, Order
 from orders.tasks import look, sweep_orders
 from tests.factories import KEY, PASSPHRASE, SECRET, events, let_pass, make_order
-from tests.race import at_once, elsewhere, happens_after, happens_before
+from tests.race import at_once, happens_after, happens_before
 from tests.venue import Venue
 
 ORDERS = "/api/v1/hf/orders"
@@ -437,9 +437,3 @@ def test_lost_look_up_bells_are_rung_again_by_the_sweep(venue: Venue, unknown_or
     [bell] = bells.rung("orders.look")
     assert sorted(bell["order_ids"]) == sorted([unknown_order.pk, opened.pk])
     assert later.pk not in bell["order_ids"]
-
-
-def test_elsewhere_is_another_connection(venue: Venue) -> None:
-    order = venue.ready_order()
-
-    assert elsewhere(lambda: Order.objects.get(pk=order.pk).status) == OrderStatus.READY
