@@ -35,7 +35,8 @@ class GuardedQuerySet(models.QuerySet[M]):
         sources = {status for status, targets in table.items() if to in targets}
         wanted = sources if among is None else set(among)
         if not wanted or not wanted <= sources:
-            raise ValueError(f"{self.model.__name__}: no move from {sorted(wanted - sources) or 'anywhere'} to {to}")
+            unknown = ", ".join(sorted(map(str, wanted - sources))) or "anywhere"
+            raise ValueError(f"{self.model.__name__}: no move from {unknown} to {to}")
         return self.filter(status__in=sorted(wanted)).update(status=to, **changes)
 
     def locked(self) -> Self:

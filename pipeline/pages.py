@@ -185,7 +185,7 @@ def exact(model: type[models.Model], name: str) -> Callable[[Any], str]:
 class OwnRelatedFilter(admin.RelatedFieldListFilter):
     """Rows of one related row. The newest of those that the user may see are offered; its page's link reaches the others."""
 
-    def field_choices(self, field: Any, request: HttpRequest, model_admin: Any) -> list[tuple[Any, str]]:
+    def field_choices(self, field: Any, request: HttpRequest, model_admin: Any) -> Any:
         page = model_admin.admin_site.get_model_admin(field.remote_field.model)
         rows = page.get_queryset(request).select_related(*(page.list_select_related or ()))
         return [(row.pk, str(row)) for row in rows.order_by("-pk")[:FILTER_CHOICES]]

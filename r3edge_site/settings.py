@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from celery.schedules import schedule as every
+from django.templatetags.static import static
 
 from pipeline.topics import TASK_ROUTES
 from r3edge_site.environment import Environment
@@ -202,7 +203,7 @@ LOGGING: dict[str, Any] = {
 }
 
 UNFOLD: dict[str, Any] = {
-    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": "/static/r3edge_site/favicon.svg"}],
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": lambda _: static("r3edge_site/favicon.svg")}],
     "SITE_TITLE": "r3edge",
     "SITE_HEADER": "r3edge",
     "SITE_SUBHEADER": "trading sessions",

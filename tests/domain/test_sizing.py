@@ -6,7 +6,7 @@ from decimal import ROUND_FLOOR, Decimal
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from domain.market import ONE, ZERO, MarketRules
@@ -151,6 +151,7 @@ def wishes(draw: st.DrawFn) -> tuple[Sizing, MarketRules]:
 
 
 @given(case=wishes())
+@settings(max_examples=200)
 def test_a_quantity_never_exceeds_wish_balance_or_exposure_room(case: tuple[Sizing, MarketRules]) -> None:
     wish, market = case
 
