@@ -94,9 +94,8 @@ def account_book(account: Account) -> AccountBook | None:
         total=ZERO, free=ZERO, read_at=account.balances_synced_at
     )
     flow = _flow_since(account, balance.read_at)
-    positions = list(
-        Position.objects.filter(account=account, status__in=LIVE_POSITIONS).select_related("market__last_quote")
-    )
+    live = Position.objects.filter(account=account, status__in=LIVE_POSITIONS)
+    positions = list(live.select_related("market__last_quote").defer("market__venue_info"))
     orders = _orders_of(positions)
     reserved = sum((_still_reserved(order) for entries, _ in orders.values() for order in entries), ZERO)
     held, at_work, count = ZERO, reserved, 0
@@ -145,6 +144,7 @@ def _value_for(account_id: int, order_ids: Sequence[int]) -> None:
     orders = list(
         Order.objects.filter(pk__in=list(order_ids), status=OrderStatus.REQUESTED)
         .select_related("market__last_quote")
+        .defer("market__venue_info")
         .order_by("pk")
     )
     sessions = _sessions_of(orders)
@@ -260,7 +260,12 @@ def _valuation(
 
 def _sessions_of(orders: Sequence[Order]) -> dict[UUID, TradingSession]:
     intents = Intent.objects.filter(pk__in=[order.intent_id for order in orders])
-    return {intent.pk: intent.position.session for intent in intents.select_related("position__session__config")}
+    wanted = intents.select_related("position__session__config").only(
+        "position__session__status", "position__session__sizing_method", "position__session__sizing_amount",
+        "position__session__stop_loss_percent", "position__session__take_profit_percent",
+        "position__session__config__strategy", "position__session__config__parameters",
+    )  # fmt: skip
+    return {intent.pk: intent.position.session for intent in wanted}
 
 
 def _flow_since(account: Account, read_at: datetime) -> Decimal:

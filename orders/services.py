@@ -375,9 +375,16 @@ def _found(order: Order, report: OrderReport, fills: Sequence[FillReport]) -> st
         status = _settle(
             order, done, among=(S.OPENED,), closed_at=timezone.now(), reserved=0, detail="", not_before_at=None
         )
-        if new:
+        if new and not _is_balance_awaited(order.account_id, but=order):
             transaction.on_commit(lambda: ring("orders.balances", account_ids=[order.account_id]), robust=True)
     return status
+
+
+def _is_balance_awaited(account_id: int, but: Order) -> bool:
+    """Whether another order's fill has rung for the account's balances and they were not read since: a burst of fills asks
+    the venue once, and the sweep asks for whatever came after that."""
+    since = Account.objects.filter(pk=account_id).values("balances_synced_at")
+    return Fill.objects.filter(account=account_id, recorded_at__gt=since).exclude(order=but).exists()
 
 
 def _record_fills(order: Order, fills: Sequence[FillReport]) -> int:

@@ -209,6 +209,7 @@ def _gather(session_ids: Sequence[int]) -> list[_Facts]:
     sessions = (
         TradingSession.objects.filter(pk__in=list(session_ids), status__in=TRACKED_STATUSES)
         .select_related("account__exchange", "config__feed__market__last_quote")
+        .defer("account__credentials", "config__feed__market__venue_info")
         .locked()
     )
     facts = {session.pk: _Facts(session) for session in sessions}
