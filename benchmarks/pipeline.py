@@ -30,7 +30,7 @@ from positions.models import Position, PositionStatus
 from sessions.models import SessionStatus, TradingSession
 from strategies.models import Signal, StrategyConfig
 
-WARM_UP_CHAINS = 10
+WARM_UP_CHAINS = 50
 FETCHES = 30
 QUIET_SECONDS = 0.03
 CHAIN_LIMIT_SECONDS = 15.0

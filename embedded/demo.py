@@ -32,7 +32,7 @@ VENUE_NAME = "simulator"  # and a number: each demo has an exchange of its own
 PARAMETERS = {"fast": 4, "slow": 12, "stop_loss_percent": "0.3", "take_profit_percent": "0.4"}
 # A few minutes before a crossing that reaches its target, in the market of the usual seed; with another seed any moment is
 # as good, and the demo waits for what comes.
-FIRST_MINUTE = 1_708
+FIRST_MINUTE = 1_711
 POLL_SECONDS = 0.4
 # After the first stop-loss or take-profit, how long to wait for a position that the stop can flatten.
 LAST_POSITION_SECONDS = 20
@@ -238,8 +238,7 @@ async def _live(scene: Scene, screen: Screen) -> Life:
         if attempt:
             # The strategy left its position in the moment of the stop: another run, for a stop that has something to do.
             await _command(scene, "start", done_when="ACTIVE")
-        deadline = time.monotonic() + LAST_POSITION_SECONDS
-        await _watch(scene, life, screen, lambda end=deadline: life.open_position is not None or time.monotonic() > end)
+        await _watch(scene, life, screen, lambda: life.open_position is not None, patience=LAST_POSITION_SECONDS)
         await _command(scene, "stop", done_when="STOPPING")
         await _watch(scene, life, screen, lambda: life.session["status"] == "STOPPED")
         if life.was_flattened_by_a_stop:
@@ -258,13 +257,17 @@ async def _command(scene: Scene, command: str, done_when: str) -> None:
             raise
 
 
-async def _watch(scene: Scene, life: Life, screen: Screen, is_over: Callable[[], bool]) -> None:
+async def _watch(
+    scene: Scene, life: Life, screen: Screen, is_over: Callable[[], bool], patience: float = float("inf")
+) -> None:
+    """Look and show until ``is_over``, or until ``patience`` seconds have passed. Raises DemoFailed."""
+    deadline = time.monotonic() + patience
     while True:
         await _look(scene, life)
         screen.show(life)
         if life.session["status"] == "HALTED":
             raise DemoFailed(f"the session was halted: {life.session['status_reason']}")
-        if is_over():
+        if is_over() or time.monotonic() > deadline:
             return
         await asyncio.sleep(POLL_SECONDS)
 

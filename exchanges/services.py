@@ -9,7 +9,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -177,8 +176,8 @@ def account_create(*, owner: User, exchange: Exchange, name: str, currency: str,
         )  # fmt: skip
         RiskProfile.objects.create(account=account)
         if exchange.markets_synced_at is None:
-            transaction.on_commit(partial(ring, "exchanges.sync", exchange_ids=[exchange.pk]), robust=True)
-        transaction.on_commit(partial(ring, "orders.balances", account_ids=[account.pk]), robust=True)
+            transaction.on_commit(lambda: ring("exchanges.sync", exchange_ids=[exchange.pk]), robust=True)
+        transaction.on_commit(lambda: ring("orders.balances", account_ids=[account.pk]), robust=True)
     account.refresh_from_db()
     return account
 

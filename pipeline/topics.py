@@ -12,7 +12,6 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import partial
 from typing import Any
 
 from celery import current_app
@@ -128,13 +127,15 @@ def publish_all(topic: Topic, notes: Sequence[Note], *, actor: str = "system", w
     route = TOPICS[topic]
     if route.is_journaled:
         _journal(topic, notes, actor)
-    # robust: a broker that is down must not fail a transaction that stands, nor keep later hooks from running.
-    transaction.on_commit(partial(_announce, topic, tuple(notes), wakes), robust=True)
+    told = tuple(notes)
+    # robust: a broker that is down must not fail a transaction that stands, nor keep later hooks from running. A function
+    # and no functools.partial: Django names the hook that failed by its __qualname__, and would fail for want of one.
+    transaction.on_commit(lambda: _announce(topic, told, wakes), robust=True)
 
 
-def ring(task: str, *, batch: int = 200, **ids: Iterable[int]) -> None:
-    """Wake ``task`` with the ids of its one argument, in batches. A broker that cannot be reached is logged, never raised:
-    the sweep rings again."""
+def ring(task: str, *, batch: int = 200, **ids: Iterable[int]) -> bool:
+    """Wake ``task`` with the ids of its one argument, in batches; whether the broker took them. One that cannot be reached
+    is logged, never raised: the sweep rings again."""
     [(argument, values)] = ids.items()
     pending = list(dict.fromkeys(values))
     for start in range(0, len(pending), batch):
@@ -147,7 +148,8 @@ def ring(task: str, *, batch: int = 200, **ids: Iterable[int]) -> None:
             )
         except (OperationalError, OSError) as error:
             logger.warning("the bell of %s did not ring (%s); its sweep will", task, type(error).__name__)
-            return
+            return False
+    return True
 
 
 def _announce(topic: Topic, notes: Sequence[Note], wakes: bool) -> None:
@@ -155,7 +157,8 @@ def _announce(topic: Topic, notes: Sequence[Note], wakes: bool) -> None:
     for bell in route.wakes if wakes else ():
         id_name = bell.argument.removesuffix("s")
         ids = [value for note in notes if (value := note.ids.get(id_name)) is not None]
-        ring(bell.task, batch=bell.batch, **{bell.argument: ids})
+        if not ring(bell.task, batch=bell.batch, **{bell.argument: ids}):
+            break  # a broker that hangs costs its timeout once, not once a bell: somebody waits for this commit
     if route.is_broadcast:
         listeners.tell(topic.value, [(note.key, note.ids, note.data) for note in notes])
 

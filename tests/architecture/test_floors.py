@@ -57,7 +57,7 @@ def references() -> list[tuple[str, str, str]]:
         if model._meta.app_label in FLOORS:
             for field in model._meta.get_fields():
                 if isinstance(field, Field) and field.is_relation and field.related_model is not None:
-                    target = field.related_model._meta.app_label  # type: ignore[union-attr]
+                    target = field.related_model._meta.app_label
                     found.append((model._meta.app_label, target, f"{model.__name__}.{field.name}"))
     return found
 
@@ -117,7 +117,7 @@ def test_the_supervisor_serves_every_queue_once_under_the_owners_names() -> None
 
 def test_docker_compose_has_a_worker_for_every_queue_under_the_owners_names() -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-    served = {}
+    served: dict[str, str] = {}
     for name, service in services.items():
         command = service.get("command") or []
         if "worker" in command:

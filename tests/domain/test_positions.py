@@ -111,7 +111,7 @@ def test_a_short_gains_when_the_price_falls() -> None:
     state = fold([fill(Side.SELL, "2", "100", fee="0.2"), fill(Side.BUY, "2", "90", 1, fee="0.18")], SHORT)
 
     assert state.is_closed
-    assert (state.entry_price, state.exit_price) == (100, 90)
+    assert (state.entry_price, state.exit_price) == (Decimal(100), Decimal(90))
     assert state.realized_pnl == Decimal("19.62")
 
 
@@ -154,7 +154,7 @@ def test_fills_without_times_are_folded_too() -> None:
 
     state = fold([fill(Side.SELL, "1", "101", 1), entry, replace(entry)], LONG)
 
-    assert (state.quantity, state.opened_at) == (1, None)
+    assert (state.quantity, state.opened_at) == (Decimal(1), None)
 
 
 @pytest.mark.parametrize(

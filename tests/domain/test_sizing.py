@@ -62,7 +62,7 @@ def test_each_method_asks_for_its_amount(
         ({"exposure_room": "5000"}, "10", "1000"),
     ],
 )
-def test_the_narrowest_cap_decides(facts: dict[str, str], quantity: str, capped: str) -> None:
+def test_the_narrowest_cap_decides(facts: dict[str, Any], quantity: str, capped: str) -> None:
     sized = size(sizing(**facts), rules())
 
     assert sized == Sized(Decimal(quantity), Decimal(1000), Decimal(capped))

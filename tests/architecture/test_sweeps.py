@@ -1,0 +1,245 @@
+"""No message is essential: whatever waits for somebody is found by a query of a scheduled sweep, and only when it is late."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from datetime import timedelta
+from importlib import import_module
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.utils import timezone
+
+from domain.orders import LIVE_STATUSES, OrderStatus
+from exchanges.models import Account, Exchange
+from orders.models import Order
+from pipeline.sweeps import Waiting
+from positions.models import Position
+from r3edge_site.celery import app as celery_app
+from sessions.models import SESSION_TRANSITIONS, SessionStatus
+from tests.factories import (
+    make_account,
+    make_candles,
+    make_config,
+    make_exchange,
+    make_feed,
+    make_fill,
+    make_open_position,
+    make_order,
+    make_position,
+    make_session,
+    make_signal,
+)
+
+S = OrderStatus
+SECOND = timedelta(seconds=1)
+# Late for every rule, and before anything else falls due.
+LATE = timedelta(seconds=20)
+
+RULES: dict[str, Waiting] = {
+    rule.what: rule
+    for app in sorted(config.name for config in apps.get_app_configs())
+    if app in ("exchanges", "marketdata", "strategies", "orders", "sessions", "positions", "money")
+    for rule in import_module(f"{app}.tasks").WAITING
+}
+
+
+def found_by_rules(argument: str, pk: int, after: timedelta = LATE) -> list[str]:
+    """What the sweeps would say that row waits for, ``after`` from now."""
+    now = timezone.now() + after
+    return [what for what, rule in RULES.items() if rule.argument == argument and pk in rule.query(now)]
+
+
+def an_order(status: OrderStatus) -> Order:
+    """An order as its service leaves it in ``status``."""
+    now = timezone.now()
+    fields: dict[str, dict[str, Any]] = {
+        S.SUBMITTING: {"sent_at": now, "deadline_at": now + 5 * SECOND},
+        S.UNKNOWN: {"sent_at": now, "not_before_at": now + 2 * SECOND},
+        S.OPENED: {"sent_at": now, "opened_at": now, "not_before_at": now + 2 * SECOND},
+    }
+    return make_order(make_position(make_session()), status=status, **fields.get(status, {}))
+
+
+def a_ready_order_in_a_pause() -> int:
+    order = an_order(S.READY)
+    Order.objects.filter(pk=order.pk).update(not_before_at=timezone.now() + 10 * SECOND)
+    return order.pk
+
+
+def an_account_that_has_traded_since_its_balance_was_read() -> int:
+    return make_fill(an_order(S.OPENED)).account_id
+
+
+def an_account_never_read() -> int:
+    return make_account(usdt=None).pk
+
+
+def an_exchange_never_read() -> int:
+    return make_account(exchange=make_exchange(markets_synced_at=None)).exchange_id
+
+
+def an_exchange_read_yesterday() -> int:
+    return make_account(exchange=make_exchange(markets_synced_at=timezone.now() - timedelta(days=1))).exchange_id
+
+
+def a_feed_whose_candle_has_closed() -> int:
+    return make_feed(is_needed=True, next_due_at=timezone.now() + SECOND).pk
+
+
+def a_feed_whose_collector_died() -> int:
+    now = timezone.now()
+    return make_feed(is_needed=True, next_due_at=now, leased_until=now + 10 * SECOND).pk
+
+
+def a_feed_with_a_candle_nobody_answered() -> int:
+    feed = make_config(is_needed=True).feed
+    make_candles(feed, [100.0], timezone.now().replace(second=0, microsecond=0))
+    return feed.pk
+
+
+def a_session_with_a_signal_unseen() -> int:
+    session = make_session()
+    make_signal(session.config)
+    return session.pk
+
+
+def a_suspended_session_with_a_signal_unseen_and_something_to_leave() -> int:
+    session = make_session(status=SessionStatus.SUSPENDED, has_exposure=True)
+    make_signal(session.config)
+    return session.pk
+
+
+def a_session_that_stops() -> int:
+    return make_session(status=SessionStatus.STOPPING).pk
+
+
+def a_session_whose_entry_came_to_nothing() -> int:
+    position = make_position(make_session())
+    make_order(position, status=S.DENIED, closed_at=timezone.now())
+    return position.session_id
+
+
+def a_session_whose_exit_was_filled_after_the_last_look() -> int:
+    position = make_open_position(make_session())
+    make_order(position, purpose="EXIT", status=S.CLOSED, closed_at=timezone.now() + SECOND)
+    return position.session_id
+
+
+def a_session_that_is_to_leave_its_position_now() -> int:
+    position = make_open_position(make_session())
+    Position.objects.filter(pk=position.pk).update(is_exit_wanted=True)
+    return position.session_id
+
+
+def a_suspended_session_that_was_asked_to_recover() -> int:
+    return make_session(status=SessionStatus.SUSPENDED, recover_requested_at=timezone.now()).pk
+
+
+def a_halted_session_that_was_asked_to_recover() -> int:
+    return make_session(status=SessionStatus.HALTED, recover_requested_at=timezone.now()).pk
+
+
+def a_session_that_trades_on_a_paused_account() -> int:
+    session = make_session()
+    Account.objects.filter(pk=session.account_id).update(status=Account.Status.PAUSED)
+    return session.pk
+
+
+WAITING_ORDERS = {
+    S.REQUESTED: "requested, not valued",
+    S.READY: "valued, not submitted",
+    S.SUBMITTING: "at the venue, or perhaps",
+    S.UNKNOWN: "at the venue, or perhaps",
+    S.OPENED: "at the venue, or perhaps",
+}
+WAITING_ROWS: list[tuple[Callable[[], int], str]] = [
+    (a_ready_order_in_a_pause, "valued, not submitted"),
+    (an_account_that_has_traded_since_its_balance_was_read, "balances read before the last fill"),
+    (an_account_never_read, "balances read before the last fill"),
+    (an_exchange_never_read, "exchange read long ago"),
+    (an_exchange_read_yesterday, "exchange read long ago"),
+    (a_feed_whose_candle_has_closed, "feed with a closed candle"),
+    (a_feed_whose_collector_died, "feed with a closed candle"),
+    (a_feed_with_a_candle_nobody_answered, "candle without an answer"),
+    (a_session_with_a_signal_unseen, "session that needs a look"),
+    (a_suspended_session_with_a_signal_unseen_and_something_to_leave, "session that needs a look"),
+    (a_session_that_stops, "session that needs a look"),
+    (a_session_whose_entry_came_to_nothing, "session that needs a look"),
+    (a_session_whose_exit_was_filled_after_the_last_look, "session that needs a look"),
+    (a_session_that_is_to_leave_its_position_now, "session that needs a look"),
+    (a_suspended_session_that_was_asked_to_recover, "recovery asked for"),
+    (a_halted_session_that_was_asked_to_recover, "recovery asked for"),
+    (a_session_that_trades_on_a_paused_account, "account paused"),
+]
+
+
+def test_every_rule_of_every_sweep_is_tried_here() -> None:
+    assert {*WAITING_ORDERS.values(), *(what for _, what in WAITING_ROWS)} == set(RULES)
+    assert set(WAITING_ORDERS) == set(LIVE_STATUSES)
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
+def test_a_sweep_rings_a_task_that_takes_the_ids_it_finds(rule: Waiting) -> None:
+    task = celery_app.tasks[rule.task]
+
+    assert list(inspect.signature(task.run).parameters) == [rule.argument]
+    assert rule.batch >= 1
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("status", "what"), WAITING_ORDERS.items())
+def test_an_order_that_is_alive_is_found_when_nobody_came(status: OrderStatus, what: str) -> None:
+    order = an_order(status)
+
+    assert found_by_rules("order_ids", order.pk) == [what]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("status", LIVE_STATUSES)
+def test_an_order_is_left_to_its_bell_while_that_may_still_be_heard(status: OrderStatus) -> None:
+    order = an_order(status)
+
+    assert found_by_rules("order_ids", order.pk, after=SECOND) == []
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("status", sorted(set(OrderStatus) - set(LIVE_STATUSES)))
+def test_an_order_that_has_ended_is_left_alone(status: OrderStatus) -> None:
+    order = an_order(status)
+
+    assert found_by_rules("order_ids", order.pk) == []
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("build", "what"), WAITING_ROWS, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_row_that_waits_is_found(build: Callable[[], int], what: str) -> None:
+    pk = build()
+
+    assert what in found_by_rules(RULES[what].argument, pk)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("status", [S.READY, S.UNKNOWN])
+def test_an_order_at_a_venue_that_was_switched_off_waits_until_it_is_on_again(status: OrderStatus) -> None:
+    order = an_order(status)
+
+    Exchange.objects.update(is_enabled=False)
+    while_off = found_by_rules("order_ids", order.pk)
+    Exchange.objects.update(is_enabled=True)
+
+    assert while_off == []
+    assert found_by_rules("order_ids", order.pk) == [WAITING_ORDERS[status]]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("is_holding", [False, True])
+@pytest.mark.parametrize("status", sorted(set(SESSION_TRANSITIONS) - {SessionStatus.STOPPING}))
+def test_a_session_at_rest_is_left_alone(status: str, is_holding: bool) -> None:
+    session = make_session(status=status)
+    if is_holding:
+        make_open_position(session)
+
+    assert found_by_rules("session_ids", session.pk) == []
