@@ -13,12 +13,11 @@ from decimal import Decimal
 from statistics import median
 from typing import Any
 
-from django.db import connection, models
-from django.db.models import F
+from django.db import connection, models, transaction
 from django.utils import timezone
 
 from benchmarks.floor import ticks_floor
-from benchmarks.live import Live, platform_running, simulator_start, used_between, wait_until
+from benchmarks.live import CannotRun, Live, platform_running, simulator_start, used_between, wait_until
 from benchmarks.report import Report, Spread
 from benchmarks.world import PRICE, Venue
 from domain.candles import Timeframe
@@ -90,8 +89,8 @@ class Population:
             opened_at=timezone.now(), folded_at=timezone.now() - timedelta(minutes=1),
         )  # fmt: skip
         SessionTick.objects.create(session=session, due_at=timezone.now() + FOREVER, every=FOREVER)
-        self._first = {model: row.pk for model, row in
-                       ((Account, account), (StrategyConfig, config), (TradingSession, session), (Position, position))}  # fmt: skip
+        rows: tuple[models.Model, ...] = (account, config, session, position)
+        self._first = {type(row): row.pk for row in rows}
         self._count = 1
 
     def grow_to(self, count: int) -> None:
@@ -162,22 +161,26 @@ def ring_tick() -> None:
 
 def _crossed(venue: Venue) -> Spread:
     """Milliseconds of SQL to find the positions that a price has crossed, a few of all."""
-    few = list(
-        Position.objects.filter(status=PositionStatus.OPEN).order_by("-pk")[:CROSSED].values_list("pk", flat=True)
-    )
-    Position.objects.filter(pk__in=few).update(stop_price=Decimal(PRICE) + 1)
-    taken: list[float] = []
+    taken = []
+    statements: list[float] = []
 
     def timed(execute: Any, *arguments: Any) -> Any:
         began = time.perf_counter()
         try:
             return execute(*arguments)
         finally:
-            taken.append((time.perf_counter() - began) * 1000)
+            statements.append((time.perf_counter() - began) * 1000)
 
-    for _ in range(WATCH_ROUNDS):
+    with transaction.atomic():  # rolled back, so that the platform's own watch sees none of it
+        few = Position.objects.filter(status=PositionStatus.OPEN).order_by("-pk")[:CROSSED]
+        Position.objects.filter(pk__in=list(few.values_list("pk", flat=True))).update(stop_price=Decimal(PRICE) + 1)
         Quote.objects.filter(market=venue.market()).update(quoted_at=timezone.now())
-        with connection.execute_wrapper(timed):
-            sessions_crossed()
-    Position.objects.filter(pk__in=few).update(stop_price=F("entry_price") * Decimal("0.98"))
+        for _ in range(WATCH_ROUNDS):
+            statements.clear()
+            with connection.execute_wrapper(timed):
+                found = sessions_crossed()
+            taken.append(sum(statements))
+        transaction.set_rollback(True)
+    if len(found) != min(CROSSED, Position.objects.count()):
+        raise CannotRun(f"wanted {CROSSED} crossed positions found, was {len(found)}")
     return Spread.of(taken)

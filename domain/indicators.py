@@ -53,7 +53,7 @@ def crossed_above(fast: FloatArray, slow: FloatArray) -> NDArray[np.bool_]:
 
 def _strength(gain: float, loss: float) -> float:
     total = gain + loss
-    return 100.0 * gain / total if total > 0 else 0.0
+    return 100.0 * (gain / total) if total > 0 else 0.0  # in this order, or all gains could read a hair above 100
 
 
 def _require_period(period: int) -> None:

@@ -10,7 +10,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import Q
 from django.utils import timezone
 
@@ -83,6 +83,8 @@ def prices_watch() -> int:
 
 def sessions_crossed() -> list[int]:
     """Sessions whose open position has its stop or target at or beyond a price that is fresh, and newer than its fills."""
-    with connection.cursor() as cursor:
+    with transaction.atomic(), connection.cursor() as cursor:
+        # The planner cannot know that a price crosses few levels: it expects a third of them, and would read the table.
+        cursor.execute("SET LOCAL enable_seqscan = off")
         cursor.execute(CROSSED, {"since": timezone.now() - PRICE_IS_OLD_AFTER})
         return sorted(row[0] for row in cursor.fetchall())

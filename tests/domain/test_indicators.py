@@ -57,6 +57,7 @@ def test_strength_is_seeded_with_plain_means_and_smoothed_by_wilder() -> None:
         (floats(1, 2, 3, 4), [NAN, NAN, 100, 100]),
         (floats(4, 3, 2, 1), [NAN, NAN, 0, 0]),
         (floats(5, 5, 5, 5), [NAN, NAN, 0, 0]),
+        (floats(0, 0, 0.17), [NAN, NAN, 100]),  # and not a rounding error beside it
         (floats(5, 6), [NAN, NAN]),
         (floats(), []),
     ],
