@@ -115,9 +115,9 @@ class Population:
 
 def _copy(model: type[models.Model], first: int, start: int, stop: int, **changed: str) -> None:
     """Copies ``start`` to ``stop`` of the row ``first``: n is added to its key, ``changed`` are SQL expressions of n."""
-    table, key = model._meta.db_table, model._meta.pk.column  # type: ignore[union-attr]
+    table, key = model._meta.db_table, str(model._meta.pk.column)
     changed[key] = f"{first} + n"
-    columns = [field.column for field in model._meta.concrete_fields]
+    columns = [str(field.column) for field in model._meta.concrete_fields]
     values = [changed.get(column, f'"{column}"') for column in columns]
     names = ", ".join(f'"{column}"' for column in columns)
     with connection.cursor() as cursor:

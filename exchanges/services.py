@@ -36,8 +36,11 @@ _local = threading.local()
 def gateway_for(exchange: Exchange, account: Account | None = None, markets: Iterable[Market] = ()) -> Gateway:
     """A gateway to ``exchange`` in the name of ``account`` (None: public data only), knowing ``markets`` already.
 
-    Cached per thread; keys that changed make a new one. Raises exchanges.credentials.UnableToDecrypt.
+    Cached per thread; keys that changed make a new one. Raises ExchangeUnavailable for an exchange that is disabled, and
+    exchanges.credentials.UnableToDecrypt.
     """
+    if not exchange.is_enabled:
+        raise ExchangeUnavailable(f"wanted an exchange that is enabled, {exchange.name} is not")
     token = account.credentials.token if account is not None else b""
     cache: OrderedDict[Any, CcxtGateway] = _local.__dict__.setdefault("gateways", OrderedDict())
     key = (exchange.ccxt_id, exchange.base_url, token)

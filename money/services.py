@@ -16,7 +16,6 @@ from typing import NamedTuple
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Q
 from django.utils import timezone
 
 from domain.market import ZERO, PositionSide, Side
@@ -30,6 +29,7 @@ from orders.models import Fill, Order
 from orders.services import orders_announce
 from pipeline.topics import Topic
 from positions.models import LIVE_POSITIONS, Intent, Position
+from positions.services import orders_of_positions
 from sessions.models import SessionStatus, TradingSession
 
 logger = logging.getLogger(__name__)
@@ -286,11 +286,9 @@ def _orders_of(positions: Sequence[Position]) -> dict[int, tuple[list[Order], li
     found: dict[int, tuple[list[Order], list[Order]]] = defaultdict(lambda: ([], []))
     if not positions:
         return found
-    intents = {intent.pk: intent for intent in Intent.objects.filter(position__in=positions)}
-    live = Q(status__in=LIVE_STATUSES) | Q(filled__gt=0)
-    for order in Order.objects.filter(live, intent_id__in=intents).exclude(status=OrderStatus.REQUESTED):
-        intent = intents[order.intent_id]
-        found[intent.position_id][intent.purpose == Intent.Purpose.EXIT].append(order)
+    for position_id, order in orders_of_positions(position.pk for position in positions):
+        if order.status != OrderStatus.REQUESTED and (order.status in LIVE_STATUSES or order.filled):
+            found[position_id][order.is_exit].append(order)
     return found
 
 

@@ -146,8 +146,8 @@ def order_look(order_id: int) -> str | None:
 
 
 def _ask_venue(order: Order) -> str:
-    gateway = gateway_for(order.account.exchange, order.account, [order.market])
     try:
+        gateway = gateway_for(order.account.exchange, order.account, [order.market])
         _cancel_if_wanted(gateway, order)
         report = gateway.order_find(order.market.symbol, order.client_order_id)
         fills = gateway.order_fills(order.market.symbol, report.exchange_order_id) if report and report.filled else []

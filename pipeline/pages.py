@@ -32,7 +32,6 @@ from unfold.paginator import InfinitePaginator
 from unfold.widgets import UnfoldAdminDecimalFieldWidget
 
 from pipeline.fields import ExactField
-from pipeline.models import Event
 
 if TYPE_CHECKING:
     # unfold has no types; its classes are Django's in another coat.
@@ -124,7 +123,7 @@ def link_to_list(model: type[models.Model], text: Any, **filters: Any) -> SafeSt
 
 def actor_of(request: HttpRequest) -> str:
     """Who presses the button, as the journal names them."""
-    return request.user.get_username()[: Event._meta.get_field("actor").max_length]
+    return request.user.get_username()
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,7 +176,7 @@ def _journal(topic: Topic, notes: Sequence[Note], actor: str) -> None:
             json.dumps(note.data, default=str),
             owner_id,
             session_id,
-            actor[:64],  # as long as the column
+            actor[:64],  # as long as the column; usernames may be longer
         ]
     with connection.cursor() as cursor:
         cursor.execute(

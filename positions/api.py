@@ -25,7 +25,6 @@ from positions.hops import DESCRIPTIONS, hops_p50, session_hops
 from positions.models import LIVE_POSITIONS, Intent, Position, PositionStatus
 from positions.services import session_exit
 from sessions import api as sessions_api
-from sessions.api import ACTOR_LENGTH
 from sessions.models import TradingSession
 from sessions.services import UnableToCommand
 
@@ -205,7 +204,7 @@ class SessionViewSet(sessions_api.SessionViewSet):
     def exit(self, request: Request, pk: str | None = None) -> Response:
         """Leave the position at market now and keep the session; 409 when it holds nothing."""
         session = self.get_object()
-        if not session_exit(session.pk, actor=self.request.user.get_username()[:ACTOR_LENGTH]):
+        if not session_exit(session.pk, actor=self.request.user.get_username()):
             raise UnableToCommand("to exit a session it must hold a position, was flat")
         return self.current(session.pk)
 

@@ -12,10 +12,9 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
-from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Exists, OuterRef, Q, Subquery
 from django.utils import timezone
 
 from domain.candles import Timeframe
@@ -57,7 +56,6 @@ class _Facts:
     position: Position | None = None
     entries: list[Order] = field(default_factory=list)
     exits: list[Order] = field(default_factory=list)
-    exit_intent: Intent | None = None
     fills: list[Fill] = field(default_factory=list)
     quote: Quote | None = None
     signal: Signal | None = None
@@ -123,6 +121,14 @@ def sessions_of_orders(order_ids: Iterable[int]) -> list[int]:
     """The sessions on whose behalf these orders trade."""
     intents = Order.objects.filter(pk__in=list(order_ids)).values("intent_id")
     return list(Position.objects.filter(intents__in=intents).values_list("session_id", flat=True).distinct())
+
+
+def orders_of_positions(position_ids: Iterable[int]) -> list[tuple[int, Order]]:
+    """The orders of these positions in the order in which they were made, each with its position's id."""
+    intents = Intent.objects.filter(position__in=list(position_ids))
+    position_id = Subquery(intents.filter(pk=OuterRef("intent_id")).values("position_id"))
+    orders = Order.objects.filter(intent_id__in=intents.values("pk")).annotate(position_id=position_id)
+    return [(order.position_id, order) for order in orders.order_by("pk")]
 
 
 def sessions_track(session_ids: Sequence[int]) -> None:
@@ -236,16 +242,11 @@ def _fresh_quote(market: Market) -> Quote | None:
 def _gather_orders(by_position: dict[int, _Facts]) -> None:
     if not by_position:
         return
-    intents: dict[UUID, Intent] = {intent.pk: intent for intent in Intent.objects.filter(position__in=by_position)}
     orders: dict[int, _Facts] = {}
-    for intent in intents.values():
-        if intent.purpose == Intent.Purpose.EXIT:
-            by_position[intent.position_id].exit_intent = intent
-    for order in Order.objects.filter(intent_id__in=intents).order_by("pk"):
-        intent = intents[order.intent_id]
-        one = orders[order.pk] = by_position[intent.position_id]
+    for position_id, order in orders_of_positions(by_position):
+        one = orders[order.pk] = by_position[position_id]
         order.account = one.session.account
-        (one.entries if intent.purpose == Intent.Purpose.ENTRY else one.exits).append(order)
+        (one.exits if order.is_exit else one.entries).append(order)
     for fill in Fill.objects.filter(order__in=orders):
         orders[fill.order_id].fills.append(fill)
 
@@ -382,14 +383,16 @@ def _leave(one: _Facts, reason: ExitReason, now: datetime, wishes: _Wishes) -> N
     failures = sum(order.status in (OrderStatus.REJECTED, OrderStatus.NOT_PLACED) for order in one.exits)
     if failures == EXIT_FAILURES_BEFORE_ALERT:
         wishes.notes[Topic.ALERTS].append(one.note(alert="EXIT_KEEPS_FAILING", failures=failures, reason=reason))
-    intent = one.exit_intent
-    if intent is None:
+    if one.exits:
+        intent_id = one.exits[0].intent_id  # one more attempt at the same wish
+    else:
         intent = Intent(position=position, purpose=Intent.Purpose.EXIT, reason=reason)
         wishes.intents.append(intent)
+        intent_id = intent.pk
     side = PositionSide(position.side)
     wishes.orders.append(
         Order(
-            account=one.session.account, market=one.market, intent_id=intent.pk, side=side.exit_side, position_side=side,
+            account=one.session.account, market=one.market, intent_id=intent_id, side=side.exit_side, position_side=side,
             order_type=OrderType.MARKET, is_exit=True, quantity=quantity, status=OrderStatus.READY, reason=reason,
             valued_at=now,
             not_before_at=now + _exit_pause(failures) if failures else None,

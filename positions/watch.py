@@ -7,6 +7,7 @@ minutes per session) is the valuation and the safety net.
 from __future__ import annotations
 
 import logging
+import threading
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -22,14 +23,21 @@ from sessions.models import SessionStatus, TradingSession
 
 logger = logging.getLogger(__name__)
 
+# By exchange: held by the thread of this process that asks it for prices. One that hangs costs one thread, and not, watch by
+# watch, all that the exits of the others need.
+_asking: dict[int, threading.Lock] = {}
+
 VALUE = """
     UPDATE positions_position AS p
     SET mark_price = q.last,
         unrealized_pnl = (q.last - p.entry_price) * p.quantity * m.contract_size * CASE p.side WHEN 'LONG' THEN 1 ELSE -1 END,
         valued_at = %s,
         valuations = p.valuations + 1
-    FROM exchanges_quote AS q JOIN exchanges_market AS m ON m.id = q.market_id
-    WHERE p.session_id = ANY(%s) AND p.status = 'OPEN' AND q.market_id = p.market_id
+    FROM (
+        -- In the tracker's order, so that a tick and a look at the same sessions never wait for each other.
+        SELECT id FROM positions_position WHERE session_id = ANY(%s) AND status = 'OPEN' ORDER BY session_id FOR UPDATE
+    ) AS mine, exchanges_quote AS q JOIN exchanges_market AS m ON m.id = q.market_id
+    WHERE p.id = mine.id AND q.market_id = p.market_id
 """
 
 # One arm per partial index (long_stop, long_target, short_stop, short_target).
@@ -62,23 +70,32 @@ def sessions_tick(session_ids: Sequence[int]) -> int:
 
 def prices_watch() -> int:
     """Read the prices of every market that matters, one call per exchange, and look at the sessions whose stop or target
-    they crossed; how many."""
+    they crossed; how many. An exchange that has not answered the watch before is not asked again beside it."""
     wanted: dict[int, set[str]] = defaultdict(set)
     concerned = TradingSession.objects.filter(Q(status=SessionStatus.ACTIVE) | Q(has_exposure=True))
     fields = ("config__feed__market__exchange_id", "config__feed__market__symbol")
     for exchange_id, symbol in concerned.values_list(*fields).distinct():
         wanted[exchange_id].add(symbol)
     for exchange in Exchange.objects.filter(pk__in=wanted, is_enabled=True):
-        try:
-            quotes_refresh(exchange.pk, sorted(wanted[exchange.pk]))
-        except ExchangeUnavailable as error:
-            logger.warning("no prices from %s: %s", exchange.name, error)
-        except Exception:
-            # Whatever is wrong with one exchange must not keep the exits of the others waiting.
-            logger.exception("prices of %s could not be read", exchange.name)
+        _read_prices(exchange, sorted(wanted[exchange.pk]))
     crossed = sessions_crossed()
     sessions_track(crossed)
     return len(crossed)
+
+
+def _read_prices(exchange: Exchange, symbols: Sequence[str]) -> None:
+    asking = _asking.setdefault(exchange.pk, threading.Lock())
+    if not asking.acquire(blocking=False):
+        return
+    try:
+        quotes_refresh(exchange.pk, symbols)
+    except ExchangeUnavailable as error:
+        logger.warning("no prices from %s: %s", exchange.name, error)
+    except Exception:
+        # Whatever is wrong with one exchange must not keep the exits of the others waiting.
+        logger.exception("prices of %s could not be read", exchange.name)
+    finally:
+        asking.release()
 
 
 def sessions_crossed() -> list[int]:

@@ -17,7 +17,11 @@ def _plain(name: str) -> Any:
 class Environment(BaseSettings):
     """Variables are R3EDGE_<NAME>, but for DATABASE_URL, REDIS_URL and BROKER_URL."""
 
-    model_config = SettingsConfigDict(env_prefix="R3EDGE_", extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="R3EDGE_",
+        extra="ignore",
+        hide_input_in_errors=True,  # it would print a refused URL with its password
+    )
 
     database_url: SecretStr = _plain("DATABASE_URL")
     redis_url: SecretStr = _plain("REDIS_URL")

@@ -20,9 +20,6 @@ from sessions.models import SessionStatus, TradingSession
 from sessions.services import session_create, session_recover, session_start, session_stop, session_suspend
 from strategies.models import StrategyConfig
 
-# What the journal's column of that name takes; usernames may be longer.
-ACTOR_LENGTH = 64
-
 ADJUSTABLE = ("sizing_method", "sizing_amount", "stop_loss_percent", "take_profit_percent")
 
 
@@ -140,7 +137,7 @@ class SessionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, OwnedRows
     def command(self, verb: Callable[..., Any]) -> Response:
         """Carry out a command in the name of who asks; the session as it is afterwards."""
         session = self.get_object()
-        verb(session.pk, actor=self.request.user.get_username()[:ACTOR_LENGTH])
+        verb(session.pk, actor=self.request.user.get_username())
         return self.current(session.pk)
 
     def current(self, session_id: int, status: int = 200) -> Response:

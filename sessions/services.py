@@ -89,11 +89,12 @@ def session_suspend(session_id: int, *, actor: str = "system") -> None:
     _command(session_id, "suspend", SessionStatus.SUSPENDED, (SessionStatus.ACTIVE,), actor)
 
 
-def session_halt(session_id: int, reason: str, *, actor: str = "system") -> bool:
-    """Take no new entries until somebody recovers the session; whether it was this call that halted it."""
+def session_halt(session_id: int, reason: str, *, actor: str = "system", while_so: Q | None = None) -> bool:
+    """Take no new entries until somebody recovers the session; whether it was this call that halted it. ``while_so`` is
+    what must still be true of the session then."""
     with transaction.atomic():
         # A recovery asked for before the halt knew nothing of its reason.
-        if not TradingSession.objects.filter(pk=session_id).move(
+        if not TradingSession.objects.filter(while_so or Q(), pk=session_id).move(
             SessionStatus.HALTED, status_reason=reason[:200], recover_requested_at=None
         ):
             return False
@@ -104,6 +105,15 @@ def session_halt(session_id: int, reason: str, *, actor: str = "system") -> bool
             data={"alert": "SESSION_HALTED", "reason": reason[:200]}, actor=actor,
         )  # fmt: skip
     return True
+
+
+def session_halt_if_paused(session_id: int) -> bool:
+    """Halt a session whose account's keys the venue refuses, now and not only when the bell was rung; whether it did."""
+    return session_halt(
+        session_id,
+        "the account is paused",
+        while_so=Q(status=SessionStatus.ACTIVE, account__status=Account.Status.PAUSED),
+    )
 
 
 def session_recover(session_id: int, *, actor: str = "system") -> None:
@@ -160,10 +170,12 @@ def session_recovery_carry_out(session_id: int) -> bool:
 def session_stop(session_id: int, *, actor: str = "system") -> None:
     """Ask for the session to end: no new entries, open orders cancelled, positions closed at market. Raises
     UnableToCommand. A session that never started is stopped at once."""
-    if TradingSession.objects.filter(pk=session_id).move(
-        SessionStatus.STOPPED, among=(SessionStatus.CREATED,), stopped_at=timezone.now()
-    ):
-        return
+    with transaction.atomic():
+        if TradingSession.objects.filter(pk=session_id).move(
+            SessionStatus.STOPPED, among=(SessionStatus.CREATED,), stopped_at=timezone.now()
+        ):
+            _tell(TradingSession.objects.select_related("account", "config").get(pk=session_id), "stopped", actor)
+            return
     allowed = (SessionStatus.ACTIVE, SessionStatus.SUSPENDED, SessionStatus.HALTED)
     _command(session_id, "stop", SessionStatus.STOPPING, allowed, actor)
 

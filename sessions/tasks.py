@@ -30,7 +30,7 @@ def recover(session_ids: list[int]) -> None:
 @shared_task(name="sessions.halt")
 def halt(session_ids: list[int]) -> None:
     for session_id in session_ids:
-        services.session_halt(session_id, "the account is paused")
+        services.session_halt_if_paused(session_id)
 
 
 @shared_task(name="sessions.tick")

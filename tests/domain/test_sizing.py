@@ -93,6 +93,7 @@ def test_a_refusal_names_what_stood_in_the_way(
     sized = size(sizing(**facts), rules(**market))
 
     assert (sized.quantity, sized.denial) == (ZERO, denial)
+    assert sized.capped >= 0
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from domain.orders import Execution, OrderStatus
 from exchanges.gateway import OrderOutcomeUnknown
-from exchanges.models import Account
+from exchanges.models import Account, Exchange
 from exchanges.services import gateway_for
 from orders import services
 from orders.models import Order
@@ -326,3 +326,18 @@ def test_a_lost_bell_is_rung_again_by_the_sweep(venue: Venue, bells: Any) -> Non
 
     assert bells.rung("orders.submit") == [{"order_ids": [late.pk]}, {"order_ids": [resumed.pk]}]
     assert fresh.status == OrderStatus.READY
+
+
+def test_an_order_at_an_exchange_that_is_disabled_waits_unsent_until_it_is_enabled(venue: Venue) -> None:
+    order = venue.ready_order()
+    Exchange.objects.update(is_enabled=False)
+
+    services.order_submit(order.pk)
+
+    order.refresh_from_db()
+    assert (order.status, order.detail) == (OrderStatus.READY, "wanted an exchange that is enabled, simulator is not")
+    assert venue.orders() == []
+    Exchange.objects.update(is_enabled=True)
+    let_pass(order, services.UNSEEN_PAUSE.total_seconds())
+    assert services.order_submit(order.pk) == OrderStatus.CLOSED
+    assert len(venue.orders()) == 1

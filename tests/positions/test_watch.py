@@ -30,6 +30,7 @@ from tests.factories import (
     make_quote,
     make_session,
 )
+from tests.race import happens_before
 from tests.venue import Venue
 
 TICKERS = "/api/v1/market/allTickers"
@@ -98,7 +99,8 @@ def test_a_tick_of_many_sessions_values_by_one_statement_and_looks_only_where_ne
     assert valued == 6
     assert looked_at == sorted([crossed.session_id, filled.session_id])
     assert list(Position.objects.filter(valuations=0)) == [not_ticked]
-    with django_assert_num_queries(5):
+    # One values, four find the crossed (in a transaction, with its planner setting), three find the unsettled.
+    with django_assert_num_queries(8):
         watch.sessions_tick([position.session_id for position in content])
 
 
@@ -203,6 +205,21 @@ def test_an_exchange_that_cannot_be_read_at_all_does_not_keep_the_others_waiting
     assert watch.prices_watch() == 0
 
     assert len(asked) == 2
+
+
+def test_an_exchange_that_is_being_asked_is_not_asked_beside_it_and_then_asked_again(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_session(venue.account, make_config(venue.account.owner, make_feed(venue.market)))
+    asked_before = len(venue.requests_of("GET", TICKERS))
+
+    with monkeypatch.context() as patch:
+        happens_before(patch, watch, "quotes_refresh", watch.prices_watch)
+        watch.prices_watch()
+
+    assert len(venue.requests_of("GET", TICKERS)) - asked_before == 1
+    watch.prices_watch()
+    assert len(venue.requests_of("GET", TICKERS)) - asked_before == 2
 
 
 def test_nobody_s_market_is_not_asked_about(venue: Venue) -> None:

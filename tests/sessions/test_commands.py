@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from domain.candles import Timeframe
 from exchanges.models import Account
+from pipeline.models import Event
 from sessions import services
 from sessions.models import SESSION_TRANSITIONS, SessionStatus, SessionTick, TradingSession
 from sessions.services import (
@@ -240,6 +241,15 @@ def test_a_run_is_counted_by_the_row_not_by_what_the_caller_had_read(monkeypatch
     session_start(session.pk)
 
     assert fresh(session).run == 2
+
+
+def test_the_stop_of_a_session_that_never_started_is_told_by_whom() -> None:
+    session = created()
+
+    session_stop(session.pk, actor="alice")
+
+    stopped = Event.objects.get(topic="command", key=session.pk)
+    assert (stopped.data, stopped.actor) == ({"command": "stopped"}, "alice")
 
 
 def test_a_session_of_a_paused_account_does_not_start() -> None:

@@ -205,6 +205,20 @@ def test_sessions_on_a_paused_account_are_rung_for_by_the_sweep_and_halted_once(
     assert bells.rung("sessions.halt") == []
 
 
+@in_the_open
+def test_a_bell_that_comes_after_the_account_is_active_again_halts_nothing(bells: Bells) -> None:
+    session = make_session()
+    Account.objects.update(status=Account.Status.PAUSED)
+    sweep_sessions()
+    [rung] = bells.rung("sessions.halt")
+    Account.objects.update(status=Account.Status.ACTIVE)
+
+    halt(**rung)
+
+    assert fresh(session).status == S.ACTIVE
+    assert events("alerts") == []
+
+
 # -- needs ----------------------------------------------------------------------------------------------------------------
 
 
