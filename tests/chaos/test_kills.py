@@ -125,6 +125,8 @@ def told(storm: Storm) -> Iterator[None]:
         yield
     except BaseException as error:
         error.add_note(f"R3EDGE_CHAOS_SEED={SEED}; it happened: {', '.join(storm.happened)}")
+        for order in Order.objects.order_by("pk"):
+            error.add_note(f"{order} {order.side} {order.market.symbol} {order.status} {order.reason}: {order.detail}")
         for name in storm.workers.processes:
             error.add_note(f"{name}:\n{storm.workers.log(name)}")
         raise
