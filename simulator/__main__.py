@@ -20,14 +20,15 @@ from typing import Any, NoReturn
 
 from aiohttp import web
 
+from simulator.accounts import account_set
 from simulator.app import Server
 from simulator.clock import MarketClock, wall_ms
-from simulator.control import account_set
-from simulator.exchange import DuplicatePolicy, Exchange
+from simulator.exchange import Exchange
 from simulator.market import Market
 from simulator.prices import MINUTE_MS
 from simulator.replays import Replay, decimals_of, read_candles
 from simulator.rules import SYMBOL_PATTERN
+from simulator.settings import DuplicatePolicy, Settings
 from simulator.state import StateFile, StateUnusable
 
 MATCH_EVERY_S = 0.05
@@ -198,14 +199,14 @@ def build(options: Options) -> Exchange:
             market.add(symbol, replay, tick)
         else:
             market.add(symbol)
-    exchange = Exchange(market, MarketClock(start_ms, options.speed), options.duplicates)
+    exchange = Exchange(market, MarketClock(start_ms, options.speed), Settings(duplicates=options.duplicates))
     is_new = state is None or state.start_ms is None
     if state is not None:
         state.attach(exchange, start_ms, _made_of(options))
         log.info("%s state in %s", "new" if is_new else "going on from the", state.path)
     if options.accounts is not None and is_new:
         _open_accounts(exchange, options.accounts)
-    exchange.keep()
+    exchange.end_step()
     return exchange
 
 
@@ -254,7 +255,7 @@ async def _match_until(stop: asyncio.Event, exchange: Exchange) -> None:
     """Fill resting orders while nobody asks."""
     while not stop.is_set():
         exchange.advance()
-        exchange.keep()
+        exchange.end_step()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), MATCH_EVERY_S)
 

@@ -38,6 +38,7 @@ class Order:
     __slots__ = (
         "account",
         "arrived_at_ms",
+        "cancel_at_ms",
         "cancelled_funds",
         "cancelled_size",
         "created_at_ms",
@@ -45,6 +46,7 @@ class Order:
         "deal_size",
         "done_number",
         "fee",
+        "fee_currency",
         "hold",
         "id",
         "is_active",
@@ -53,6 +55,7 @@ class Order:
         "number",
         "request",
         "updated_at_ms",
+        "versions",
         "_wire",
     )
 
@@ -71,11 +74,14 @@ class Order:
         self.cancelled_size = ZERO
         self.cancelled_funds = ZERO
         self.fee = ZERO
+        self.fee_currency = request.listing.rules.quote
         self.hold = ZERO
         self.is_active = True
         self.is_canceled = False
         self.is_resting = False
         self.done_number = 0
+        self.cancel_at_ms: int | None = None  # wall clock: when a cancel that was accepted takes effect
+        self.versions: list[tuple[int, dict[str, Any]]] = []  # (wall ms, wire), kept while reads lag behind
         self._wire: dict[str, Any] | None = None
 
     @property
@@ -119,7 +125,7 @@ class Order:
             "cancelledSize": text(self.cancelled_size),
             "cancelledFunds": text(self.cancelled_funds),
             "fee": text(self.fee),
-            "feeCurrency": rules.quote,
+            "feeCurrency": self.fee_currency,
             "stp": None,
             "timeInForce": request.time_in_force,
             "postOnly": request.is_post_only,
@@ -238,8 +244,11 @@ class Fill:
     size: Decimal
     funds: Decimal
     fee: Decimal
+    fee_currency: str
     fee_rate: Decimal
     at_ms: int
+    arrived_at_ms: int  # wall clock
+    realised: Decimal  # by a futures position; a spot fill realises nothing
 
     def wire(self) -> dict[str, Any]:
         request = self.order.request
@@ -257,7 +266,7 @@ class Fill:
             "funds": text(self.funds),
             "fee": text(self.fee),
             "feeRate": text(self.fee_rate),
-            "feeCurrency": request.listing.rules.quote,
+            "feeCurrency": self.fee_currency,
             "stop": "",
             "tradeType": "TRADE",
             "type": "limit" if request.is_limit else "market",

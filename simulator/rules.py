@@ -52,6 +52,7 @@ class Rules:
     maker_fee: Decimal
     taker_fee: Decimal
     is_trading: bool = True
+    multiplier: Decimal = Decimal(1)  # what one unit of size is of the base currency; only a contract's is not 1
 
     @property
     def base(self) -> str:

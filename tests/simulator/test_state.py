@@ -19,7 +19,7 @@ import pytest
 import requests
 
 from simulator import state as state_module
-from simulator.control import account_set
+from simulator.accounts import account_set
 from simulator.exchange import Exchange
 from simulator.state import StateFile, StateUnusable
 from tests.simulator.conftest import KEY, PASSPHRASE, SECRET, START_MS, Simulator, made_exchange
@@ -90,7 +90,7 @@ def kept(path: Path, exchange: Exchange | None = None) -> Exchange:
 
 def closed(exchange: Exchange) -> None:
     """Let go of the file, as the end of a process does."""
-    keeper = exchange.keep.__self__  # type: ignore[attr-defined]
+    keeper = exchange.listeners[0].__self__  # type: ignore[attr-defined]
     keeper.close()
 
 
@@ -250,10 +250,10 @@ def test_a_last_line_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
     file = tmp_path / "simulator.state"
     exchange = kept(file)
     account_set(exchange, {"apiKey": KEY, "secret": SECRET, "passphrase": PASSPHRASE, "balances": {"USDT": "10"}})
-    exchange.keep()
+    exchange.end_step()
     whole = file.read_bytes()
     account_set(exchange, {"apiKey": KEY, "secret": SECRET, "passphrase": PASSPHRASE, "balances": {"USDT": "11"}})
-    exchange.keep()
+    exchange.end_step()
     closed(exchange)
     file.write_bytes(file.read_bytes()[:-20])
 
@@ -304,7 +304,7 @@ def test_a_long_file_is_shorter_after_a_start_and_says_the_same(
     with Simulator(kept(file)) as second:
         after_reading = books_of(second)
 
-    assert (length, rewritten) == (53, 17)
+    assert (length, rewritten) == (53, 19)
     assert after_rewriting == books
     assert after_reading == books
 
@@ -334,11 +334,11 @@ def test_a_file_begun_with_other_options_is_refused(start: Start, tmp_path: Path
 @pytest.mark.parametrize(
     ("content", "wanted"),
     [
-        (b"[]\n", "wanted a simulator's state of format 1"),
-        (b'{"some": "thing else"}\n', "wanted a simulator's state of format 1"),
+        (b"[]\n", "wanted a simulator's state of format 2"),
+        (b'{"some": "thing else"}\n', "wanted a simulator's state of format 2"),
         (b"not JSON\n", "damaged in line 1"),
-        (b"a letter without an end", "wanted a simulator's state of format 1"),
-        (b'{"r3edge_simulator_state": 1, "start_ms": 1714560000000, "id_prefix": "a", "made_of": {}}\n'
+        (b"a letter without an end", "wanted a simulator's state of format 2"),
+        (b'{"r3edge_simulator_state": 2, "start_ms": 1714560000000, "id_prefix": "a", "futures_id_prefix": "b", "made_of": {}}\n'
          b'[1714560000000, ["fill", 1]]\n', "is damaged"),
     ],
 )  # fmt: skip
