@@ -55,6 +55,8 @@ class StateFile:
             exchange.books.id_prefix = self._head["id_prefix"]
             exchange.futures.books.id_prefix = self._head["futures_id_prefix"]
             self._read_back(exchange)
+            exchange.books.changed.clear()
+            exchange.futures.books.changed.clear()
         self._head = {
             **head,
             "id_prefix": exchange.books.id_prefix,

@@ -92,6 +92,7 @@ class PathWalker:
                         self._expire(order, self.cursor_ms)
                     elif order.is_active:
                         self._wait(order)
+                        self._leg(self.cursor_ms, self.ticks)  # its price may be met where the walk is
             if self.cursor_ms >= to_ms:
                 return
             self._walk(to_ms)

@@ -338,7 +338,8 @@ def test_a_file_begun_with_other_options_is_refused(start: Start, tmp_path: Path
         (b'{"some": "thing else"}\n', "wanted a simulator's state of format 2"),
         (b"not JSON\n", "damaged in line 1"),
         (b"a letter without an end", "wanted a simulator's state of format 2"),
-        (b'{"r3edge_simulator_state": 2, "start_ms": 1714560000000, "id_prefix": "a", "futures_id_prefix": "b", "made_of": {}}\n'
+        (b'{"r3edge_simulator_state": 2, "start_ms": 1714560000000, "id_prefix": "a", "futures_id_prefix": "b",'
+         b' "made_of": {}}\n'
          b'[1714560000000, ["fill", 1]]\n', "is damaged"),
     ],
 )  # fmt: skip
