@@ -29,7 +29,10 @@ class AccountApi:
             "/api/v1/hf/accounts/opened": (self._hf_opened, 2),
             "/api/v1/trade-fees": (self._trade_fees, 3),
         }
-        transfers = {"/api/v3/accounts/universal-transfer": (self._transfer, 4)}
+        transfers = {
+            "/api/v3/accounts/universal-transfer": (self._universal_transfer, 4),
+            "/api/v2/accounts/inner-transfer": (self._inner_transfer, 10),
+        }
         return {
             **routes_of("GET", management, GENERAL, "management"),
             **routes_of("GET", spot, GENERAL, "spot"),
@@ -77,11 +80,17 @@ class AccountApi:
             if currency in (None, "", name)
         ]
 
-    def _transfer(self, call: Call) -> dict[str, Any]:
+    def _universal_transfer(self, call: Call) -> dict[str, Any]:
+        return self._transfer(call, "fromAccountType", "toAccountType")
+
+    def _inner_transfer(self, call: Call) -> dict[str, Any]:
+        return self._transfer(call, "from", "to")
+
+    def _transfer(self, call: Call, *ends: str) -> dict[str, Any]:
         """Between the spot wallet and the futures wallet of one account."""
         body, owner = call.body, call.owner
         currency, amount = text_field(body, "currency") or "", positive_field(body, "amount")
-        source, target = (_wallet(text_field(body, name)) for name in ("fromAccountType", "toAccountType"))
+        source, target = (_wallet(text_field(body, name)) for name in ends)
         if amount is None or not currency or source == target:
             raise Refused("400100", "currency, amount and two different accounts are required")
         futures = self._exchange.futures.books

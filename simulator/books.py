@@ -160,11 +160,13 @@ class Books:
 
     def hold(self, order: Order, amount: Decimal) -> None:
         """Reserve exactly ``amount`` for ``order``, whatever it reserved before."""
-        rules = order.request.listing.rules
-        currency = rules.quote if order.request.side is Side.BUY else rules.base
-        order.account.balance(currency).holds += amount - order.hold
+        order.account.balance(self._held_currency(order)).holds += amount - order.hold
         order.hold = amount
         self.note(order, order.account)
+
+    def _held_currency(self, order: Order) -> str:
+        rules = order.request.listing.rules
+        return rules.quote if order.request.side is Side.BUY else rules.base
 
     def fill(
         self, order: Order, price: Decimal, size: Decimal, fee: Decimal, fee_currency: str, is_maker: bool, at_ms: int

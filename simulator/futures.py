@@ -60,6 +60,9 @@ class FuturesBooks(Books):
             found.is_cross = account.is_cross_on.get(symbol, False)
         return found
 
+    def _held_currency(self, order: Order) -> str:
+        return order.request.listing.rules.quote
+
     def _settle(self, account: Account, order: Order, price: Decimal, size: Decimal, funds: Decimal) -> Decimal:
         """Close what can be closed, open the rest; what the closing realised."""
         request = order.request
