@@ -38,7 +38,6 @@ class Connection:
     """One client that is connected."""
 
     account: Account | None
-    is_futures: bool
     topics: set[str] = field(default_factory=set)
     waiting: asyncio.Queue[str] = field(default_factory=lambda: asyncio.Queue(MOST_WAITING))
     sent: int = 0
@@ -69,7 +68,7 @@ class Stream:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._tokens: dict[str, tuple[Account | None, bool]] = {}
+        self._tokens: dict[str, Account | None] = {}
         self._connections: list[Connection] = []
         self._mischief = Mischief()
         self._held: tuple[Connection, Mapping[str, Any]] | None = None  # a message that waits to be overtaken
@@ -82,10 +81,10 @@ class Stream:
 
     def routes(self, is_futures: bool) -> Routes:
         def public(call: Call) -> dict[str, Any]:
-            return self._token(None, is_futures, call)
+            return self._token(None, call)
 
         def private(call: Call) -> dict[str, Any]:
-            return self._token(call.owner, is_futures, call)
+            return self._token(call.owner, call)
 
         pool = "futures" if is_futures else "spot"
         return {
@@ -93,9 +92,9 @@ class Stream:
             **routes_of("POST", {"/api/v1/bullet-private": (private, 10)}, GENERAL, pool),
         }
 
-    def _token(self, account: Account | None, is_futures: bool, call: Call) -> dict[str, Any]:
+    def _token(self, account: Account | None, call: Call) -> dict[str, Any]:
         token = secrets.token_urlsafe(24)
-        self._tokens[token] = (account, is_futures)
+        self._tokens[token] = account
         server = {
             "endpoint": f"ws://{call.host}/endpoint",
             "encrypt": False,
@@ -121,13 +120,14 @@ class Stream:
         """One connection, from its greeting to its end."""
         socket = web.WebSocketResponse(heartbeat=None, autoping=True)
         await socket.prepare(request)
-        known = self._tokens.get(request.query.get("token", ""))
+        token = request.query.get("token", "")
         connect_id = request.query.get("connectId") or secrets.token_hex(8)
-        if known is None:
-            await socket.send_str(_encode({"id": connect_id, "type": "error", "code": 401, "data": "token is expired"}))
+        if token not in self._tokens:
+            expired = {"id": connect_id, "type": "error", "code": 401, "data": "token is expired"}
+            await socket.send_str(_encode(expired))
             await socket.close()
             return socket
-        connection = Connection(*known)
+        connection = Connection(self._tokens[token])
         self._connections.append(connection)
         connection.say({"id": connect_id, "type": "welcome"})
         writer = asyncio.get_running_loop().create_task(self._write(connection, socket, request))
@@ -193,17 +193,14 @@ class Stream:
     def _wanted(self, connection: Connection, topic: str) -> set[str]:
         """The topics that ``topic``, which may list several symbols, is about."""
         channel, _, arguments = topic.partition(":")
-        private = topics.FUTURES_PRIVATE if connection.is_futures else topics.SPOT_PRIVATE
-        if channel in private:
+        if channel in topics.SPOT_PRIVATE or channel in topics.FUTURES_PRIVATE:
             if connection.account is None:
                 raise Refused("403", f"topic {topic} needs a private connection")
             return {f"{channel}:{name}" for name in arguments.split(",")} if arguments else {channel}
-        if channel not in (topics.FUTURES_TOPICS if connection.is_futures else topics.SPOT_TOPICS):
-            raise Refused("404", f"topic {topic} is not found")
-        names = arguments.split(",")
-        market = self._exchange.market
-        listed = market.contracts if connection.is_futures else market.listings
-        if any(name != "all" and name.partition("_")[0] not in listed for name in names):
+        names, market = arguments.split(","), self._exchange.market
+        listed = market.contracts if channel in topics.FUTURES_TOPICS else market.listings
+        is_known = channel in topics.FUTURES_TOPICS or channel in topics.SPOT_TOPICS
+        if not is_known or any(name != "all" and name.partition("_")[0] not in listed for name in names):
             raise Refused("404", f"topic {topic} is not found")
         return {f"{channel}:{name}" for name in names}
 
@@ -213,27 +210,27 @@ class Stream:
         """Tell what the market does, topic by topic when its time has come."""
         while True:
             await asyncio.sleep(TICK_S)
-            wanted = {(one.is_futures, topic) for one in self._connections for topic in one.topics}
+            wanted = {topic for one in self._connections for topic in one.topics if not topics.is_private(topic)}
             self._market.keep_only(wanted)
             if not wanted:
                 continue
             now_ms = self._exchange.advance()
             self._exchange.end_step()
-            for is_futures, topic in wanted:
-                for message in self._market.due(is_futures, topic, now_ms):
+            for topic in wanted:
+                for message in self._market.due(topic, now_ms):
                     for connection in self._connections:
-                        if connection.is_futures is is_futures and topic in connection.topics:
+                        if topic in connection.topics:
                             self._send(connection, message)
 
     def _tell_accounts(self) -> None:
         if not any(one.account is not None for one in self._connections):
             self._accounts.forget()
             return
-        for is_futures, account, names, message in self._accounts.of_step():
+        for account, names, message in self._accounts.of_step():
             for one in self._connections:
                 topic = next((name for name in names if name in one.topics), None)
                 is_own = one.account is not None and one.account.api_key == account.api_key
-                if topic is not None and is_own and one.is_futures is is_futures:
+                if topic is not None and is_own:
                     private = {"topic": topic, "channelType": "private", "userId": str(account.uid)}
                     self._send(one, {**message, **private})
 
@@ -270,7 +267,6 @@ class Stream:
             "connections": [
                 {
                     "apiKey": None if one.account is None else one.account.api_key,
-                    "isFutures": one.is_futures,
                     "topics": sorted(one.topics),
                     "sent": one.sent,
                 }

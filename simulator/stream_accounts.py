@@ -13,7 +13,7 @@ from simulator.orders import Fill, Order, StopOrder
 from simulator.positions import FuturesAccount, Position
 
 Message = dict[str, Any]
-News = tuple[bool, Account, tuple[str, ...], Message]  # (of the futures desk, whose, topics that it may go to, message)
+News = tuple[Account, tuple[str, ...], Message]  # (whose, topics that it may go to, message)
 
 
 class AccountNews:
@@ -42,17 +42,17 @@ class AccountNews:
                 if isinstance(row, StopOrder):
                     name = "/contractMarket/advancedOrders" if is_futures else "/spotMarket/advancedOrders"
                     message = topics.stop_message(row, now_ms)
-                    yield is_futures, row.account, (name,), _of("stopOrder", message)
+                    yield row.account, (name,), _of("stopOrder", message)
                 elif isinstance(row, FuturesAccount):
                     for currency in row.balances:
                         data = topics.wallet_message(row, currency, now_ms)
-                        yield True, row, ("/contractAccount/wallet",), _of("walletBalance.change", data)
+                        yield row, ("/contractAccount/wallet",), _of("walletBalance.change", data)
                 elif isinstance(row, Account):
                     yield from self._balances(row, now_ms)
                 elif isinstance(row, Position):
                     names = (f"/contract/position:{row.listing.rules.symbol}", "/contract/positionAll")
                     message = topics.position_message(row, now_ms)
-                    yield True, row.account, names, _of("position.change", message)
+                    yield row.account, names, _of("position.change", message)
         self._note_seen()
 
     def _note_seen(self) -> None:
@@ -71,17 +71,17 @@ class AccountNews:
                 for message in topics.order_messages(order, fills.get(order, []), is_new):
                     if is_futures:
                         each = f"/contractMarket/tradeOrders:{symbol}"
-                        yield True, order.account, (each,), _of("symbolOrderChange", message)
-                        yield True, order.account, ("/contractMarket/tradeOrders",), _of("orderChange", message)
+                        yield order.account, (each,), _of("symbolOrderChange", message)
+                        yield order.account, ("/contractMarket/tradeOrders",), _of("orderChange", message)
                     else:
                         names = ("/spotMarket/tradeOrders", "/spotMarket/tradeOrdersV2")
-                        yield False, order.account, names, _of("orderChange", message)
+                        yield order.account, names, _of("orderChange", message)
         for order, made in fills.items():
             if not is_futures:
                 for fill in made:
                     data = {**fill.wire(), "clientOid": order.request.client_oid, "time": fill.at_ms * topics.NS,
                             "orderType": fill.wire()["type"], "tradeId": str(fill.trade_id)}  # fmt: skip
-                    yield False, order.account, ("/spot/tradeFills",), _of("/spot/tradeFills", data)
+                    yield order.account, ("/spot/tradeFills",), _of("/spot/tradeFills", data)
 
     def _balances(self, account: Account, now_ms: int) -> Iterator[News]:
         for currency, balance in account.balances.items():
@@ -89,7 +89,7 @@ class AccountNews:
             if before != (balance.total, balance.holds):
                 self._told[account.api_key, currency] = (balance.total, balance.holds)
                 message = topics.balance_message(account, currency, balance, before, now_ms)
-                yield False, account, ("/account/balance",), _of("account.balance", message)
+                yield account, ("/account/balance",), _of("account.balance", message)
 
 
 def _of(subject: str, data: Message) -> Message:

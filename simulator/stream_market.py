@@ -13,7 +13,6 @@ from simulator.market import DEPTH_LEVELS, Listing
 REPEAT_S = 1.0
 LEVEL2 = ("/market/level2", "/contractMarket/level2")
 
-Key = tuple[bool, str]  # (whether of the futures desk, topic)
 Message = dict[str, Any]
 
 
@@ -22,18 +21,19 @@ class MarketNews:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._last: dict[tuple[Key, str], tuple[float, Any]] = {}  # when a symbol's message was said, and what it was
+        self._last: dict[tuple[str, str], tuple[float, Any]] = {}  # when a symbol's message was said, and what it was
 
-    def keep_only(self, wanted: set[Key]) -> None:
+    def keep_only(self, wanted: set[str]) -> None:
         """Forget topics that nobody wants any more; their depth is live again instead of as last published."""
-        for key, symbol in [one for one in self._last if one[0] not in wanted]:
-            del self._last[key, symbol]
+        for topic, symbol in [one for one in self._last if one[0] not in wanted]:
+            del self._last[topic, symbol]
             listing = self._exchange.market.find(symbol)
-            if listing is not None and key[1].partition(":")[0] in LEVEL2:
+            if listing is not None and topic.partition(":")[0] in LEVEL2:
                 listing.published = None
 
-    def due(self, is_futures: bool, topic: str, now_ms: int) -> Iterator[Message]:
+    def due(self, topic: str, now_ms: int) -> Iterator[Message]:
         channel, _, argument = topic.partition(":")
+        is_futures = channel in topics.FUTURES_TOPICS
         subject, period = (topics.FUTURES_TOPICS if is_futures else topics.SPOT_TOPICS)[channel]
         name, _, detail = argument.partition("_")
         market = self._exchange.market
@@ -41,20 +41,20 @@ class MarketNews:
         for symbol in list(listed) if name == "all" else [name]:
             if symbol not in listed:
                 continue
-            said_at, before = self._last.get(((is_futures, topic), symbol), (0.0, None))
+            said_at, before = self._last.get((topic, symbol), (0.0, None))
             if monotonic() - said_at < period:
                 continue
             head = {"type": "message", "topic": topic, "subject": symbol if name == "all" else subject}
             if channel in LEVEL2:
                 changes = list(_depth_changes(listed[symbol], is_futures, now_ms))
-                self._last[(is_futures, topic), symbol] = (monotonic(), None)
+                self._last[topic, symbol] = (monotonic(), None)
                 yield from ({**head, "data": data} for data in changes)
                 continue
             data = topics.market_data(listed[symbol], channel, detail, now_ms - self._lag(channel))
             is_old = data == before and (monotonic() - said_at < REPEAT_S or channel.endswith(("match", "execution")))
             if data is None or is_old:
                 continue
-            self._last[(is_futures, topic), symbol] = (monotonic(), data)
+            self._last[topic, symbol] = (monotonic(), data)
             yield {**head, "data": data}
 
     def _lag(self, channel: str) -> int:

@@ -49,6 +49,12 @@ FUTURES_PRIVATE = (
 )
 
 
+def is_private(topic: str) -> bool:
+    """Whether ``topic`` is about an account."""
+    channel = topic.partition(":")[0]
+    return channel in SPOT_PRIVATE or channel in FUTURES_PRIVATE
+
+
 def market_data(listing: Listing, channel: str, argument: str, now_ms: int) -> Any:
     """The data of one message of a market topic; None when it has nothing to say. ``argument`` follows the symbol."""
     if channel in ("/market/ticker", "/spotMarket/level1"):

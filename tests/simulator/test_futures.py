@@ -352,4 +352,4 @@ def test_the_wallet_is_what_deposits_fills_and_funding_say(steps: list[tuple[str
     assert account.balance("USDT").total == 1000 + made + paid
     assert account.balance("USDT").holds == held
     assert contracts == sum((one.quantity for one in account.positions.values()), ZERO)
-    assert all(one.quantity or (one.cost, one.margin) == (0, 0) for one in account.positions.values())
+    assert all(one.quantity or one.cost == one.margin == 0 for one in account.positions.values())
