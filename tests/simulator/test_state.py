@@ -372,3 +372,70 @@ def test_reads_write_nothing(tmp_path: Path) -> None:
 
         assert file.stat().st_size == before
     assert json.loads(file.read_bytes().splitlines()[0])["start_ms"] == START_MS
+
+
+def test_futures_streams_of_settings_and_everything_else_survive_too(start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "simulator.state"
+    before = start("--state", file, "--speed", "0", "--symbols", "BTC-USDT,ETH-USDT,KCS-USDT")
+    before.control(
+        "accounts", apiKey=KEY, secret=SECRET, passphrase=PASSPHRASE, futures={"USDT": "1000"}, payFeesInKcs=True,
+        balances={"USDT": "1000", "KCS": "5"},
+    )  # fmt: skip
+    before.pin("60000")
+    before.control("symbols", symbol="XBTUSDTM", fundingRate="0.0005", maxLeverage=50)
+    before.control("symbols", symbol="ETH-USDT", isDelisted=True)
+    before.control("market/BTC-USDT/depth", quote="7000")
+    now_ms = before.get("/_sim/clock")["now_ms"]
+    before.control("market/BTC-USDT/gap", **{"from": now_ms - 600_000, "to": now_ms - 300_000})
+    client = before.client()
+    client.load_markets()
+    leverage = {"leverage": 10}
+    client.create_order("BTC/USDT:USDT", "market", "buy", 10, None, leverage)
+    client.create_order("BTC/USDT:USDT", "limit", "buy", 1, 50_000, leverage)
+    client.create_order("BTC/USDT:USDT", "market", "sell", 5, None, {**leverage, "stopLossPrice": 58_000})
+    client.create_order("BTC/USDT", "market", "buy", 0.001, params={"clientOid": "kcs"})
+    before.control("clock", advance_s=86_400)
+    before.control("settings", readLagMs=3, fillRatio="0.5", keepFilledS=7)
+    oracle, settings = before.oracle(), before.get("/_sim/settings")
+    shown = before.get("/_futures/api/v1/contracts/active"), before.get("/api/v1/market/allTickers")
+    candles = before.get("/api/v1/market/candles", symbol="BTC-USDT", type="1min")
+    before.kill()
+
+    after = start("--state", file, "--speed", "0", "--symbols", "BTC-USDT,ETH-USDT,KCS-USDT")
+
+    again = after.oracle()
+    assert again["futures"] == oracle["futures"]
+    assert [again[name] for name in ("orders", "fills", "balances")] == [
+        oracle[name] for name in ("orders", "fills", "balances")
+    ]
+    assert len(oracle["futures"]["funding"]) == 3
+    assert oracle["fills"][-1]["feeCurrency"] == "KCS"
+    assert after.get("/_sim/settings") == settings
+    assert (after.get("/_futures/api/v1/contracts/active"), after.get("/api/v1/market/allTickers")) == shown
+    assert after.get("/api/v1/market/candles", symbol="BTC-USDT", type="1min") == candles
+    after.control("settings", readLagMs=0, fillRatio="1")
+    after.pin("57000")
+    after.pin("50000")
+    [position] = after.oracle()["futures"]["positions"]
+    assert position["currentQty"] == 1  # of ten, five stopped out and five liquidated; and one bought at 50,000
+    assert [order["remark"] for order in after.oracle()["futures"]["orders"]] == [None, None, None, "liquidation"]
+
+
+def test_a_cancel_that_was_accepted_is_carried_out_after_a_kill(start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "simulator.state"
+    before = start("--state", file, "--speed", "0")
+    before.open_account(USDT="10000")
+    before.pin("60000")
+    before.control("settings", cancelDelayMs=400)
+    client = before.client()
+    client.create_order("BTC/USDT", "limit", "buy", 0.01, 59_000, {"clientOid": "going"})
+    client.private_post_hf_orders_dead_cancel_all({"timeout": 60, "symbols": "BTC-USDT"})
+    client.cancel_order(None, "BTC/USDT", {"clientOid": "going"})
+    before.kill()
+
+    after = start("--state", file, "--speed", "0")
+    time.sleep(0.5)
+
+    [order] = after.oracle()["orders"]
+    assert order["status"] == "canceled"
+    assert after.client().private_get_hf_orders_dead_cancel_all_query()["data"]["symbols"] == "BTC-USDT"
