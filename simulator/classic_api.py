@@ -17,7 +17,7 @@ from simulator.refusals import Refused
 from simulator.trading_api import NOT_FOUND, TradingApi
 from simulator.views import Views, Wire, is_active
 
-_ONLY_HF = ("inOrderBook", "active", "lastUpdatedAt", "tax", "cancelledSize", "cancelledFunds")
+_ONLY_HF = ("inOrderBook", "active", "lastUpdatedAt", "cancelledSize", "cancelledFunds", "remainSize", "remainFunds")
 
 
 class ClassicApi:
@@ -109,14 +109,14 @@ class ClassicApi:
             fills = [fill for book in self._books(call) for fill in book.fills]
         fills = sorted(fills, key=lambda fill: fill.number, reverse=True)
         wires = [wire for fill in fills if (wire := self._views.fill(fill)) is not None]
-        return numbered_page(call, [wire for wire in wires if _is_wanted(call, wire)])
+        return numbered_page(call, [_classic_fill(wire) for wire in wires if _is_wanted(call, wire)])
 
     def _recent_fills(self, call: Call) -> list[Wire]:
         fills = [fill for book in call.owner.books.values() for fill in book.fills]
         recent = sorted(
             (fill for fill in fills if fill.at_ms >= call.now_ms - 86_400_000), key=lambda fill: fill.number
         )
-        return [wire for fill in recent[:-1001:-1] if (wire := self._views.fill(fill)) is not None]
+        return [_classic_fill(wire) for fill in recent[:-1001:-1] if (wire := self._views.fill(fill)) is not None]
 
     def _books(self, call: Call) -> list[SymbolBook]:
         symbol = call.query.get("symbol")
@@ -139,7 +139,13 @@ def _is_wanted(call: Call, wire: Wire) -> bool:
     )
 
 
+def _classic_fill(wire: Wire) -> Wire:
+    """A fill in the older shape."""
+    return {name: value for name, value in wire.items() if name not in ("id", "tax", "taxRate")}
+
+
 def _classic(wire: Wire) -> Wire:
     """An order in the older shape."""
     kept = {name: value for name, value in wire.items() if name not in _ONLY_HF}
-    return {**kept, "isActive": wire["active"], "stop": "", "stopTriggered": False, "stopPrice": "0"}
+    older = {"stop": "", "stopTriggered": False, "stopPrice": "0", "taxRate": "0", "taxCurrency": wire["feeCurrency"]}
+    return {**kept, **older, "isActive": wire["active"]}

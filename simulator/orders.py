@@ -227,6 +227,10 @@ class StopOrder:
             "makerFeeRate": text(rules.maker_fee),
             "createdAt": self.created_at_ms,
             "stop": "entry" if self.fires_rising else "loss",
+            "limitPrice": None,
+            "pop": None,
+            "activateCondition": None,
+            "relatedNo": None,
             "stopTriggerTime": self.triggered_at_ms,
             "stopPrice": text(self.stop_price),
         }

@@ -85,6 +85,13 @@ class Rules:
             "makerFeeCoefficient": "1.00",
             "takerFeeCoefficient": "1.00",
             "st": False,
+            "callauctionIsEnabled": False,
+            "callauctionPriceFloor": None,
+            "callauctionPriceCeiling": None,
+            "callauctionFirstStageStartTime": None,
+            "callauctionSecondStageStartTime": None,
+            "callauctionThirdStageStartTime": None,
+            "tradingStartTime": None,
         }
 
 

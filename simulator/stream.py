@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from simulator.stream_market import MarketNews
 
 PING_INTERVAL_MS, PING_TIMEOUT_MS = 18_000, 10_000
 TICK_S = 0.05
+log = logging.getLogger("simulator")
 MOST_WAITING = 20_000  # messages for a client that does not read; then it is cut off
 _encode = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
 
@@ -210,17 +212,24 @@ class Stream:
         """Tell what the market does, topic by topic when its time has come."""
         while True:
             await asyncio.sleep(TICK_S)
-            wanted = {topic for one in self._connections for topic in one.topics if not topics.is_private(topic)}
-            self._market.keep_only(wanted)
-            if not wanted:
-                continue
-            now_ms = self._exchange.advance()
-            self._exchange.end_step()
-            for topic in wanted:
-                for message in self._market.due(topic, now_ms):
-                    for connection in self._connections:
-                        if topic in connection.topics:
-                            self._send(connection, message)
+            try:
+                self._tell_market()
+            except Exception:  # a state file that cannot be written, say: the requests report it
+                log.exception("a message about the market was not told")
+                await asyncio.sleep(1)
+
+    def _tell_market(self) -> None:
+        wanted = {topic for one in self._connections for topic in one.topics if not topics.is_private(topic)}
+        self._market.keep_only(wanted)
+        if not wanted:
+            return
+        now_ms = self._exchange.advance()
+        self._exchange.end_step()
+        for topic in wanted:
+            for message in self._market.due(topic, now_ms):
+                for connection in self._connections:
+                    if topic in connection.topics:
+                        self._send(connection, message)
 
     def _tell_accounts(self) -> None:
         if not any(one.account is not None for one in self._connections):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import queue
+import threading
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
@@ -194,7 +196,7 @@ def private_stream(client: Any) -> Iterator[Any]:
     stream = client.ws_service().new_spot_private_ws()
     stream.start()
     yield stream
-    stream.stop()
+    threading.Thread(target=stream.stop, daemon=True).start()  # it joins a thread that sleeps for ten seconds
 
 
 def test_it_hears_of_its_orders(spot: Any, private_stream: Any) -> None:
@@ -206,3 +208,39 @@ def test_it_hears_of_its_orders(spot: Any, private_stream: Any) -> None:
     events = [heard.get(timeout=5) for _ in range(2)]
     assert [(event.client_oid, event.type.value) for event in events] == [("sdk-ws", "match"), ("sdk-ws", "filled")]
     assert (events[0].match_price, events[0].match_size) == ("60000", "0.01")
+
+
+FIELDS_OF = {
+    # what we answer to ccxt's raw call: the SDK's model of it, by module and class
+    "privateGetHfOrdersDone": "spot.order.model_get_closed_orders_items.GetClosedOrdersItems",
+    "privateGetHfOrdersActive": "spot.order.model_get_open_orders_data.GetOpenOrdersData",
+    "privateGetHfFills": "spot.order.model_get_trade_history_items.GetTradeHistoryItems",
+    "privateGetStopOrder": "spot.order.model_get_stop_orders_list_items.GetStopOrdersListItems",
+    "privateGetFills": "spot.order.model_get_trade_history_old_items.GetTradeHistoryOldItems",
+    "privateGetOrders": "spot.order.model_get_orders_list_old_items.GetOrdersListOldItems",
+    "publicGetSymbols": "spot.market.model_get_all_symbols_data.GetAllSymbolsData",
+    "publicGetMarketAllTickers": "spot.market.model_get_all_tickers_ticker.GetAllTickersTicker",
+    "futuresPrivateGetOrders": "futures.order.model_get_order_list_items.GetOrderListItems",
+    "futuresPrivateGetFills": "futures.order.model_get_trade_history_items.GetTradeHistoryItems",
+    "futuresPublicGetContractsActive": "futures.market.model_get_all_symbols_data.GetAllSymbolsData",
+}
+# Risk parameters that change with the size of a position, price bands and taxes, about which it has nothing to say.
+NOT_TOLD = {"f", "k", "m", "mmrLimit", "mmrLevConstant", "buyLimit", "sellLimit", "openFeeTaxPay", "closeFeeTaxPay"}
+
+
+@pytest.mark.parametrize("call", FIELDS_OF)
+def test_every_documented_field_is_answered(simulator: Simulator, call: str) -> None:
+    module, _, name = FIELDS_OF[call].rpartition(".")
+    model = getattr(importlib.import_module(f"kucoin_universal_sdk.generate.{module}"), name)
+    client = simulator.client()
+    client.create_order("BTC/USDT", "market", "buy", 0.01)
+    client.create_order("BTC/USDT", "limit", "buy", 0.01, 50_000)
+    client.create_order("BTC/USDT", "market", "sell", 0.01, params={"stopPrice": 50_000, "stop": "loss"})
+    client.create_order("BTC/USDT:USDT", "market", "buy", 1, None, {"leverage": 10})
+    params = {"symbol": CONTRACT if call.startswith("futures") else BTC}
+
+    data = getattr(client, call)(params if "Private" in call or "privateGet" in call else {})["data"]
+
+    rows = data if isinstance(data, list) else data.get("items") or data["ticker"]
+    documented = set(getattr(model, f"_{name}__properties"))
+    assert documented - set(rows[0]) <= NOT_TOLD
