@@ -60,7 +60,12 @@ class Desk:
         stops = [stop for stop in self.books.stops if stop.is_active]
         waiting: list[Waiting] = [*resting, *stops]
         for one in sorted(waiting, key=lambda one: one.number):
-            self.walker(one.request.listing, now_ms).add(one)
+            walker = self.walker(one.request.listing, now_ms)
+            if isinstance(one, Order) and one.paused_until_ms > now_ms:
+                walker.add_at(one.paused_until_ms, one)
+                walker.expire(one)
+            else:
+                walker.add(one)
         for order in resting:
             if order.cancel_at_ms is not None:
                 heapq.heappush(self._cancels, (order.cancel_at_ms, order.number, order))
@@ -219,7 +224,8 @@ class Desk:
             self.books.finish(order, at_ms)
             return
         self._hold_rest(order)
-        self.walker(order.request.listing, at_ms).add_at(at_ms + self.settings.fill_pause_ms, order)
+        order.paused_until_ms = at_ms + self.settings.fill_pause_ms
+        self.walker(order.request.listing, at_ms).add_at(order.paused_until_ms, order)
 
     def fill_part(self, order: Order, size: Decimal, now_ms: int) -> None:
         """Fill ``size`` of a resting order at its own price; ValueError when it is not resting or smaller."""

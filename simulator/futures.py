@@ -58,6 +58,7 @@ class FuturesBooks(Books):
         if found is None:
             found = account.positions[symbol] = Position(self.next_number(), account, listing)
             found.is_cross = account.is_cross_on.get(symbol, False)
+            self.note(found)
         return found
 
     def _held_currency(self, order: Order) -> str:

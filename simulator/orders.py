@@ -53,6 +53,7 @@ class Order:
         "is_canceled",
         "is_resting",
         "number",
+        "paused_until_ms",
         "request",
         "updated_at_ms",
         "versions",
@@ -81,6 +82,7 @@ class Order:
         self.is_resting = False
         self.done_number = 0
         self.cancel_at_ms: int | None = None  # wall clock: when a cancel that was accepted takes effect
+        self.paused_until_ms = 0  # market time: after a partial fill, its next chance
         self.versions: list[tuple[int, dict[str, Any]]] = []  # (wall ms, wire), kept while reads lag behind
         self._wire: dict[str, Any] | None = None
 

@@ -40,6 +40,7 @@ _ORDER_FIELDS = (
     "done_number",
     "fee_currency",
     "cancel_at_ms",
+    "paused_until_ms",
 )
 _ORDER_AMOUNTS = ("deal_size", "deal_funds", "cancelled_size", "cancelled_funds", "fee", "hold")
 _POSITION_AMOUNTS = ("quantity", "cost", "margin", "leverage", "realised", "commission", "funding")

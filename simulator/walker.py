@@ -47,9 +47,14 @@ class PathWalker:
 
     def add(self, waiting: Waiting) -> None:
         """Wait for ``waiting``'s price from where the walk is now."""
-        if isinstance(waiting, Order) and waiting.expires_at_ms is not None:
-            heapq.heappush(self._expiries, (waiting.expires_at_ms, next(_sequence), waiting))
+        if isinstance(waiting, Order):
+            self.expire(waiting)
         self._wait(waiting)
+
+    def expire(self, order: Order) -> None:
+        """Mind ``order``'s expiry, if it has one."""
+        if order.expires_at_ms is not None:
+            heapq.heappush(self._expiries, (order.expires_at_ms, next(_sequence), order))
 
     def _wait(self, waiting: Waiting) -> None:
         tick = self.listing.rules.price_increment

@@ -291,14 +291,11 @@ def test_a_key_without_the_permission_trades_no_futures(simulator: Simulator, al
     assert alice.fetch_positions() == []
 
 
-actions = st.lists(
-    st.tuples(
-        st.sampled_from(["market", "limit", "reduce", "cancel", "wait", "move"]),
-        st.sampled_from([Side.BUY, Side.SELL]),
-        st.integers(1, 60),
-        st.integers(-30, 30),
-    ),
-    max_size=25,
+action = st.tuples(
+    st.sampled_from(["market", "limit", "reduce", "cancel", "wait", "move"]),
+    st.sampled_from([Side.BUY, Side.SELL]),
+    st.integers(1, 60),
+    st.integers(-30, 30),
 )
 
 
@@ -330,7 +327,7 @@ def act(exchange: Exchange, account: FuturesAccount, kind: str, side: Side, amou
 
 
 @settings(max_examples=60, deadline=None)
-@given(actions)
+@given(st.lists(action, max_size=25))
 def test_the_wallet_is_what_deposits_fills_and_funding_say(steps: list[tuple[str, Side, int, int]]) -> None:
     exchange = made_exchange("BTC-USDT", slippage="0.0005")
     owner = account_set(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -17,12 +19,21 @@ from typing import Any
 import ccxt
 import pytest
 import requests
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from domain.market import Side
 from simulator import state as state_module
 from simulator.accounts import account_set
 from simulator.exchange import Exchange
+from simulator.oracle import oracle
+from simulator.refusals import Refused
 from simulator.state import StateFile, StateUnusable
 from tests.simulator.conftest import KEY, PASSPHRASE, SECRET, START_MS, Simulator, made_exchange
+from tests.simulator.test_books import actions as spot_actions
+from tests.simulator.test_books import opened, perform
+from tests.simulator.test_futures import act
+from tests.simulator.test_futures import action as futures_action
 
 ROOT = Path(__file__).parents[2]
 MADE_OF = {"--seed": "7"}
@@ -439,3 +450,44 @@ def test_a_cancel_that_was_accepted_is_carried_out_after_a_kill(start: Start, tm
     [order] = after.oracle()["orders"]
     assert order["status"] == "canceled"
     assert after.client().private_get_hf_orders_dead_cancel_all_query()["data"]["symbols"] == "BTC-USDT"
+
+
+spot_steps = st.tuples(st.sampled_from(["alice", "bob"]), st.sampled_from(Side), spot_actions)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    story=st.lists(st.one_of(spot_steps, futures_action), max_size=30),
+    fill_ratio=st.sampled_from(["1", "0.3"]),
+    later_s=st.integers(1, 200_000),
+)
+def test_a_file_that_is_read_back_is_the_exchange_and_goes_on_as_it_would(
+    story: list[Any], fill_ratio: str, later_s: int
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "simulator.state"
+        exchange = kept(file)
+        exchange.settings.change({"fillRatio": fill_ratio})
+        opened(exchange, USDT="100000", BTC="2")
+        account_set(exchange, {"apiKey": "alice", "futures": {"USDT": "5000"}})
+        futures = exchange.futures.books.account_of(exchange.books.accounts["alice"])
+        exchange.end_step()
+        for step in story:
+            if len(step) == 3:
+                perform(exchange, *step)
+            else:
+                with contextlib.suppress(Refused):
+                    act(exchange, futures, *step)
+            exchange.advance()
+            exchange.end_step()
+        now_ms, before = exchange.clock.now_ms(), oracle(exchange, [], {})
+        closed(exchange)
+
+        again = kept(file)
+        as_read = oracle(again, [], {})
+        closed(again)
+        for one in (exchange, again):
+            one.clock.jump_to(now_ms + later_s * 1000)
+
+        assert as_read == before
+        assert oracle(again, [], {}) == oracle(exchange, [], {})
