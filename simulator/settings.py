@@ -45,6 +45,7 @@ class Settings:
     clock_offset_ms: int = 0  # the exchange's clock, by which it judges signatures, is ahead by so much
     enforces_limits: bool = False  # the pools are always counted and shown; over the limit requests fail only if True
     limits: dict[str, int] = field(default_factory=lambda: dict(POOLS))
+    changes: int = 0  # how often somebody changed them
 
     def wire(self) -> dict[str, Any]:
         """Everything, in the names of the control API."""
@@ -59,6 +60,7 @@ class Settings:
         for name, value in body.items():
             attribute, read = _SETTINGS[name]
             changes[attribute] = read(name, value)
+        self.changes += 1
         for attribute, value in changes.items():
             if attribute == "limits":
                 value = {**self.limits, **value}

@@ -35,7 +35,7 @@ class StateFile:
         self.path = path
         self._exchange: Exchange | None = None
         self._pending = b""
-        self._others: dict[str, Image] = {}  # the settings and the clock as the file knows them
+        self._known = (-1, -1)  # the changes of settings and clock that the file knows
         try:
             self._file = _open_locked(path)
             self._steps = _read_steps(self._file, path)
@@ -75,25 +75,16 @@ class StateFile:
         assert self._exchange is not None, "a state file keeps nothing before attach"
         exchange = self._exchange
         images = images_of(exchange.books.changed, "") + images_of(exchange.futures.books.changed, "f.")
-        others = _settings_image(exchange)
-        if others != self._others.get("settings"):
-            images.append(others)
-            self._others["settings"] = others
-        if exchange.clock.changes != self._clock_changes():
-            images.append(self._clock_image(exchange))
+        changes = (exchange.settings.changes, exchange.clock.changes)
+        if changes != self._known:
+            images += _settings_images(exchange)
+            self._known = changes
         if images or self._pending:
             self._write(_line([exchange.advanced_to_ms, *images]) if images else b"")
 
     def close(self) -> None:
         """Let go of the file; the end of the process does the same."""
         os.close(self._file)
-
-    def _clock_changes(self) -> int:
-        return int(self._others["clock"][-1]) if "clock" in self._others else -1
-
-    def _clock_image(self, exchange: Exchange) -> Image:
-        self._others["clock"] = ["clock", *exchange.clock.anchor(), exchange.clock.changes]
-        return self._others["clock"][:-1]
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -126,8 +117,8 @@ class StateFile:
         self._write(_line(self._head))
         for image in snapshot(self._exchange):
             self._write(_line([at_ms, image]))
-        self._others["settings"] = _settings_image(self._exchange)
-        self._write(_line([at_ms, self._others["settings"], self._clock_image(self._exchange)]))
+        self._write(_line([at_ms, *_settings_images(self._exchange)]))
+        self._known = (self._exchange.settings.changes, self._exchange.clock.changes)
         half.replace(self.path)
         os.close(old)
 
@@ -165,8 +156,8 @@ def _line(value: Any) -> bytes:
     return _encode(value).encode() + b"\n"
 
 
-def _settings_image(exchange: Exchange) -> Image:
-    return ["settings", exchange.settings.wire()]
+def _settings_images(exchange: Exchange) -> list[Image]:
+    return [["settings", exchange.settings.wire()], ["clock", *exchange.clock.anchor()]]
 
 
 def _identity(image: Image, step: int) -> tuple[Any, ...]:

@@ -10,11 +10,6 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-
-from tests.simulator.conftest import KEY, PASSPHRASE, SECRET, START_MS, Simulator, made_exchange
-
-pytest.importorskip("kucoin_universal_sdk")
-
 from kucoin_universal_sdk.api import DefaultClient
 from kucoin_universal_sdk.generate.account.account import GetSpotAccountListReqBuilder
 from kucoin_universal_sdk.generate.futures.market import GetKlinesReqBuilder as GetContractKlinesReqBuilder
@@ -44,6 +39,8 @@ from kucoin_universal_sdk.generate.spot.order import (
     GetTradeHistoryReqBuilder,
 )
 from kucoin_universal_sdk.model import ClientOptionBuilder, TransportOptionBuilder, WebSocketClientOptionBuilder
+
+from tests.simulator.conftest import KEY, PASSPHRASE, SECRET, START_MS, Simulator, made_exchange
 
 BTC, CONTRACT = "BTC-USDT", "XBTUSDTM"
 Start = Callable[..., Simulator]
