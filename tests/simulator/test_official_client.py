@@ -42,6 +42,8 @@ from kucoin_universal_sdk.model import ClientOptionBuilder, TransportOptionBuild
 
 from tests.simulator.conftest import KEY, PASSPHRASE, SECRET, START_MS, Simulator, made_exchange
 
+# The SDK's ways with pydantic and its docstrings are its own affair.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 BTC, CONTRACT = "BTC-USDT", "XBTUSDTM"
 Start = Callable[..., Simulator]
 
