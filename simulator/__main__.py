@@ -1,4 +1,4 @@
-"""``python -m simulator``: a KuCoin-compatible spot exchange on one port, for tests, demos and benchmarks."""
+"""``python -m simulator``: a KuCoin-compatible exchange on one port, for tests, demos and benchmarks."""
 
 from __future__ import annotations
 
@@ -20,69 +20,22 @@ from typing import Any, NoReturn
 
 from aiohttp import web
 
+from simulator.accounts import account_set
 from simulator.app import Server
 from simulator.clock import MarketClock, wall_ms
-from simulator.control import account_set
-from simulator.exchange import DuplicatePolicy, Exchange
+from simulator.exchange import Exchange
+from simulator.manual import EPILOG
 from simulator.market import Market
 from simulator.prices import MINUTE_MS
 from simulator.replays import Replay, decimals_of, read_candles
 from simulator.rules import SYMBOL_PATTERN
+from simulator.settings import DuplicatePolicy, Settings
 from simulator.state import StateFile, StateUnusable
 
 MATCH_EVERY_S = 0.05
 HISTORY_BEFORE_REPLAY_MINUTES = 1_440
 
 log = logging.getLogger("simulator")
-
-EPILOG = """\
-what it is
-  A fake KuCoin (spot, high-frequency account) with exact books. Point ccxt's kucoin class at it by urls alone:
-
-    import ccxt, requests
-    B = "http://127.0.0.1:8090"
-    requests.post(B + "/_sim/accounts", json={"apiKey": "k", "secret": "s", "passphrase": "p",
-                                              "balances": {"USDT": "10000"}})
-    api = dict.fromkeys(["public", "private", "uta", "utaV2", "utaPrivate", "earn", "broker", "webExchange"], B)
-    api |= dict.fromkeys(["futuresPublic", "futuresPrivate"], B + "/_futures")
-    kucoin = ccxt.kucoin({"apiKey": "k", "secret": "s", "password": "p", "urls": {"api": api},
-                          "options": {"hf": True, "uta": False}})
-    kucoin.create_order("BTC/USDT", "market", "buy", 0.01, params={"clientOid": "my-1"})
-
-two clocks
-  The market clock (--start, --speed, /_sim/clock) decides candles, prices, the times of orders and fills, and
-  GET /api/v1/timestamp. The wall clock judges signatures (KC-API-TIMESTAMP within 5 s) and clientTimestamp +
-  allowMaxTimeWindow. So do not let ccxt adjust its clock to the server's, and pass since/until in market time.
-
-prices
-  Synthetic: a seeded geometric random walk with calm, normal and wild half hours, the same for the same --seed, --start
-  and --volatility, with 400 days of history. Or replayed from a file, or scripted by the control API. A market order pays
-  --slippage (half the spread) and, when large, walks a depth of 100 levels; its trading does not move the price.
-
-control API (JSON, under /_sim)
-  GET  health                      POST settings  {"duplicateClientOid": "active|always|never",
-  GET  clock                                       "status": "open|cancelonly|close"}
-  POST clock     {"speed": 60} {"stop": true} {"advance_s": 300} {"now_ms": 1700000000000}
-  POST accounts  {"apiKey", "secret", "passphrase", "balances": {"USDT": "10000"}, "permissions", "ipWhitelist"}
-  POST symbols   {"symbol": "SOL-USDT", "priceIncrement": "0.01", "minFunds": "5", "enableTrading": false, ...}
-  POST market/SYMBOL/candles  {"candles": [[ms, open, high, low, close, volume], ...]}   replay these minutes
-  POST market/SYMBOL/price    {"price": "61000.5"} hold the price; {"price": null} let it move again
-  POST faults    {"kind": "hang|drop|http|body|code|delay", "when": "before|after", "method": "POST",
-                  "path": "/api/v1/hf/orders*", "clientOid", "apiKey", "count": 1, "status", "body", "code", "msg",
-                  "seconds"}       GET faults      DELETE faults
-  GET  oracle    [?apiKey=] [&requests=n]  every order, stop order, fill, deposit, balance; the latest (20,000) requests
-  With --control-token-env they want "Authorization: Bearer <token>" (health does not).
-
-state
-  With --state FILE everything survives the simulator, even when it is killed: accounts, orders, fills, stop orders,
-  prices set by hand, settings and the clock are in FILE before an answer leaves. Started again with the same options it
-  goes on from there; market time has passed meanwhile as if it had run. FILE holds the accounts' secrets (mode 600).
-  Faults and the request log start anew. --start, --speed, --duplicates and --accounts count for a new FILE only.
-
-client order ids
-  --duplicates active: refused while an order with the same clientOid is live (KuCoin's documented behaviour);
-  always: refused for ever; never: never refused, the newest is found.
-"""
 
 
 class BadOption(Exception):
@@ -117,7 +70,7 @@ class OneLineParser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     made = OneLineParser(
         prog="python -m simulator",
-        description="A KuCoin-compatible spot exchange with synthetic or replayed prices.",
+        description="A KuCoin-compatible spot and futures exchange with synthetic or replayed prices.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -198,14 +151,14 @@ def build(options: Options) -> Exchange:
             market.add(symbol, replay, tick)
         else:
             market.add(symbol)
-    exchange = Exchange(market, MarketClock(start_ms, options.speed), options.duplicates)
+    exchange = Exchange(market, MarketClock(start_ms, options.speed), Settings(duplicates=options.duplicates))
     is_new = state is None or state.start_ms is None
     if state is not None:
         state.attach(exchange, start_ms, _made_of(options))
         log.info("%s state in %s", "new" if is_new else "going on from the", state.path)
     if options.accounts is not None and is_new:
         _open_accounts(exchange, options.accounts)
-    exchange.keep()
+    exchange.end_step()
     return exchange
 
 
@@ -254,7 +207,7 @@ async def _match_until(stop: asyncio.Event, exchange: Exchange) -> None:
     """Fill resting orders while nobody asks."""
     while not stop.is_set():
         exchange.advance()
-        exchange.keep()
+        exchange.end_step()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), MATCH_EVERY_S)
 

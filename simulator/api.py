@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from simulator.books import Account
-from simulator.exchange import Refused
+from simulator.refusals import Refused
 
 CLIENT_OID = re.compile(r"[A-Za-z0-9_-]{1,40}")
 MOST_DIGITS = 12  # a number beyond a trillion is a mistake, and would leave the precision of exact division
-GENERAL, SPOT = "General", "Spot"
+GENERAL, SPOT, FUTURES = "General", "Spot", "Futures"
+MOST_ROWS = 500
 
 
 @dataclass(slots=True)
@@ -26,6 +27,7 @@ class Call:
     tail: str
     now_ms: int
     wall_ms: int
+    host: str = ""
 
     @property
     def owner(self) -> Account:
@@ -52,10 +54,33 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a call goes. ``permission`` is what the API key needs; None is a public route."""
+    """Where a call goes. ``permission`` is what the API key needs; None is a public route. ``weight`` of ``pool``'s."""
 
     answer: Callable[[Call], Any]
     permission: str | None = None
+    pool: str = "public"
+    weight: int = 2
+
+
+Answers = Mapping[str, tuple[Callable[[Call], Any], int]]  # path: (what answers there, its weight)
+
+
+def routes_of(method: str, answers: Answers, permission: str | None, pool: str) -> Routes:
+    """Routes of one method, permission and pool."""
+    return {(method, path): Route(answer, permission, pool, weight) for path, (answer, weight) in answers.items()}
+
+
+def numbered_page(call: Call, rows: Sequence[Any]) -> dict[str, Any]:
+    """The page of ``rows`` that pageSize and currentPage ask for, as KuCoin's older lists are."""
+    size = min(max(call.number("pageSize", 50) or 50, 1), MOST_ROWS)
+    page = max(call.number("currentPage", 1) or 1, 1)
+    return {
+        "currentPage": page,
+        "pageSize": size,
+        "totalNum": len(rows),
+        "totalPage": -(-len(rows) // size),
+        "items": list(rows[(page - 1) * size : page * size]),
+    }
 
 
 Routes = dict[tuple[str, str], Route]  # (method, path); a path that ends in "/" has one more segment, the tail

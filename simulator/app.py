@@ -1,4 +1,4 @@
-"""The HTTP face: finds the route, scripts the faults, checks the signature, keeps the request log, wraps the answer.
+"""The HTTP face: finds the route, scripts the faults, checks signature and limits, keeps the log, wraps the answer.
 
 Everything between the arrival of a request and its answer is one synchronous step on one thread, so no two requests
 ever see each other half done.
@@ -11,20 +11,29 @@ import hmac
 import json
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
 from aiohttp import web
 
+from simulator import limits
+from simulator.account_api import AccountApi
 from simulator.api import Call, Route, Routes
 from simulator.books import Account
+from simulator.classic_api import ClassicApi
 from simulator.clock import wall_ms
-from simulator.control import Control, NotPossible
-from simulator.exchange import Exchange, Refused
+from simulator.control import Control
+from simulator.control_fields import NotPossible
+from simulator.exchange import Exchange
 from simulator.faults import Fault, FaultScript
+from simulator.futures_api import FuturesApi
+from simulator.futures_public_api import FuturesPublicApi
 from simulator.public_api import PublicApi
+from simulator.refusals import Refused
+from simulator.stream import Stream
 from simulator.trading_api import TradingApi
+from simulator.views import Views
 
 FUTURES_PREFIX = "/_futures"
 CONTROL_PREFIX = "/_sim"
@@ -32,25 +41,29 @@ MAX_CLOCK_DIFFERENCE_MS = 5_000
 REQUEST_LOG_LENGTH = 20_000
 
 _SIGNED_HEADERS = ("KC-API-KEY", "KC-API-SIGN", "KC-API-TIMESTAMP", "KC-API-PASSPHRASE")
+_encode = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
 
 
 @dataclass(slots=True)
-class LoggedRequest:
-    """A line of the request log; no header but the key is kept, so it holds no secret."""
+class Visit:
+    """One request and its line in the log; no header but the key is kept, so the log holds no secret."""
 
     method: str
     path: str
     at_ms: int
     api_key: str
     client_oid: str
+    is_futures: bool
     status: int = 0
     code: str = ""
     fault: str = ""
+    headers: dict[str, str] = field(default_factory=dict)  # of the answer
 
     def wire(self) -> dict[str, Any]:
         return {
             "method": self.method,
             "path": self.path,
+            "isFutures": self.is_futures,
             "at": self.at_ms,
             "apiKey": self.api_key,
             "clientOid": self.client_oid,
@@ -66,18 +79,36 @@ class Server:
     def __init__(self, exchange: Exchange, control_token: str | None = None) -> None:
         self._exchange = exchange
         self._faults = FaultScript()
-        self._requests: deque[LoggedRequest] = deque(maxlen=REQUEST_LOG_LENGTH)
-        self._routes: Routes = {**PublicApi(exchange).routes(), **TradingApi(exchange).routes()}
-        self._control = Control(exchange, self._faults, self._requests)
+        self._visits: deque[Visit] = deque(maxlen=REQUEST_LOG_LENGTH)
+        self._pools = limits.Pools(exchange.settings)
+        views = Views(exchange)
+        self._stream = Stream(exchange)
+        public, trading = PublicApi(exchange), TradingApi(exchange, views)
+        self._routes: Routes = {
+            **public.routes(),
+            **AccountApi(exchange).routes(),
+            **trading.routes(),
+            **ClassicApi(exchange, views, trading).routes(),
+            **self._stream.routes(is_futures=False),
+        }
+        self._futures_routes: Routes = {
+            **FuturesPublicApi(exchange).routes(),
+            **FuturesApi(exchange, views).routes(),
+            **self._stream.routes(is_futures=True),
+        }
+        self._control = Control(exchange, self._faults, self._visits, self._stream, views)
         self._control_token = control_token
         self._stopping = asyncio.Event()
         self.app = web.Application(client_max_size=64 * 1024 * 1024)
         self.app.router.add_route("*", CONTROL_PREFIX + "/{tail:.*}", self._answer_control)
+        self.app.router.add_get("/endpoint", self._stream.serve)
         self.app.router.add_route("*", "/{tail:.*}", self._answer)
+        self.app.on_startup.append(self._stream.start)
         self.app.on_shutdown.append(self._stop)
 
     async def _stop(self, app: web.Application) -> None:
         self._stopping.set()  # frees the requests that hang
+        await self._stream.stop()
 
     # -- the exchange -------------------------------------------------------------------------------------------
 
@@ -86,49 +117,64 @@ class Server:
         path = request.path.removeprefix(FUTURES_PREFIX)
         body = _json_body(raw_body)
         client_oid = _client_oid(path, request, body)
-        logged = LoggedRequest(request.method, path, wall_ms(), request.headers.get("KC-API-KEY", ""), client_oid)
-        self._requests.append(logged)
-        fault = self._faults.take(request.method, path, client_oid, logged.api_key)
+        is_futures = path is not request.path and len(path) != len(request.path)
+        key = request.headers.get("KC-API-KEY", "")
+        visit = Visit(request.method, path, wall_ms(), key, client_oid, is_futures)
+        self._visits.append(visit)
+        fault = self._faults.take(request.method, path, client_oid, key) if self._faults.faults else None
         if fault is None:
-            return self._done(logged, *self._act(request, path, raw_body, body))
-        logged.fault = f"{fault.kind} {fault.when}"
+            return _done(visit, *self._act(request, visit, raw_body, body))
+        visit.fault = f"{fault.kind} {fault.when}"
         if fault.when == "before":
             if fault.kind != "delay":
-                return await self._fail(fault, request, logged)
+                return await self._fail(fault, request, visit, {})
             await self._sleep(fault.seconds, request, gives_up=False)
-            return self._done(logged, *self._act(request, path, raw_body, body))
-        answer = self._act(request, path, raw_body, body)
+            return _done(visit, *self._act(request, visit, raw_body, body))
+        status, envelope = self._act(request, visit, raw_body, body)
         if fault.kind != "delay":
-            return await self._fail(fault, request, logged)
+            return await self._fail(fault, request, visit, envelope)
         await self._sleep(fault.seconds, request, gives_up=False)
-        return self._done(logged, *answer)
+        return _done(visit, status, envelope)
 
     def _act(
-        self, request: web.Request, path: str, raw_body: bytes, body: dict[str, Any] | None
+        self, request: web.Request, visit: Visit, raw_body: bytes, body: dict[str, Any] | None
     ) -> tuple[int, dict[str, Any]]:
         """(HTTP status, envelope): the request, done."""
         try:
-            return 200, {"code": "200000", "data": self._data(request, path, raw_body, body)}
+            return 200, {"code": "200000", "data": self._data(request, visit, raw_body, body)}
         except Refused as refused:
             return refused.http_status, {"code": refused.code, "msg": refused.message}
         finally:
-            self._exchange.keep()
+            self._exchange.end_step()
 
-    def _data(self, request: web.Request, path: str, raw_body: bytes, body: dict[str, Any] | None) -> Any:
-        route, tail = self._route(request.method, path)
+    def _data(self, request: web.Request, visit: Visit, raw_body: bytes, body: dict[str, Any] | None) -> Any:
+        route, tail = self._route(
+            self._futures_routes if visit.is_futures else self._routes, request.method, visit.path
+        )
         wall = wall_ms()
         account = None if route.permission is None else self._authenticated(request, raw_body, route.permission, wall)
+        who = str(account.uid) if account is not None else request.remote or ""
+        limit, remaining, reset_ms = self._pools.take(route.pool, who, route.weight)
+        visit.headers = {
+            "gw-ratelimit-limit": str(limit),
+            "gw-ratelimit-remaining": str(max(0, remaining)),
+            "gw-ratelimit-reset": str(reset_ms),
+        }
+        limits.check(self._exchange.settings, remaining)
         if body is None:
             raise Refused("400100", "The request body is not a JSON object.")
         now_ms = self._exchange.advance()
-        return route.answer(Call(account, request.query, body, tail, now_ms, wall))
+        return route.answer(Call(account, request.query, body, tail, now_ms, wall, request.host))
 
-    def _route(self, method: str, path: str) -> tuple[Route, str]:
-        found = self._routes.get((method, path))
+    def _route(self, routes: Routes, method: str, path: str) -> tuple[Route, str]:
+        found = routes.get((method, path))
         if found is not None:
             return found, ""
         parent, _, tail = path.rpartition("/")
-        found = self._routes.get((method, parent + "/"))
+        found = routes.get((method, parent + "/"))
+        if found is None:
+            grandparent, _, middle = parent.rpartition("/")
+            found, tail = routes.get((method, f"{grandparent}/*/{tail}")), middle
         if found is None or not tail:
             raise Refused("404000", "Url Not Found", 404)
         return found, tail
@@ -141,22 +187,17 @@ class Server:
             raise Refused("400001", "Please check the header of your request for KC-API-KEY, KC-API-SIGN, "
                           "KC-API-TIMESTAMP, KC-API-PASSPHRASE", 401)  # fmt: skip
         account = self._exchange.books.accounts.get(key)
-        if account is None:
+        if account is None or account.is_revoked:
             raise Refused("400003", "KC-API-KEY not exists", 401)
+        clock = wall + self._exchange.settings.clock_offset_ms
         if (
             not (stamp.isascii() and stamp.isdigit() and len(stamp) < 17)
-            or abs(int(stamp) - wall) > MAX_CLOCK_DIFFERENCE_MS
+            or abs(int(stamp) - clock) > MAX_CLOCK_DIFFERENCE_MS
         ):
             raise Refused("400002", "Invalid KC-API-TIMESTAMP", 401)
         if not account.credentials.passphrase_matches(passphrase, headers.get("KC-API-KEY-VERSION", "1")):
             raise Refused("400004", "Invalid KC-API-PASSPHRASE", 401)
-        # Clients sign the target before it is percent-encoded, some after; a mounting prefix is never signed.
-        target = request.raw_path.removeprefix(FUTURES_PREFIX)
-        head, body = (stamp + request.method).encode(), raw_body
-        if not any(
-            account.credentials.signature_matches(sign, head + form.encode(errors="surrogateescape") + body)
-            for form in (target, unquote(target))
-        ):
+        if not _is_signed(account, sign, stamp, request, raw_body):
             raise Refused("400005", "Invalid KC-API-SIGN", 401)
         if account.ip_whitelist and request.remote not in account.ip_whitelist.split(","):
             raise Refused("400006", f"The requested ip address is not in the api whitelist, was {request.remote}", 401)
@@ -164,22 +205,21 @@ class Server:
             raise Refused("400007", f"Access denied, require more permission: {permission}", 401)
         return account
 
-    def _done(self, logged: LoggedRequest, status: int, envelope: Mapping[str, Any]) -> web.Response:
-        logged.status = status
-        logged.code = envelope["code"]
-        return _json_response(status, envelope)
-
     # -- failing on request -------------------------------------------------------------------------------------
 
-    async def _fail(self, fault: Fault, request: web.Request, logged: LoggedRequest) -> web.StreamResponse:
+    async def _fail(
+        self, fault: Fault, request: web.Request, visit: Visit, envelope: Mapping[str, Any]
+    ) -> web.StreamResponse:
+        """What the client gets instead of the answer ``envelope``, which is empty when the exchange did not act."""
         if fault.kind == "code":
-            logged.status = fault.status
-            logged.code = fault.code
+            visit.status, visit.code = fault.status, fault.code
             return _json_response(fault.status, {"code": fault.code, "msg": fault.msg})
-        if fault.kind in ("http", "body"):
-            logged.status = fault.status
-            kind = "text/html" if fault.body.lstrip().startswith("<") else "application/json"
-            return web.Response(status=fault.status, body=fault.body.encode(), content_type=kind)
+        if fault.kind in ("http", "body", "html", "empty", "truncated"):
+            visit.status = fault.status
+            whole = _encode(envelope) if fault.kind == "truncated" else fault.body
+            body = whole[: len(whole) // 2] if fault.kind == "truncated" else "" if fault.kind == "empty" else whole
+            kind = "text/html" if body.lstrip().startswith("<") else "application/json"
+            return web.Response(status=fault.status, body=body.encode(), content_type=kind)
         if fault.kind == "hang":
             await self._sleep(fault.seconds, request, gives_up=True)
         if request.transport is not None:
@@ -221,12 +261,29 @@ class Server:
         except ValueError as error:
             return _json_response(400, {"error": str(error)})
         finally:
-            self._exchange.keep()
+            self._exchange.end_step()
 
 
-def _json_response(status: int, value: Any) -> web.Response:
+def _is_signed(account: Account, sign: str, stamp: str, request: web.Request, raw_body: bytes) -> bool:
+    # Clients sign the target before it is percent-encoded, some after; a mounting prefix is never signed.
+    target, head = request.raw_path.removeprefix(FUTURES_PREFIX), (stamp + request.method).encode()
+    if account.credentials.signature_matches(sign, head + target.encode(errors="surrogateescape") + raw_body):
+        return True
+    if "%" not in target and "+" not in target:
+        return False
+    decoded = unquote(target).encode(errors="surrogateescape")
+    return account.credentials.signature_matches(sign, head + decoded + raw_body)
+
+
+def _done(visit: Visit, status: int, envelope: Mapping[str, Any]) -> web.Response:
+    visit.status = status
+    visit.code = envelope["code"]
+    return _json_response(status, envelope, visit.headers)
+
+
+def _json_response(status: int, value: Any, headers: Mapping[str, str] | None = None) -> web.Response:
     return web.Response(
-        status=status, body=json.dumps(value, separators=(",", ":")).encode(), content_type="application/json"
+        status=status, body=_encode(value).encode(), content_type="application/json", headers=headers or None
     )
 
 

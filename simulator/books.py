@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from domain.market import ZERO, Side
+from simulator.clock import wall_ms
 from simulator.credentials import Credentials
-from simulator.market import Listing, Switch
 from simulator.orders import Fill, Order, StopOrder
 from simulator.rules import text
 
@@ -56,6 +56,9 @@ class Account:
         self.permissions = permissions
         self.ip_whitelist = ip_whitelist
         self.created_at_ms = at_ms
+        self.pays_fees_in_kcs = False
+        self.is_revoked = False  # a revoked key is as good as unknown
+        self.dead_man: tuple[int, list[str]] | None = None  # wall ms at which to cancel on these symbols (none: on all)
         self.balances: dict[str, Balance] = {}
         self.orders: dict[str, Order] = {}
         self.by_client_oid: dict[str, Order] = {}
@@ -91,11 +94,13 @@ class Deposit:
     at_ms: int
 
 
-Row = Account | Deposit | Order | StopOrder | Fill | Listing | Switch
+Row = object  # whatever the state file keeps: accounts, orders, fills, listings, positions, ...
 
 
 class Books:
     """Everything that was accepted and executed, in order; the accounts; the numbering."""
+
+    FILL: type[Fill] = Fill
 
     def __init__(self) -> None:
         self.accounts: dict[str, Account] = {}
@@ -103,18 +108,28 @@ class Books:
         self.stops: list[StopOrder] = []
         self.fills: list[Fill] = []
         self.deposits: list[Deposit] = []
-        self.changed: dict[Row, None] | None = None  # since the last step; None when nobody keeps it
+        self.changed: dict[Row, None] = {}  # in this step
+        self.with_dead_man: list[Account] = []
         self.id_prefix = os.urandom(7).hex()  # ids of two runs must not meet in a client's books
         self._number = 0
         self._trade_ids: dict[str, int] = {}
 
     def note(self, *rows: Row) -> None:
         """Remember that ``rows`` changed; whatever changes one must say so here."""
-        if self.changed is not None:
-            self.changed.update(dict.fromkeys(rows))
+        self.changed.update(dict.fromkeys(rows))
+
+    def set_dead_man(self, account: Account, dead_man: tuple[int, list[str]] | None) -> None:
+        """Arm or disarm ``account``'s dead man's switch."""
+        account.dead_man = dead_man
+        self.with_dead_man = [one for one in self.accounts.values() if one.dead_man is not None]
+        self.note(account)
 
     def next_number(self) -> int:
         self._number += 1
+        return self._number
+
+    @property
+    def latest_number(self) -> int:
         return self._number
 
     def order_id(self, number: int) -> str:
@@ -145,31 +160,57 @@ class Books:
 
     def hold(self, order: Order, amount: Decimal) -> None:
         """Reserve exactly ``amount`` for ``order``, whatever it reserved before."""
-        rules = order.request.listing.rules
-        currency = rules.quote if order.request.side is Side.BUY else rules.base
-        order.account.balance(currency).holds += amount - order.hold
+        order.account.balance(self._held_currency(order)).holds += amount - order.hold
         order.hold = amount
         self.note(order, order.account)
 
-    def fill(self, order: Order, price: Decimal, size: Decimal, fee: Decimal, is_maker: bool, at_ms: int) -> Fill:
+    def _held_currency(self, order: Order) -> str:
+        rules = order.request.listing.rules
+        return rules.quote if order.request.side is Side.BUY else rules.base
+
+    def fill(
+        self, order: Order, price: Decimal, size: Decimal, fee: Decimal, fee_currency: str, is_maker: bool, at_ms: int
+    ) -> Fill:
         """Execute ``size`` of ``order`` at ``price``: the one place where trading moves money."""
         account, rules = order.account, order.request.listing.rules
         trade_id = self._trade_ids[rules.symbol] = self._trade_ids.get(rules.symbol, 0) + 1
-        funds = price * size
-        sign = order.request.side.sign
-        account.balance(rules.base).total += sign * size
-        account.balance(rules.quote).total -= sign * funds + fee
+        funds = price * size * rules.multiplier
+        if order.fee_currency != fee_currency:
+            order.fee, order.fee_currency = ZERO, fee_currency
         order.deal_size += size
         order.deal_funds += funds
         order.fee += fee
         order.touch(at_ms)
         rate = rules.maker_fee if is_maker else rules.taker_fee
-        made = Fill(self.next_number(), trade_id, order, is_maker, price, size, funds, fee, rate, at_ms)
+        realised = self._settle(account, order, price, size, funds)
+        account.balance(fee_currency).total -= fee
+        made = self.FILL(
+            self.next_number(),
+            trade_id,
+            order,
+            is_maker,
+            price,
+            size,
+            funds,
+            fee,
+            fee_currency,
+            rate,
+            at_ms,
+            wall_ms(),
+            realised,
+        )
         self.fills.append(made)
         self.note(order, account, made)
         account.book(rules.symbol).fills.append(made)
         account.fills_of.setdefault(order.id, []).append(made)
         return made
+
+    def _settle(self, account: Account, order: Order, price: Decimal, size: Decimal, funds: Decimal) -> Decimal:
+        """Exchange base for quote; what was realised by it, which only a futures position can tell."""
+        rules, sign = order.request.listing.rules, order.request.side.sign
+        account.balance(rules.base).total += sign * size
+        account.balance(rules.quote).total -= sign * funds
+        return ZERO
 
     def finish(self, order: Order, at_ms: int, cancelled_size: Decimal = ZERO, cancelled_funds: Decimal = ZERO) -> None:
         """Close ``order``; whatever was not executed is cancelled, whatever was reserved is free again."""

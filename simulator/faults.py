@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from random import Random
 from typing import Any
 
-KINDS = ("hang", "drop", "http", "body", "code", "delay")
+KINDS = ("hang", "drop", "http", "body", "html", "empty", "truncated", "code", "delay")
+
+HTML = "<!DOCTYPE html><html><head><title>Just a moment...</title></head><body>Checking your browser</body></html>"
 WHENS = ("before", "after")
 
 
@@ -19,8 +22,10 @@ class Fault:
     """One script. A pattern that is None matches everything; ``remaining`` None never runs out.
 
     Kinds: hang (no answer for ``seconds``, or until the client gives up, then the connection drops), drop (the
-    connection is cut), http (``status`` with ``body``), body (status 200 with ``body``, such as HTML or nothing), code
-    (an error of the exchange's: ``code``, ``msg``), delay (``seconds`` late, otherwise as usual).
+    connection is cut), http (``status`` with ``body``), body (status 200 with ``body``), html (a page where JSON is
+    wanted), empty (no body), truncated (half of the true answer; nothing of it before acceptance), code (an error of the
+    exchange's: ``code``, ``msg``), delay (``seconds`` late, otherwise as usual). ``skip`` lets so many matching requests
+    pass first; ``chance`` hits only that part of them, by a seeded die.
     """
 
     number: int
@@ -36,6 +41,8 @@ class Fault:
     code: str = "500000"
     msg: str = "Internal Server Error"
     seconds: float | None = None
+    skip: int = 0
+    chance: float = 1.0
     hits: int = 0
 
     def matches(self, method: str, path: str, client_oid: str, api_key: str) -> bool:
@@ -56,6 +63,8 @@ class Fault:
             "clientOid": self.client_oid,
             "apiKey": self.api_key,
             "remaining": self.remaining,
+            "skip": self.skip,
+            "chance": self.chance,
             "hits": self.hits,
         }
 
@@ -66,6 +75,7 @@ class FaultScript:
 
     faults: list[Fault] = field(default_factory=list)
     made: int = 0
+    die: Random = field(default_factory=lambda: Random(7))  # noqa: S311 - a die of a game, seeded to be repeatable
 
     def add(self, body: Mapping[str, Any]) -> Fault:
         """Set the fault that ``body`` describes; ValueError says what is wrong with it."""
@@ -92,10 +102,12 @@ class FaultScript:
             api_key=_text(body, "apiKey"),
             remaining=None if count is None else int(count),
             status=int(_number(body, "status", 500 if kind == "http" else 200) or 0),
-            body=_text(body, "body") or "",
+            body=_text(body, "body") or (HTML if kind == "html" else ""),
             code=_text(body, "code") or "500000",
             msg=_text(body, "msg") or "Internal Server Error",
             seconds=seconds,
+            skip=int(_number(body, "skip", 0) or 0),
+            chance=float(_number(body, "chance", 1) or 0),
         )
         if not 100 <= fault.status <= 599:
             raise ValueError(f"wanted an HTTP status, was {fault.status}")
@@ -112,6 +124,11 @@ class FaultScript:
         """The fault that this request meets, counted down."""
         for fault in self.faults:
             if fault.matches(method, path, client_oid, api_key):
+                if fault.skip:
+                    fault.skip -= 1
+                    continue
+                if fault.chance < 1 and self.die.random() >= fault.chance:
+                    continue
                 fault.hits += 1
                 if fault.remaining is not None:
                     fault.remaining -= 1
@@ -123,7 +140,7 @@ class FaultScript:
 
 _FIELDS = {
     *("kind", "when", "method", "path", "clientOid", "apiKey", "count"),
-    *("status", "body", "code", "msg", "seconds"),
+    *("status", "body", "code", "msg", "seconds", "skip", "chance"),
 }
 
 

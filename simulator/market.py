@@ -16,7 +16,8 @@ import numpy as np
 
 from domain.market import ZERO, Side
 from domain.matching import market_fill_price
-from simulator.prices import DAY_MINUTES, MINUTE_MS, IntArray, Minutes, Pinned, Source, Timeline, Walk
+from simulator.contracts import Contract, contract_symbol, default_contract
+from simulator.prices import DAY_MINUTES, MINUTE_MS, IntArray, Minutes, Pinned, Source, Timeline, Walk, to_ticks
 from simulator.replays import CandleRow, Replay
 from simulator.rules import Rules, currency_wire, default_rules, dollars, text
 
@@ -58,16 +59,31 @@ class Switch:
     rows: tuple[CandleRow, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Edit:
+    """Candles shown otherwise than they were traded, from market time ``from_ms`` until ``until_ms``: these ``rows``, or
+    (none) a gap over the minutes from ``start`` up to ``stop``. Orders and tickers know nothing of it."""
+
+    symbol: str
+    start: int
+    stop: int
+    from_ms: int
+    until_ms: int
+    rows: tuple[CandleRow, ...] = ()
+
+
 class Listing:
     """One symbol: its rules, its timeline, and what they make of a moment."""
 
-    def __init__(self, rules: Rules, source: Source, slippage: Decimal) -> None:
+    def __init__(self, rules: Rules, timeline: Timeline, slippage: Decimal) -> None:
         self.rules = rules
-        self.timeline = Timeline(source, rules.price_increment)
+        self.timeline = timeline
         self.slippage = slippage
-        self._day: tuple[int, Minutes] = (-1, source.minutes(0, 0))
-        per_dollar = DEPTH_FIRST_LEVEL / dollars(rules.quote)
-        self._depth_quote = per_dollar
+        self.is_delisted = False
+        self.published: dict[str, Any] | None = None  # the depth as the stream last told it, while it tells it
+        self.edits: list[Edit] = []
+        self._day: tuple[int, int, Minutes] | None = None  # (minute, the timeline's version, what was read then)
+        self.depth_quote = DEPTH_FIRST_LEVEL / dollars(rules.quote)
         self.switches: list[Switch] = []
         self._before_pin: Source | None = None
 
@@ -93,7 +109,6 @@ class Listing:
             return
         self.timeline.switch(switch.at_ms, source)
         self.switches.append(switch)
-        self._day = (-1, self._day[1])  # what was read of the last 24 hours may have been rewritten
 
     def price_at(self, at_ms: int) -> Decimal:
         return self.timeline.price_at(at_ms) * self.rules.price_increment
@@ -117,11 +132,14 @@ class Listing:
 
     def _level_size(self, level: Decimal, number: int) -> Decimal:
         lot = self.rules.base_increment
-        return max(lot, (self._depth_quote * number / level / lot).to_integral_value(rounding=ROUND_DOWN) * lot)
+        worth = level * self.rules.multiplier * lot
+        return max(lot, (self.depth_quote * number / worth).to_integral_value(rounding=ROUND_DOWN) * lot)
 
     # -- what is published --------------------------------------------------------------------------------------
 
     def depth(self, now_ms: int, levels: int) -> dict[str, Any]:
+        if self.published is not None:
+            return {**self.published, **{side: self.published[side][:levels] for side in ("bids", "asks")}}
         price = self.price_at(now_ms)
         sides = {}
         for name, side in (("bids", Side.SELL), ("asks", Side.BUY)):
@@ -216,7 +234,7 @@ class Listing:
         if start_s is not None:
             start = max(start, -(-start_s // 60))
         start = min(_bucket_start(start, timeframe, length), stop)
-        minutes = self._with_open_candle(start, stop, now_ms)
+        minutes = self._edited(self._with_open_candle(start, stop, now_ms), now_ms)
         wanted_from, wanted_until = start_s or 0, (1 << 62) if end_s is None else end_s
         return self._rows(minutes, timeframe, length, wanted_from, wanted_until)
 
@@ -233,6 +251,13 @@ class Listing:
             np.append(whole.close, partial.close),
             np.append(whole.volume, partial.volume),
         )
+
+    def _edited(self, minutes: Minutes, now_ms: int) -> Minutes:
+        """``minutes`` as the edits that count at ``now_ms`` show them; the newest edit of a minute wins."""
+        for edit in self.edits:
+            if edit.from_ms <= now_ms < edit.until_ms:
+                minutes = _edited(minutes, edit, self.rules.price_increment)
+        return minutes
 
     def _rows(self, minutes: Minutes, timeframe: str, length: int, start_s: int, end_s: int) -> list[list[str]]:
         traded = np.flatnonzero(minutes.volume > 0)
@@ -265,10 +290,10 @@ class Listing:
     def _last_day(self, now_ms: int) -> Minutes:
         """The complete minutes of the last 24 hours, read once a minute."""
         minute = now_ms // MINUTE_MS
-        if self._day[0] != minute:
+        if self._day is None or self._day[:2] != (minute, self.timeline.version):
             start = min(max(self.timeline.first_minute, minute - DAY_MINUTES + 1), minute)
-            self._day = (minute, self.timeline.minutes(start, minute))
-        return self._day[1]
+            self._day = (minute, self.timeline.version, self.timeline.minutes(start, minute))
+        return self._day[2]
 
 
 class Market:
@@ -283,6 +308,8 @@ class Market:
         self._slippage = slippage
         self._maker_fee, self._taker_fee = fees
         self.listings: dict[str, Listing] = {}
+        self.contracts: dict[str, Listing] = {}
+        self.delisted: dict[str, Listing] = {}
 
     def add(self, symbol: str, source: Source | None = None, tick: Decimal | None = None, **rules: Any) -> Listing:
         """List ``symbol``; ``rules`` override the default ones field by field."""
@@ -293,12 +320,53 @@ class Market:
             made = replace(made, price_increment=tick)
         made = replace(made, **rules)
         walk = source or Walk(self._seed, symbol, self._anchor, price, made.price_increment, self._sigma)
-        listing = self.listings[symbol] = Listing(made, walk, self._slippage)
+        listing = self.listings[symbol] = Listing(made, Timeline(walk, made.price_increment), self._slippage)
+        if contract_symbol(symbol) is not None:
+            contract = default_contract(made)
+            self.contracts[contract.symbol] = Listing(contract, listing.timeline, self._slippage)
         return listing
+
+    def find(self, symbol: str) -> Listing | None:
+        """The symbol or contract of that name, listed or no longer."""
+        return self.listings.get(symbol) or self.contracts.get(symbol) or self.delisted.get(symbol)
+
+    def delist(self, listing: Listing) -> None:
+        """Hide ``listing`` from everybody; its orders keep knowing it."""
+        symbol = listing.rules.symbol
+        for listed in (self.listings, self.contracts):
+            listed.pop(symbol, None)
+        self.delisted[symbol] = listing
+        listing.is_delisted = True
+
+    def relist(self, listing: Listing) -> None:
+        symbol = listing.rules.symbol
+        self.delisted.pop(symbol, None)
+        listing.is_delisted = False
+        (self.contracts if isinstance(listing.rules, Contract) else self.listings)[symbol] = listing
+
+    def price_of(self, currency: str, quote: str, at_ms: int) -> Decimal:
+        """What ``currency`` costs in ``quote``: on its market, where there is one."""
+        listing = self.listings.get(f"{currency}-{quote}")
+        return dollars(currency) / dollars(quote) if listing is None else listing.price_at(at_ms)
 
     def currencies(self) -> list[dict[str, Any]]:
         names = {name: None for listing in self.listings.values() for name in (listing.rules.base, listing.rules.quote)}
         return [currency_wire(name) for name in names]
+
+
+def _edited(minutes: Minutes, edit: Edit, tick: Decimal) -> Minutes:
+    arrays = [minutes.open, minutes.high, minutes.low, minutes.close]
+    open_, high, low, close = (array.copy() for array in arrays)
+    volume = minutes.volume.copy()
+    if not edit.rows:
+        volume[max(0, edit.start - minutes.first) : max(0, edit.stop - minutes.first)] = 0
+    for row in edit.rows:
+        place = row[0] // MINUTE_MS - minutes.first
+        if 0 <= place < len(minutes):
+            for array, price in zip((open_, high, low, close), row[1:5], strict=True):
+                array[place] = to_ticks(price, tick)
+            volume[place] = row[5]
+    return Minutes(minutes.first, open_, high, low, close, volume)
 
 
 def _bucket_starts(minutes: IntArray, timeframe: str, length: int) -> IntArray:

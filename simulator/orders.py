@@ -38,6 +38,7 @@ class Order:
     __slots__ = (
         "account",
         "arrived_at_ms",
+        "cancel_at_ms",
         "cancelled_funds",
         "cancelled_size",
         "created_at_ms",
@@ -45,14 +46,17 @@ class Order:
         "deal_size",
         "done_number",
         "fee",
+        "fee_currency",
         "hold",
         "id",
         "is_active",
         "is_canceled",
         "is_resting",
         "number",
+        "paused_until_ms",
         "request",
         "updated_at_ms",
+        "versions",
         "_wire",
     )
 
@@ -71,11 +75,15 @@ class Order:
         self.cancelled_size = ZERO
         self.cancelled_funds = ZERO
         self.fee = ZERO
+        self.fee_currency = request.listing.rules.quote
         self.hold = ZERO
         self.is_active = True
         self.is_canceled = False
         self.is_resting = False
         self.done_number = 0
+        self.cancel_at_ms: int | None = None  # wall clock: when a cancel that was accepted takes effect
+        self.paused_until_ms = 0  # market time: after a partial fill, its next chance
+        self.versions: list[tuple[int, dict[str, Any]]] = []  # (wall ms, wire), kept while reads lag behind
         self._wire: dict[str, Any] | None = None
 
     @property
@@ -119,7 +127,7 @@ class Order:
             "cancelledSize": text(self.cancelled_size),
             "cancelledFunds": text(self.cancelled_funds),
             "fee": text(self.fee),
-            "feeCurrency": rules.quote,
+            "feeCurrency": self.fee_currency,
             "stp": None,
             "timeInForce": request.time_in_force,
             "postOnly": request.is_post_only,
@@ -221,6 +229,10 @@ class StopOrder:
             "makerFeeRate": text(rules.maker_fee),
             "createdAt": self.created_at_ms,
             "stop": "entry" if self.fires_rising else "loss",
+            "limitPrice": None,
+            "pop": None,
+            "activateCondition": None,
+            "relatedNo": None,
             "stopTriggerTime": self.triggered_at_ms,
             "stopPrice": text(self.stop_price),
         }
@@ -238,8 +250,11 @@ class Fill:
     size: Decimal
     funds: Decimal
     fee: Decimal
+    fee_currency: str
     fee_rate: Decimal
     at_ms: int
+    arrived_at_ms: int  # wall clock
+    realised: Decimal  # by a futures position; a spot fill realises nothing
 
     def wire(self) -> dict[str, Any]:
         request = self.order.request
@@ -257,7 +272,7 @@ class Fill:
             "funds": text(self.funds),
             "fee": text(self.fee),
             "feeRate": text(self.fee_rate),
-            "feeCurrency": request.listing.rules.quote,
+            "feeCurrency": self.fee_currency,
             "stop": "",
             "tradeType": "TRADE",
             "type": "limit" if request.is_limit else "market",

@@ -211,6 +211,7 @@ class Timeline:
         self._starts = [0]
         self._sources: list[Source] = [source]
         self._path_of: tuple[int, list[Point]] = (-1, [])
+        self.version = 0  # grows whenever a price that was known may be another
 
     def switch(self, at_ms: int, source: Source) -> None:
         """From ``at_ms`` on the price comes from ``source``; whatever was planned from then on is dropped."""
@@ -218,6 +219,7 @@ class Timeline:
         self._starts[keep:] = [at_ms]
         self._sources[keep:] = [source]
         self._path_of = (-1, [])
+        self.version += 1
 
     def source_at(self, at_ms: int) -> Source:
         return self._sources[bisect_right(self._starts, at_ms) - 1]
@@ -227,6 +229,7 @@ class Timeline:
         self.tick = tick
         self._sources = [source.with_tick(tick) for source in self._sources]
         self._path_of = (-1, [])
+        self.version += 1
 
     @property
     def first_minute(self) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from simulator.api import GENERAL, Call, Route, Routes
-from simulator.exchange import Exchange, Refused
+from simulator.api import GENERAL, Call, Routes, routes_of
+from simulator.exchange import Exchange
 from simulator.market import DEPTH_LEVELS, TIMEFRAMES, Listing
+from simulator.refusals import Refused
 
 
 class PublicApi:
@@ -18,29 +19,25 @@ class PublicApi:
 
     def routes(self) -> Routes:
         public = {
-            "/api/v1/timestamp": self._timestamp,
-            "/api/v1/status": self._status,
-            "/api/v3/currencies": self._currencies,
-            "/api/v2/symbols": self._symbols,
-            "/api/v2/symbols/": self._symbol,
-            "/api/v1/market/allTickers": self._all_tickers,
-            "/api/v1/market/stats": self._stats,
-            "/api/v1/market/orderbook/level1": self._level1,
-            "/api/v1/market/orderbook/level2_20": self._level2_20,
-            "/api/v1/market/orderbook/level2_100": self._level2_full,
-            "/api/v1/market/candles": self._candles,
-            "/api/v1/market/histories": self._histories,
-            "/api/v1/contracts/active": self._contracts,
+            "/api/v1/timestamp": (self._timestamp, 3),
+            "/api/v1/status": (self._status, 3),
+            "/api/v3/currencies": (self._currencies, 3),
+            "/api/v2/symbols": (self._symbols, 4),
+            "/api/v2/symbols/": (self._symbol, 4),
+            "/api/v1/market/allTickers": (self._all_tickers, 15),
+            "/api/v1/market/stats": (self._stats, 15),
+            "/api/v1/market/orderbook/level1": (self._level1, 2),
+            "/api/v1/market/orderbook/level2_20": (self._level2_20, 2),
+            "/api/v1/market/orderbook/level2_100": (self._level2_full, 4),
+            "/api/v1/market/candles": (self._candles, 3),
+            "/api/v1/market/histories": (self._histories, 3),
         }
         private = {
-            "/api/v3/market/orderbook/level2": self._level2_full,
-            "/api/v3/margin/symbols": self._margin_symbols,
-            "/api/v1/isolated/symbols": self._isolated_symbols,
+            "/api/v3/market/orderbook/level2": (self._level2_full, 3),
+            "/api/v3/margin/symbols": (self._margin_symbols, 3),
+            "/api/v1/isolated/symbols": (self._isolated_symbols, 3),
         }
-        return {
-            **{("GET", path): Route(answer) for path, answer in public.items()},
-            **{("GET", path): Route(answer, GENERAL) for path, answer in private.items()},
-        }
+        return {**routes_of("GET", public, None, "public"), **routes_of("GET", private, GENERAL, "spot")}
 
     def _listing(self, call: Call) -> Listing:
         listing = self._market.listings.get(call.param("symbol"))
@@ -52,7 +49,8 @@ class PublicApi:
         return call.now_ms
 
     def _status(self, call: Call) -> dict[str, str]:
-        return {"status": self._exchange.status.value, "msg": ""}
+        settings = self._exchange.settings
+        return {"status": settings.status.value, "msg": settings.status_message}
 
     def _currencies(self, call: Call) -> list[dict[str, Any]]:
         return self._market.currencies()
@@ -87,13 +85,11 @@ class PublicApi:
         if timeframe not in TIMEFRAMES:
             raise Refused("400100", "This type of Candlestick is currently not provided.")
         start, end = call.number("startAt"), call.number("endAt")
-        return self._listing(call).candles(timeframe, start or None, end or None, call.now_ms)
+        seen_ms = call.now_ms - self._exchange.settings.candle_lag_ms
+        return self._listing(call).candles(timeframe, start or None, end or None, seen_ms)
 
     def _histories(self, call: Call) -> list[dict[str, Any]]:
         return self._listing(call).trades(call.now_ms)
-
-    def _contracts(self, call: Call) -> list[dict[str, Any]]:
-        return []
 
     def _margin_symbols(self, call: Call) -> dict[str, Any]:
         return {"timestamp": call.now_ms, "items": []}

@@ -52,6 +52,7 @@ class Rules:
     maker_fee: Decimal
     taker_fee: Decimal
     is_trading: bool = True
+    multiplier: Decimal = Decimal(1)  # what one unit of size is of the base currency; only a contract's is not 1
 
     @property
     def base(self) -> str:
@@ -84,6 +85,13 @@ class Rules:
             "makerFeeCoefficient": "1.00",
             "takerFeeCoefficient": "1.00",
             "st": False,
+            "callauctionIsEnabled": False,
+            "callauctionPriceFloor": None,
+            "callauctionPriceCeiling": None,
+            "callauctionFirstStageStartTime": None,
+            "callauctionSecondStageStartTime": None,
+            "callauctionThirdStageStartTime": None,
+            "tradingStartTime": None,
         }
 
 

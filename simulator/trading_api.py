@@ -1,17 +1,30 @@
-"""KuCoin's private spot endpoints: account, high-frequency orders, fills, stop orders."""
+"""KuCoin's private spot endpoints of the high-frequency account: orders, fills, stop orders, the dead man's switch."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, TypeVar
 
 from domain.market import Side
-from simulator.api import CLIENT_OID, GENERAL, SPOT, Call, Route, Routes, positive_field, text_field
-from simulator.exchange import Exchange, Refused
+from simulator.api import (
+    CLIENT_OID,
+    GENERAL,
+    SPOT,
+    Call,
+    Routes,
+    numbered_page,
+    positive_field,
+    routes_of,
+    text_field,
+)
+from simulator.exchange import Exchange
 from simulator.orders import Fill, Order, OrderRequest, StopOrder
+from simulator.refusals import Refused
 from simulator.rules import text
+from simulator.views import Views, Wire
 
 NOT_FOUND = "order not exist."
 WEEK_MS = 7 * 86_400_000
@@ -24,91 +37,47 @@ Row = TypeVar("Row", Order, Fill)
 class TradingApi:
     """Answers to the owner of a key, about this owner's books only."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, views: Views) -> None:
         self._exchange = exchange
+        self._views = views
 
     def routes(self) -> Routes:
         reads = {
-            "/api/ua/v1/account/mode": self._account_mode,
-            "/api/v1/hf/accounts/opened": self._hf_opened,
-            "/api/v1/user/api-key": self._api_key,
-            "/api/v1/trade-fees": self._trade_fees,
-            "/api/v1/accounts": self._accounts,
-            "/api/v1/hf/orders/": self._order,
-            "/api/v1/hf/orders/client-order/": self._order_by_client_oid,
-            "/api/v1/hf/orders/active": self._active,
-            "/api/v1/hf/orders/active/symbols": self._active_symbols,
-            "/api/v1/hf/orders/done": self._done,
-            "/api/v1/hf/fills": self._fills,
-            "/api/v1/stop-order": self._stops,
-            "/api/v1/stop-order/": self._stop,
-            "/api/v1/stop-order/queryOrderByClientOid": self._stops_by_client_oid,
+            "/api/v1/hf/orders/": (self._order, 2),
+            "/api/v1/hf/orders/client-order/": (self._order_by_client_oid, 2),
+            "/api/v1/hf/orders/active": (self._active, 2),
+            "/api/v1/hf/orders/active/symbols": (self._active_symbols, 2),
+            "/api/v1/hf/orders/done": (self._done, 2),
+            "/api/v1/hf/orders/dead-cancel-all/query": (self._dead_man, 2),
+            "/api/v1/hf/fills": (self._fills, 2),
+            "/api/v1/stop-order": (self._stops, 8),
+            "/api/v1/stop-order/": (self._stop, 3),
+            "/api/v1/stop-order/queryOrderByClientOid": (self._stops_by_client_oid, 3),
         }
         places = {
-            "/api/v1/hf/orders": self._place,
-            "/api/v1/hf/orders/sync": self._place_sync,
-            "/api/v1/hf/orders/test": self._place_test,
-            "/api/v1/stop-order": self._place_stop,
+            "/api/v1/hf/orders": (self._place, 1),
+            "/api/v1/hf/orders/sync": (self._place_sync, 1),
+            "/api/v1/hf/orders/test": (self._place_test, 1),
+            "/api/v1/hf/orders/alter": (self._alter, 3),
+            "/api/v1/hf/orders/dead-cancel-all": (self._set_dead_man, 2),
+            "/api/v1/stop-order": (self._place_stop, 1),
         }
         cancels = {
-            "/api/v1/hf/orders/": self._cancel,
-            "/api/v1/hf/orders/client-order/": self._cancel_by_client_oid,
-            "/api/v1/hf/orders/sync/": self._cancel_sync,
-            "/api/v1/hf/orders/sync/client-order/": self._cancel_sync_by_client_oid,
-            "/api/v1/hf/orders": self._cancel_symbol,
-            "/api/v1/hf/orders/cancelAll": self._cancel_all,
-            "/api/v1/stop-order/": self._cancel_stop,
-            "/api/v1/stop-order/cancelOrderByClientOid": self._cancel_stop_by_client_oid,
-            "/api/v1/stop-order/cancel": self._cancel_stops,
+            "/api/v1/hf/orders/": (self._cancel, 1),
+            "/api/v1/hf/orders/client-order/": (self._cancel_by_client_oid, 1),
+            "/api/v1/hf/orders/sync/": (self._cancel_sync, 1),
+            "/api/v1/hf/orders/sync/client-order/": (self._cancel_sync_by_client_oid, 1),
+            "/api/v1/hf/orders": (self._cancel_symbol, 2),
+            "/api/v1/hf/orders/cancelAll": (self._cancel_all, 30),
+            "/api/v1/stop-order/": (self._cancel_stop, 3),
+            "/api/v1/stop-order/cancelOrderByClientOid": (self._cancel_stop_by_client_oid, 5),
+            "/api/v1/stop-order/cancel": (self._cancel_stops, 3),
         }
         return {
-            **{("GET", path): Route(answer, GENERAL) for path, answer in reads.items()},
-            **{("POST", path): Route(answer, SPOT) for path, answer in places.items()},
-            **{("DELETE", path): Route(answer, SPOT) for path, answer in cancels.items()},
+            **routes_of("GET", reads, GENERAL, "spot"),
+            **routes_of("POST", places, SPOT, "spot"),
+            **routes_of("DELETE", cancels, SPOT, "spot"),
         }
-
-    # -- account ------------------------------------------------------------------------------------------------
-
-    def _account_mode(self, call: Call) -> dict[str, Any]:
-        return {"selfAccountMode": "CLASSIC", "subAccountModes": []}
-
-    def _hf_opened(self, call: Call) -> bool:
-        return True
-
-    def _api_key(self, call: Call) -> dict[str, Any]:
-        account = call.owner
-        return {
-            "remark": "simulated",
-            "apiKey": account.api_key,
-            "apiVersion": 3,
-            "permission": account.permissions,
-            "ipWhitelist": account.ip_whitelist,
-            "createdAt": account.created_at_ms,
-            "uid": account.uid,
-            "isMaster": True,
-        }
-
-    def _trade_fees(self, call: Call) -> list[dict[str, str]]:
-        fees = []
-        for symbol in call.param("symbols").split(","):
-            listing = self._exchange.market.listings.get(symbol)
-            if listing is None:
-                raise Refused("900001", "symbol not exists")
-            taker, maker = text(listing.rules.taker_fee), text(listing.rules.maker_fee)
-            fees.append({"symbol": symbol, "takerFeeRate": taker, "makerFeeRate": maker})
-        return fees
-
-    def _accounts(self, call: Call) -> list[dict[str, str]]:
-        """One wallet, shown as whichever trading account was asked for; the main account is empty."""
-        wanted = call.query.get("type") or "trade_hf"
-        if wanted not in ("trade_hf", "trade"):
-            return []
-        account, currency = call.owner, call.query.get("currency")
-        return [
-            {"id": f"{account.uid}{number:04d}", "currency": name, "type": wanted, **balance.wire()}
-            for number, (name, balance) in enumerate(account.balances.items())
-            if currency in (None, "", name)
-        ]
 
     # -- placing ------------------------------------------------------------------------------------------------
 
@@ -126,17 +95,17 @@ class TradingApi:
         }
 
     def _place_test(self, call: Call) -> dict[str, Any]:
-        request = self._request(call)
+        request = self.request(call)
         self._exchange.place(call.owner, request, call.now_ms, call.wall_ms, is_test=True)
         return {"orderId": self._exchange.books.order_id(0), "clientOid": request.client_oid}
 
     def _placed(self, call: Call) -> Order:
-        order = self._exchange.place(call.owner, self._request(call), call.now_ms, call.wall_ms)
+        order = self._exchange.place(call.owner, self.request(call), call.now_ms, call.wall_ms)
         assert order is not None
         return order
 
     def _place_stop(self, call: Call) -> dict[str, Any]:
-        request = self._request(call)
+        request = self.request(call)
         stop_price = positive_field(call.body, "stopPrice")
         if stop_price is None:
             raise Refused("400100", "stopPrice is required")
@@ -146,7 +115,7 @@ class TradingApi:
         stop = self._exchange.place_stop(call.owner, request, stop_price, kind == "entry", call.now_ms, call.wall_ms)
         return {"orderId": stop.id}
 
-    def _request(self, call: Call) -> OrderRequest:
+    def request(self, call: Call) -> OrderRequest:
         """The order that a body describes."""
         body = call.body
         _check_deadline(body, call.wall_ms)
@@ -177,6 +146,44 @@ class TradingApi:
             tags=text_field(body, "tags"),
         )
 
+    def _alter(self, call: Call) -> dict[str, Any]:
+        """Another price or size for a live order: a cancel and a new order with the same client order id."""
+        owner, body = call.owner, call.body
+        order_id, client_oid = text_field(body, "orderId"), text_field(body, "clientOid")
+        order = owner.orders.get(order_id) if order_id else owner.by_client_oid.get(client_oid or "")
+        price, size = positive_field(body, "newPrice"), positive_field(body, "newSize")
+        if order is None or order.request.listing.rules.symbol != text_field(body, "symbol"):
+            raise Refused("400100", NOT_FOUND)
+        if not order.request.is_limit or (price is None and size is None):
+            raise Refused("400100", "newPrice or newSize of a limit order is required")
+        before = order.request
+        self._exchange.cancel(order, call.now_ms, is_sync=True)
+        changed = replace(before, price=price or before.price, size=size or before.size)
+        made = self._exchange.place(owner, changed, call.now_ms, call.wall_ms)
+        assert made is not None
+        return {"newOrderId": made.id, "clientOid": before.client_oid}
+
+    def _set_dead_man(self, call: Call) -> dict[str, Any]:
+        """Cancel everything in ``timeout`` seconds unless asked again before; -1 calls it off."""
+        timeout = call.body.get("timeout")
+        if isinstance(timeout, bool) or not isinstance(timeout, int) or not (timeout == -1 or 5 <= timeout <= 86_400):
+            raise Refused("400100", "timeout is invalid")
+        symbols = [symbol for symbol in (text_field(call.body, "symbols") or "").split(",") if symbol]
+        at_ms = call.wall_ms + timeout * 1000
+        self._exchange.books.set_dead_man(call.owner, None if timeout == -1 else (at_ms, symbols))
+        return {"currentTime": call.wall_ms // 1000, "triggerTime": 0 if timeout == -1 else at_ms // 1000}
+
+    def _dead_man(self, call: Call) -> dict[str, Any] | None:
+        if call.owner.dead_man is None:
+            return None
+        at_ms, symbols = call.owner.dead_man
+        return {
+            "timeout": max(0, (at_ms - call.wall_ms) // 1000),
+            "symbols": ",".join(symbols),
+            "currentTime": call.wall_ms // 1000,
+            "triggerTime": at_ms // 1000,
+        }
+
     # -- cancelling ---------------------------------------------------------------------------------------------
 
     def _cancel(self, call: Call) -> dict[str, Any]:
@@ -188,10 +195,12 @@ class TradingApi:
         return {"clientOid": order.request.client_oid}
 
     def _cancel_sync(self, call: Call) -> dict[str, Any]:
-        return _final_state(self._exchange.cancel(_own(call.owner.orders.get(call.tail), call), call.now_ms))
+        order = _own(call.owner.orders.get(call.tail), call)
+        return _final_state(self._exchange.cancel(order, call.now_ms, is_sync=True))
 
     def _cancel_sync_by_client_oid(self, call: Call) -> dict[str, Any]:
-        order = self._exchange.cancel(_own(call.owner.by_client_oid.get(call.tail), call), call.now_ms)
+        order = _own(call.owner.by_client_oid.get(call.tail), call)
+        order = self._exchange.cancel(order, call.now_ms, is_sync=True)
         return {**_final_state(order), "clientOid": order.request.client_oid}
 
     def _cancel_symbol(self, call: Call) -> str:
@@ -222,38 +231,34 @@ class TradingApi:
     # -- reading ------------------------------------------------------------------------------------------------
 
     def _order(self, call: Call) -> dict[str, Any]:
-        return _found(_own(call.owner.orders.get(call.tail), call)).wire()
+        return _found(self._views.order(_own(call.owner.orders.get(call.tail), call), call.now_ms))
 
     def _order_by_client_oid(self, call: Call) -> dict[str, Any]:
-        return _found(_own(call.owner.by_client_oid.get(call.tail), call)).wire()
+        return _found(self._views.order(_own(call.owner.by_client_oid.get(call.tail), call), call.now_ms))
 
     def _active(self, call: Call) -> list[dict[str, Any]]:
-        return [order.wire() for order in reversed(call.owner.book(call.param("symbol")).active.values())]
+        return self._views.active(call.owner.book(call.param("symbol")))[::-1]
 
     def _active_symbols(self, call: Call) -> dict[str, list[str]]:
         return {"symbols": [symbol for symbol, book in call.owner.books.items() if book.active]}
 
     def _done(self, call: Call) -> dict[str, Any]:
-        rows = call.owner.book(call.param("symbol")).done
-        return _page(call, rows, number=lambda order: order.done_number, at_ms=lambda order: order.updated_at_ms)
+        return _page(
+            call,
+            call.owner.book(call.param("symbol")).done,
+            number=lambda order: order.done_number,
+            at_ms=lambda order: order.updated_at_ms,
+            show=lambda order: self._views.done(order, call.now_ms),
+        )
 
     def _fills(self, call: Call) -> dict[str, Any]:
         order_id = call.query.get("orderId")
         symbol = call.param("symbol")
         rows = call.owner.fills_of.get(order_id, []) if order_id else call.owner.book(symbol).fills
-        return _page(call, rows, number=lambda fill: fill.number, at_ms=lambda fill: fill.at_ms)
+        return _page(call, rows, number=lambda fill: fill.number, at_ms=lambda fill: fill.at_ms, show=self._views.fill)
 
     def _stops(self, call: Call) -> dict[str, Any]:
-        rows = [stop.wire() for stop in reversed(self._stops_of(call))]
-        size = min(max(call.number("pageSize", 50) or 50, 1), 500)
-        page = max(call.number("currentPage", 1) or 1, 1)
-        return {
-            "currentPage": page,
-            "pageSize": size,
-            "totalNum": len(rows),
-            "totalPage": -(-len(rows) // size),
-            "items": rows[(page - 1) * size : page * size],
-        }
+        return numbered_page(call, [stop.wire() for stop in reversed(self._stops_of(call))])
 
     def _stop(self, call: Call) -> dict[str, Any]:
         stop = call.owner.stops.get(call.tail)
@@ -313,10 +318,10 @@ def _own(order: Order | None, call: Call) -> Order | None:
     return order if order is not None and order.request.listing.rules.symbol == symbol else None
 
 
-def _found(order: Order | None) -> Order:
-    if order is None:
+def _found(wire: Wire | None) -> Wire:
+    if wire is None:
         raise Refused("400100", NOT_FOUND)
-    return order
+    return wire
 
 
 def _final_state(order: Order) -> dict[str, Any]:
@@ -330,7 +335,13 @@ def _final_state(order: Order) -> dict[str, Any]:
     }
 
 
-def _page(call: Call, rows: Sequence[Row], number: Callable[[Row], int], at_ms: Callable[[Row], int]) -> dict[str, Any]:
+def _page(
+    call: Call,
+    rows: Sequence[Row],
+    number: Callable[[Row], int],
+    at_ms: Callable[[Row], int],
+    show: Callable[[Row], Wire | None],
+) -> dict[str, Any]:
     """A page of at most ``limit`` rows, newest first, older than ``lastId``, inside a window of at most a week."""
     limit = call.number("limit", 20) or 20
     if not 1 <= limit <= 100:
@@ -343,8 +354,8 @@ def _page(call: Call, rows: Sequence[Row], number: Callable[[Row], int], at_ms: 
     items: list[dict[str, Any]] = []
     reached = 0
     for index in range(min(until, past) - 1, first - 1, -1):
-        wire = rows[index].wire()
-        if side in (None, "", wire["side"]) and kind in (None, "", wire["type"]):
+        wire = show(rows[index])
+        if wire is not None and side in (None, "", wire["side"]) and kind in (None, "", wire["type"]):
             items.append(wire)
             reached = number(rows[index])
             if len(items) == limit:

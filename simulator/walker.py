@@ -43,28 +43,43 @@ class PathWalker:
         self._rising: list[Entry] = []  # fires when the price rises to it
         self._falling: list[Entry] = []  # fires when it falls to it; ticks negated
         self._expiries: list[tuple[int, int, Order]] = []
+        self._pauses: list[tuple[int, int, Order]] = []
 
     def add(self, waiting: Waiting) -> None:
         """Wait for ``waiting``'s price from where the walk is now."""
+        if isinstance(waiting, Order):
+            self.expire(waiting)
+        self._wait(waiting)
+
+    def expire(self, order: Order) -> None:
+        """Mind ``order``'s expiry, if it has one."""
+        if order.expires_at_ms is not None:
+            heapq.heappush(self._expiries, (order.expires_at_ms, next(_sequence), order))
+
+    def _wait(self, waiting: Waiting) -> None:
         tick = self.listing.rules.price_increment
         if isinstance(waiting, StopOrder):
             rising, ticks = waiting.fires_rising, int(waiting.stop_price / tick)
         else:
             assert waiting.request.price is not None
             rising, ticks = waiting.request.side is Side.SELL, int(waiting.request.price / tick)
-            if waiting.expires_at_ms is not None:
-                heapq.heappush(self._expiries, (waiting.expires_at_ms, next(_sequence), waiting))
         if rising:
             heapq.heappush(self._rising, (ticks, next(_sequence), waiting))
         else:
             heapq.heappush(self._falling, (-ticks, next(_sequence), waiting))
+
+    def add_at(self, at_ms: int, order: Order) -> None:
+        """Wait for ``order``'s price from ``at_ms`` on."""
+        heapq.heappush(self._pauses, (at_ms, next(_sequence), order))
 
     @property
     def is_waiting(self) -> bool:
         """Whether anything waits; finished orders at the top are forgotten on the way."""
         _drop_finished(self._rising)
         _drop_finished(self._falling)
-        return bool(self._rising or self._falling)
+        while self._pauses and not self._pauses[0][2].is_active:
+            heapq.heappop(self._pauses)
+        return bool(self._rising or self._falling or self._pauses)
 
     def remeasure(self) -> None:
         """Take over prices in ticks of another size; only when nothing waits."""
@@ -74,15 +89,23 @@ class PathWalker:
     def advance(self, to_ms: int) -> None:
         """Walk on to ``to_ms``."""
         while True:
-            while self._expiries and self._expiries[0][0] <= to_ms:
-                expires_at, _, order = heapq.heappop(self._expiries)
+            while (due := self._next_due(to_ms)) is not None:
+                at_ms, _, order = heapq.heappop(due)
                 if order.is_active:
-                    self._walk(max(expires_at, self.cursor_ms))
-                    if order.is_active:
+                    self._walk(max(at_ms, self.cursor_ms))
+                    if order.is_active and due is self._expiries:
                         self._expire(order, self.cursor_ms)
+                    elif order.is_active:
+                        self._wait(order)
+                        self._leg(self.cursor_ms, self.ticks)  # its price may be met where the walk is
             if self.cursor_ms >= to_ms:
                 return
             self._walk(to_ms)
+
+    def _next_due(self, to_ms: int) -> list[tuple[int, int, Order]] | None:
+        """The timers of which the first is due next, by ``to_ms``."""
+        heaps = [heap for heap in (self._expiries, self._pauses) if heap and heap[0][0] <= to_ms]
+        return min(heaps, key=lambda heap: heap[0][0]) if heaps else None
 
     def look(self) -> None:
         """Meet a price that was set by hand at the moment where the walk is."""

@@ -15,8 +15,9 @@ from aiohttp import web
 
 from simulator.app import Server
 from simulator.clock import MarketClock
-from simulator.exchange import DuplicatePolicy, Exchange
+from simulator.exchange import Exchange
 from simulator.market import Market
+from simulator.settings import DuplicatePolicy, Settings
 
 START_MS = 1_714_560_000_000  # 2024-05-01 10:40:00 UTC, a whole minute
 KEY, SECRET, PASSPHRASE = "key-of-alice", "canary-secret-of-alice", "canary-passphrase-of-alice"
@@ -31,7 +32,7 @@ def made_exchange(
     )
     for symbol in symbols or ("BTC-USDT", "ETH-USDT"):
         market.add(symbol)
-    return Exchange(market, MarketClock(START_MS, 0), duplicates)
+    return Exchange(market, MarketClock(START_MS, 0), Settings(duplicates=duplicates))
 
 
 class Simulator:

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.market import ZERO, Side
+from simulator.accounts import account_set
 from simulator.clock import wall_ms
-from simulator.control import account_set
-from simulator.exchange import Exchange, Refused
+from simulator.exchange import Exchange
 from simulator.market import DEPTH_LEVELS
 from simulator.orders import Order, OrderRequest
 from simulator.prices import MINUTE_MS
+from simulator.refusals import Refused
 from tests.simulator.conftest import START_MS, made_exchange
 
 ACCOUNTS = ("alice", "bob")

@@ -198,3 +198,71 @@ def test_the_others_are_served_while_one_request_hangs(alice: ccxt.kucoin, simul
     assert time.monotonic() - started < 1
     stuck.join()
     assert placed(simulator) == ["free"]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("kind", ["html", "empty", "truncated"])
+def test_an_answer_that_is_none_leaves_a_client_without_an_order_id(
+    alice: ccxt.kucoin, simulator: Simulator, kind: str, when: str
+) -> None:
+    simulator.control("faults", method="POST", path=ORDERS, kind=kind, when=when)
+
+    order = buy(alice)
+
+    assert order["id"] is None
+    assert placed(simulator) == (["f-1"] if when == "after" else [])
+
+
+def test_a_truncated_answer_is_the_first_half_of_the_true_one(simulator: Simulator) -> None:
+    whole = requests.get(f"{simulator.url}/api/v2/symbols", timeout=5).text
+    simulator.control("faults", path="/api/v2/symbols", kind="truncated", when="after")
+
+    half = requests.get(f"{simulator.url}/api/v2/symbols", timeout=5).text
+
+    assert half == whole[: len(whole) // 2]
+
+
+def test_an_html_page_may_come_with_any_status(alice: ccxt.kucoin, simulator: Simulator) -> None:
+    simulator.control("faults", method="POST", path=ORDERS, kind="html", status=403)
+
+    with pytest.raises(ccxt.ExchangeNotAvailable):
+        buy(alice)
+
+    assert placed(simulator) == []
+
+
+def test_a_fault_may_let_some_requests_pass_first(alice: ccxt.kucoin, simulator: Simulator) -> None:
+    simulator.control("faults", method="POST", path=ORDERS, kind="drop", skip=2, count=1)
+
+    outcomes = []
+    for number in range(4):
+        try:
+            outcomes.append(buy(alice, f"f-{number}")["clientOrderId"])
+        except ccxt.NetworkError:
+            outcomes.append("dropped")
+
+    assert outcomes == ["f-0", "f-1", "dropped", "f-3"]
+
+
+def test_a_fault_by_chance_hits_about_its_share(simulator: Simulator) -> None:
+    simulator.control("faults", path="/api/v1/timestamp", kind="code", chance=0.3, count=None)
+
+    codes = [simulator.get("/api/v1/timestamp")["code"] for _ in range(100)]
+
+    assert 15 <= codes.count("500000") <= 45
+    assert set(codes) == {"200000", "500000"}
+
+
+def test_a_fault_may_be_meant_for_one_account_or_one_order(alice: ccxt.kucoin, simulator: Simulator) -> None:
+    simulator.open_account("key-of-bob", USDT="10000")
+    bob = simulator.client("key-of-bob")
+    simulator.control("faults", apiKey="key-of-bob", path=ORDERS, kind="drop", when="after")
+    simulator.control("faults", clientOid="f-9", kind="drop", when="before")
+
+    buy(alice, "f-1")
+    with pytest.raises(ccxt.NetworkError):
+        buy(bob, "f-2")
+    with pytest.raises(ccxt.NetworkError):
+        buy(alice, "f-9")
+
+    assert placed(simulator) == ["f-1", "f-2"]

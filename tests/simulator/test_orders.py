@@ -9,7 +9,7 @@ from typing import Any
 import ccxt
 import pytest
 
-from simulator.exchange import DuplicatePolicy
+from simulator.settings import DuplicatePolicy
 from tests.simulator.conftest import KEY, START_MS, Simulator, made_exchange
 
 MINUTE_MS = 60_000

@@ -406,7 +406,7 @@ def test_a_pinned_price_holds_until_it_is_let_go(simulator: Simulator) -> None:
 def test_ccxt_lists_the_markets_with_their_rules(alice: ccxt.kucoin) -> None:
     market = alice.market("BTC/USDT")
 
-    assert sorted(alice.markets) == ["BTC/USDT", "ETH/USDT"]
+    assert sorted(alice.markets) == ["BTC/USDT", "BTC/USDT:USDT", "ETH/USDT", "ETH/USDT:USDT"]
     assert market["active"] is True
     assert (market["precision"]["price"], market["precision"]["amount"]) == (0.1, 1e-8)
     assert (market["limits"]["amount"]["min"], market["limits"]["cost"]["min"]) == (0.00001, 0.1)

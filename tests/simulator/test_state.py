@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -17,12 +19,21 @@ from typing import Any
 import ccxt
 import pytest
 import requests
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from domain.market import Side
 from simulator import state as state_module
-from simulator.control import account_set
+from simulator.accounts import account_set
 from simulator.exchange import Exchange
+from simulator.oracle import oracle
+from simulator.refusals import Refused
 from simulator.state import StateFile, StateUnusable
 from tests.simulator.conftest import KEY, PASSPHRASE, SECRET, START_MS, Simulator, made_exchange
+from tests.simulator.test_books import actions as spot_actions
+from tests.simulator.test_books import opened, perform
+from tests.simulator.test_futures import act
+from tests.simulator.test_futures import action as futures_action
 
 ROOT = Path(__file__).parents[2]
 MADE_OF = {"--seed": "7"}
@@ -90,7 +101,7 @@ def kept(path: Path, exchange: Exchange | None = None) -> Exchange:
 
 def closed(exchange: Exchange) -> None:
     """Let go of the file, as the end of a process does."""
-    keeper = exchange.keep.__self__  # type: ignore[attr-defined]
+    keeper = exchange.listeners[0].__self__  # type: ignore[attr-defined]
     keeper.close()
 
 
@@ -250,10 +261,10 @@ def test_a_last_line_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
     file = tmp_path / "simulator.state"
     exchange = kept(file)
     account_set(exchange, {"apiKey": KEY, "secret": SECRET, "passphrase": PASSPHRASE, "balances": {"USDT": "10"}})
-    exchange.keep()
+    exchange.end_step()
     whole = file.read_bytes()
     account_set(exchange, {"apiKey": KEY, "secret": SECRET, "passphrase": PASSPHRASE, "balances": {"USDT": "11"}})
-    exchange.keep()
+    exchange.end_step()
     closed(exchange)
     file.write_bytes(file.read_bytes()[:-20])
 
@@ -304,7 +315,7 @@ def test_a_long_file_is_shorter_after_a_start_and_says_the_same(
     with Simulator(kept(file)) as second:
         after_reading = books_of(second)
 
-    assert (length, rewritten) == (53, 17)
+    assert (length, rewritten) == (53, 19)
     assert after_rewriting == books
     assert after_reading == books
 
@@ -334,11 +345,12 @@ def test_a_file_begun_with_other_options_is_refused(start: Start, tmp_path: Path
 @pytest.mark.parametrize(
     ("content", "wanted"),
     [
-        (b"[]\n", "wanted a simulator's state of format 1"),
-        (b'{"some": "thing else"}\n', "wanted a simulator's state of format 1"),
+        (b"[]\n", "wanted a simulator's state of format 2"),
+        (b'{"some": "thing else"}\n', "wanted a simulator's state of format 2"),
         (b"not JSON\n", "damaged in line 1"),
-        (b"a letter without an end", "wanted a simulator's state of format 1"),
-        (b'{"r3edge_simulator_state": 1, "start_ms": 1714560000000, "id_prefix": "a", "made_of": {}}\n'
+        (b"a letter without an end", "wanted a simulator's state of format 2"),
+        (b'{"r3edge_simulator_state": 2, "start_ms": 1714560000000, "id_prefix": "a", "futures_id_prefix": "b",'
+         b' "made_of": {}}\n'
          b'[1714560000000, ["fill", 1]]\n', "is damaged"),
     ],
 )  # fmt: skip
@@ -371,3 +383,111 @@ def test_reads_write_nothing(tmp_path: Path) -> None:
 
         assert file.stat().st_size == before
     assert json.loads(file.read_bytes().splitlines()[0])["start_ms"] == START_MS
+
+
+def test_futures_streams_of_settings_and_everything_else_survive_too(start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "simulator.state"
+    before = start("--state", file, "--speed", "0", "--symbols", "BTC-USDT,ETH-USDT,KCS-USDT")
+    before.control(
+        "accounts", apiKey=KEY, secret=SECRET, passphrase=PASSPHRASE, futures={"USDT": "1000"}, payFeesInKcs=True,
+        balances={"USDT": "1000", "KCS": "5"},
+    )  # fmt: skip
+    before.pin("60000")
+    before.control("symbols", symbol="XBTUSDTM", fundingRate="0.0005", maxLeverage=50)
+    before.control("symbols", symbol="ETH-USDT", isDelisted=True)
+    before.control("market/BTC-USDT/depth", quote="7000")
+    now_ms = before.get("/_sim/clock")["now_ms"]
+    before.control("market/BTC-USDT/gap", **{"from": now_ms - 600_000, "to": now_ms - 300_000})
+    client = before.client()
+    client.load_markets()
+    leverage = {"leverage": 10}
+    client.create_order("BTC/USDT:USDT", "market", "buy", 10, None, leverage)
+    client.create_order("BTC/USDT:USDT", "limit", "buy", 1, 50_000, leverage)
+    client.create_order("BTC/USDT:USDT", "market", "sell", 5, None, {**leverage, "stopLossPrice": 58_000})
+    client.create_order("BTC/USDT", "market", "buy", 0.001, params={"clientOid": "kcs"})
+    before.control("clock", advance_s=86_400)
+    before.control("settings", readLagMs=3, fillRatio="0.5", keepFilledS=7)
+    oracle, settings = before.oracle(), before.get("/_sim/settings")
+    shown = before.get("/_futures/api/v1/contracts/active"), before.get("/api/v1/market/allTickers")
+    candles = before.get("/api/v1/market/candles", symbol="BTC-USDT", type="1min")
+    before.kill()
+
+    after = start("--state", file, "--speed", "0", "--symbols", "BTC-USDT,ETH-USDT,KCS-USDT")
+
+    again = after.oracle()
+    assert again["futures"] == oracle["futures"]
+    assert [again[name] for name in ("orders", "fills", "balances")] == [
+        oracle[name] for name in ("orders", "fills", "balances")
+    ]
+    assert len(oracle["futures"]["funding"]) == 3
+    assert oracle["fills"][-1]["feeCurrency"] == "KCS"
+    assert after.get("/_sim/settings") == settings
+    assert (after.get("/_futures/api/v1/contracts/active"), after.get("/api/v1/market/allTickers")) == shown
+    assert after.get("/api/v1/market/candles", symbol="BTC-USDT", type="1min") == candles
+    after.control("settings", readLagMs=0, fillRatio="1")
+    after.pin("57000")
+    after.pin("50000")
+    [position] = after.oracle()["futures"]["positions"]
+    assert position["currentQty"] == 1  # of ten, five stopped out and five liquidated; and one bought at 50,000
+    assert [order["remark"] for order in after.oracle()["futures"]["orders"]] == [None, None, None, "liquidation"]
+
+
+def test_a_cancel_that_was_accepted_is_carried_out_after_a_kill(start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "simulator.state"
+    before = start("--state", file, "--speed", "0")
+    before.open_account(USDT="10000")
+    before.pin("60000")
+    before.control("settings", cancelDelayMs=400)
+    client = before.client()
+    client.create_order("BTC/USDT", "limit", "buy", 0.01, 59_000, {"clientOid": "going"})
+    client.private_post_hf_orders_dead_cancel_all({"timeout": 60, "symbols": "BTC-USDT"})
+    client.cancel_order(None, "BTC/USDT", {"clientOid": "going"})
+    before.kill()
+
+    after = start("--state", file, "--speed", "0")
+    time.sleep(0.5)
+
+    [order] = after.oracle()["orders"]
+    assert order["status"] == "canceled"
+    assert after.client().private_get_hf_orders_dead_cancel_all_query()["data"]["symbols"] == "BTC-USDT"
+
+
+spot_steps = st.tuples(st.sampled_from(["alice", "bob"]), st.sampled_from(Side), spot_actions)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    story=st.lists(st.one_of(spot_steps, futures_action), max_size=30),
+    fill_ratio=st.sampled_from(["1", "0.3"]),
+    later_s=st.integers(1, 200_000),
+)
+def test_a_file_that_is_read_back_is_the_exchange_and_goes_on_as_it_would(
+    story: list[Any], fill_ratio: str, later_s: int
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "simulator.state"
+        exchange = kept(file)
+        exchange.settings.change({"fillRatio": fill_ratio})
+        opened(exchange, USDT="100000", BTC="2")
+        account_set(exchange, {"apiKey": "alice", "futures": {"USDT": "5000"}})
+        futures = exchange.futures.books.account_of(exchange.books.accounts["alice"])
+        exchange.end_step()
+        for step in story:
+            if len(step) == 3:
+                perform(exchange, *step)
+            else:
+                with contextlib.suppress(Refused):
+                    act(exchange, futures, *step)
+            exchange.advance()
+            exchange.end_step()
+        now_ms, before = exchange.clock.now_ms(), oracle(exchange, [], {})
+        closed(exchange)
+
+        again = kept(file)
+        as_read = oracle(again, [], {})
+        closed(again)
+        for one in (exchange, again):
+            one.clock.jump_to(now_ms + later_s * 1000)
+
+        assert as_read == before
+        assert oracle(again, [], {}) == oracle(exchange, [], {})
