@@ -50,7 +50,9 @@ class Workers:
             "R3EDGE_RUN_DIR": str(self.run_dir), "R3EDGE_PROCESS_NAME": name, **env,
         }  # fmt: skip
         log = (self.run_dir / f"{name}.log").open("ab")
-        self.processes[name] = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        self.processes[name] = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
 
     def start_worker(self, name: str, queues: tuple[str, ...] | None = None, **env: str) -> None:
         """One worker of the supervisor's table, or one for ``queues`` only."""
@@ -63,10 +65,11 @@ class Workers:
     def wait_ready(self, *names: str) -> None:
         for name in names:
             process = self.processes[name]
-            wait_until(
-                lambda name=name, process=process: ready.is_marked(self.run_dir, name, process.pid) or process.poll() is not None,
-                f"{name} ready\n{self.log(name)}", START_LIMIT_SECONDS,
-            )  # fmt: skip
+
+            def is_decided(name: str = name, process: subprocess.Popen[bytes] = process) -> bool:
+                return ready.is_marked(self.run_dir, name, process.pid) or process.poll() is not None
+
+            wait_until(is_decided, f"{name} ready\n{self.log(name)}", START_LIMIT_SECONDS)
             assert process.poll() is None, self.log(name)
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:

@@ -49,7 +49,7 @@ OUTLIVED_SECONDS = 31
 ROUND_TRIPS = 3
 
 # Which rows an argument of a task speaks of.
-NAMED = {
+NAMED: dict[str, type[models.Model]] = {
     "account_ids": Account, "exchange_ids": Exchange, "feed_ids": Feed, "order_ids": Order, "session_ids": TradingSession,
     "signal_ids": Signal,
 }  # fmt: skip
@@ -62,7 +62,7 @@ def bells_of_everything() -> Iterator[tuple[str, str, list[int]]]:
         arguments = list(inspect.signature(task.run).parameters) if name.split(".")[0] in QUEUES else []
         if arguments:
             [argument] = arguments
-            yield name, argument, list(NAMED[argument].objects.order_by("pk").values_list("pk", flat=True))
+            yield name, argument, list(NAMED[argument]._default_manager.order_by("pk").values_list("pk", flat=True))
 
 
 def ring_everything() -> None:
@@ -241,7 +241,7 @@ def assert_fills_match(venue: Venue) -> None:
 def assert_balances_match(venue: Venue) -> None:
     realized = sum((position.realized_pnl for position in Position.objects.all()), Decimal(0))
     assert 10000 + realized == venue.balance("USDT")
-    assert (venue.balance("BTC"), venue.balance("ETH")) == (0, 0)
+    assert [venue.balance(base) for base in ("BTC", "ETH")] == [0, 0]
     assert set(Position.objects.values_list("status", flat=True)) <= {"CLOSED", "ABANDONED"}
 
 
