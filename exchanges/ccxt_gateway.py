@@ -23,12 +23,15 @@ from exchanges.gateway import (
     CandleReport,
     ExchangeUnavailable,
     FillReport,
+    KeyRights,
     MarketReport,
     OrderOutcomeUnknown,
     OrderRejected,
     OrderReport,
     OrderTicket,
     QuoteReport,
+    StatusReport,
+    VenueStatus,
 )
 
 HTTP_TIMEOUT_MS = 10_000
@@ -234,6 +237,63 @@ class CcxtGateway:
         except _NotFound:
             return None
 
+    def order_get(self, symbol: str, exchange_order_id: str) -> OrderReport | None:
+        try:
+            with self._reading():
+                order = self._venue.fetch_order(exchange_order_id, symbol)
+                return _order_report(order, str(order.get("clientOrderId") or ""))
+        except _NotFound:
+            return None
+
+    def orders_open(self, symbol: str) -> list[OrderReport]:
+        with self._reading():
+            rows = self._venue.fetch_open_orders(symbol)
+            return [_order_report(row, str(row.get("clientOrderId") or "")) for row in rows]
+
+    def orders_done(self, symbol: str, since: datetime) -> list[OrderReport]:
+        with self._reading():
+            rows = self._paged(self._venue.fetch_closed_orders, symbol, since)
+            return [_order_report(row, str(row.get("clientOrderId") or "")) for row in rows]
+
+    def symbols_open(self) -> list[str] | None:
+        with self._reading():
+            answer = self._venue.privateGetHfOrdersActiveSymbols()
+            return [self._venue.safe_symbol(row) for row in answer["data"]["symbols"]]
+
+    def fills_since(self, symbol: str, since: datetime) -> list[FillReport]:
+        with self._reading():
+            rows = self._paged(self._venue.fetch_my_trades, symbol, since)
+            return [_fill_report(row, symbol, str(row["order"])) for row in rows]
+
+    def status(self) -> StatusReport:
+        with self._reading():
+            answer = self._venue.fetch_status()["info"]["data"]
+        known = {"open": VenueStatus.OPEN, "cancelonly": VenueStatus.CANCEL_ONLY}
+        return StatusReport(known.get(answer["status"], VenueStatus.CLOSED), str(answer.get("msg") or ""))
+
+    def key_rights(self) -> KeyRights:
+        with self._reading():
+            answer = self._venue.privateGetUserApiKey()["data"]
+        rights = {right.strip() for right in str(answer.get("permission") or "").split(",")}
+        return KeyRights("Spot" in rights, "Transfer" in rights, bool(answer.get("ipWhitelist")))
+
+    def _paged(self, fetch: Callable[..., Any], symbol: str, since: datetime) -> list[dict[str, Any]]:
+        """Every row from ``since`` on, oldest first: windows of a week, each read page by page from its end."""
+        rows: dict[str, dict[str, Any]] = {}
+        start, week = int(since.timestamp() * 1000), 7 * 86_400_000
+        now = self._venue.fetch_time()
+        while start <= now:
+            params: dict[str, Any] = {"limit": self._traits.fills_page, "endAt": min(start + week, now + 60_000)}
+            while True:
+                page = fetch(symbol, start, None, params)
+                is_last = len(page) < self._traits.fills_page or all(str(row["id"]) in rows for row in page)
+                rows |= {str(row["id"]): row for row in page}
+                if is_last:
+                    break
+                params = {**params, "lastId": self._venue.last_json_response["data"]["lastId"]}
+            start += week
+        return sorted(rows.values(), key=lambda row: int(row["timestamp"]))
+
     def order_cancel(self, symbol: str, exchange_order_id: str) -> None:
         try:
             with self._reading():
@@ -347,6 +407,9 @@ def _order_report(row: dict[str, Any], client_order_id: str) -> OrderReport:
         filled_quote=to_decimal(row.get("cost") or 0),
         is_open=row["status"] == "open",
         is_canceled=row["status"] in {"canceled", "cancelled", "expired", "rejected"},
+        order_type=OrderType.LIMIT if row.get("type") == "limit" else OrderType.MARKET,
+        price=_decimal_or_none(row.get("price")) if row.get("type") == "limit" else None,
+        created_at=None if row.get("timestamp") is None else _time(row["timestamp"]),
     )
 
 

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
+from enum import StrEnum
 from typing import Any, Protocol
 
 from domain.market import MarketRules, OrderType, Side
 
 
 class ExchangeUnavailable(Exception):
-    """Nothing happened: a read failed, or a request was refused before it was looked at. Ask again later."""
+    """Nothing happened: a read failed, or a request was refused before it was looked at. Ask again later, and not before
+    ``retry_after`` where the venue, or our own rate budget, says so."""
 
-    def __init__(self, message: str, *, is_refused_key: bool = False) -> None:
+    def __init__(self, message: str, *, is_refused_key: bool = False, retry_after: timedelta | None = None) -> None:
         super().__init__(message)
         # The venue does not accept our keys: asking again changes nothing until the trader acts.
         self.is_refused_key = is_refused_key
+        self.retry_after = retry_after
 
 
 class OrderRejected(Exception):
@@ -51,11 +54,14 @@ class OrderTicket:
     window_ms: int
     price: Decimal | None = None
     stop_price: Decimal | None = None
+    # An exit goes before everything else when the rate budget is short.
+    is_exit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class OrderReport:
-    """What the venue says of an order. ``is_open`` is whether it can still trade."""
+    """What the venue says of an order. ``is_open`` is whether it can still trade; ``client_order_id`` is whatever its
+    sender gave it, empty for an order made by hand; ``created_at`` is by the venue's clock."""
 
     exchange_order_id: str
     client_order_id: str
@@ -66,6 +72,9 @@ class OrderReport:
     filled_quote: Decimal
     is_open: bool
     is_canceled: bool
+    order_type: OrderType = OrderType.MARKET
+    price: Decimal | None = None
+    created_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +129,42 @@ class CandleReport:
     volume: Decimal
 
 
+class VenueStatus(StrEnum):
+    """Whether a venue takes orders now."""
+
+    OPEN = "OPEN"
+    CANCEL_ONLY = "CANCEL_ONLY"
+    CLOSED = "CLOSED"
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReport:
+    status: VenueStatus
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRights:
+    """What an account's keys may do; None where the venue does not say."""
+
+    can_trade: bool | None
+    can_withdraw: bool | None
+    is_bound_to_addresses: bool | None
+
+
 class Gateway(Protocol):
     """A venue, as seen by one account (or by nobody, for public data)."""
 
     def time(self) -> datetime:
         """The venue's clock. Raises ExchangeUnavailable."""
+        ...
+
+    def status(self) -> StatusReport:
+        """Whether the venue takes orders now; OPEN where it has no such answer. Raises ExchangeUnavailable."""
+        ...
+
+    def key_rights(self) -> KeyRights:
+        """What the account's keys may do. Raises ExchangeUnavailable."""
         ...
 
     def markets(self) -> list[MarketReport]:
@@ -152,6 +192,29 @@ class Gateway(Protocol):
     def order_find(self, symbol: str, client_order_id: str) -> OrderReport | None:
         """Look up by our id; None when the venue says it does not know it (which alone proves nothing).
         Raises ExchangeUnavailable."""
+        ...
+
+    def order_get(self, symbol: str, exchange_order_id: str) -> OrderReport | None:
+        """Look up by the venue's id, whoever made the order; None as for ``order_find``. Raises ExchangeUnavailable."""
+        ...
+
+    def orders_open(self, symbol: str) -> list[OrderReport]:
+        """Every order of the account that can still trade on ``symbol``, whoever made it. Raises ExchangeUnavailable."""
+        ...
+
+    def orders_done(self, symbol: str, since: datetime) -> list[OrderReport]:
+        """Every order of the account on ``symbol`` that was made at or after ``since`` (the venue's time) and is done,
+        oldest first, as far back as the venue still shows them. Raises ExchangeUnavailable."""
+        ...
+
+    def symbols_open(self) -> list[str] | None:
+        """The symbols on which the account has open orders; None where the venue cannot tell. Raises
+        ExchangeUnavailable."""
+        ...
+
+    def fills_since(self, symbol: str, since: datetime) -> list[FillReport]:
+        """Every execution of the account on ``symbol`` at or after ``since`` (the venue's time), oldest first, whoever
+        made its order, all pages of it. Raises ExchangeUnavailable."""
         ...
 
     def order_cancel(self, symbol: str, exchange_order_id: str) -> None:

@@ -10,6 +10,7 @@ from django.db import models
 
 from domain.market import MarketRules
 from exchanges.credentials import CredentialsField
+from exchanges.gateway import VenueStatus
 from pipeline.fields import ExactField
 
 
@@ -29,6 +30,18 @@ class Exchange(models.Model):
     )
     clock_anchor_at = models.DateTimeField(null=True, editable=False, help_text="Our time when its clock was read.")
     clock_venue_at = models.DateTimeField(null=True, editable=False, help_text="Its time at that moment.")
+    status = models.CharField(
+        max_length=11,
+        choices=[(status.value, status.value) for status in VenueStatus],
+        default=VenueStatus.OPEN,
+        editable=False,
+        help_text="What the venue says of itself: whether it takes orders now.",
+    )
+    status_message = models.CharField(max_length=200, blank=True, editable=False)
+    status_read_at = models.DateTimeField(null=True, editable=False)
+    stream_seen_at = models.DateTimeField(
+        null=True, editable=False, help_text="When its stream was last known to be alive; empty: polled only."
+    )
     markets_synced_at = models.DateTimeField(null=True, editable=False)
 
     def __str__(self) -> str:
@@ -58,6 +71,10 @@ class Account(models.Model):
     currency = models.CharField(max_length=16, default="USDT", help_text="What equity and limits are counted in.")
     credentials = CredentialsField(editable=True)
     key_hint = models.CharField(max_length=8, blank=True, editable=False)
+    keys_checked_at = models.DateTimeField(
+        null=True, editable=False, help_text="When the venue last said what the keys may do."
+    )
+    is_paper = models.BooleanField(default=False, help_text="Virtual money on the venue's real prices; needs no keys.")
     status = models.CharField(max_length=8, choices=Status.choices, default=Status.ACTIVE, editable=False)
     status_reason = models.CharField(max_length=200, blank=True, editable=False)
     balances_synced_at = models.DateTimeField(null=True, editable=False)

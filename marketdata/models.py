@@ -23,6 +23,7 @@ class Feed(models.Model):
     last_open_at = models.DateTimeField(null=True)
     misses = models.PositiveIntegerField(default=0)
     last_error = models.CharField(max_length=200, blank=True)
+    stale_since = models.DateTimeField(null=True, help_text="Set while it is needed and its candles do not come.")
 
     class Meta:
         constraints = [

@@ -34,7 +34,8 @@ from exchanges.gateway import (
 from exchanges.models import Account
 from exchanges.services import account_pause, gateway_for
 from orders.models import Fill, Order
-from pipeline.claims import GuardedQuerySet, crashpoint
+from pipeline.claims import GuardedQuerySet
+from pipeline.crashpoints import crashpoint
 from pipeline.models import Event
 from pipeline.topics import Note, Topic, publish, publish_all, ring
 
@@ -115,6 +116,7 @@ def order_submit(order_id: int) -> str | None:
         exchange_order_id=exchange_order_id,
         opened_at=timezone.now(),
     )
+    crashpoint("order.settled")
     if status == S.OPENED and order.order_type == OrderType.MARKET:
         return _ask_venue(order)
     return status
@@ -251,6 +253,7 @@ def _ticket(order: Order) -> OrderTicket:
         window_ms=int(WINDOW.total_seconds() * 1000),
         price=order.price,
         stop_price=order.stop_price,
+        is_exit=order.is_exit,
     )
 
 
@@ -359,6 +362,7 @@ def _found(order: Order, report: OrderReport, fills: Sequence[FillReport]) -> st
                 opened_at=timezone.now(),
             )
         new = _record_fills(totals, fills)
+        crashpoint("fills.recorded")
         is_complete = totals.filled >= report.filled
         if new:
             publish(

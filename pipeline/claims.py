@@ -13,8 +13,6 @@ Several rows of one kind are locked in the order of their ids. No network call i
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -51,12 +49,3 @@ class Guarded(models.Model):
 
     class Meta:
         abstract = True
-
-
-def crashpoint(name: str) -> None:
-    """Die here, as by SIGKILL, when the environment asks for it (``R3EDGE_CRASH_AT=name``).
-
-    Recovery from a crash at the worst moment is a promise; this is how a test reaches that moment in the real program.
-    """
-    if os.environ.get("R3EDGE_CRASH_AT") == name:
-        os.kill(os.getpid(), signal.SIGKILL)

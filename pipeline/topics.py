@@ -19,6 +19,7 @@ from django.db import connection, transaction
 from kombu.exceptions import OperationalError
 
 from pipeline import listeners
+from pipeline.crashpoints import crashpoint
 
 logger = logging.getLogger(__name__)
 
@@ -153,6 +154,7 @@ def ring(task: str, *, batch: int = 200, **ids: Iterable[int]) -> bool:
 
 
 def _announce(topic: Topic, notes: Sequence[Note], wakes: bool) -> None:
+    crashpoint("bells.before")
     route = TOPICS[topic]
     for bell in route.wakes if wakes else ():
         id_name = bell.argument.removesuffix("s")

@@ -27,6 +27,7 @@ from domain.tracking import Action, SessionView, decide
 from exchanges.models import Market, Quote
 from orders.models import Fill, Order
 from orders.services import orders_announce, orders_cancel
+from pipeline.crashpoints import crashpoint
 from pipeline.topics import Note, Topic, publish, publish_all
 from positions.models import FOLDED_FIELDS, LIVE_POSITIONS, Intent, Position, PositionStatus
 from sessions.models import TRACKED_STATUSES, SessionStatus, TradingSession
@@ -208,6 +209,7 @@ def _track(session_ids: Sequence[int]) -> None:
         sessions_note_exposure((one.session for one in facts if one.position is not None), True)
         sessions_note_exposure((one.session for one in facts if one.position is None), False)
         _write(wishes)
+        crashpoint("sessions.before_commit")
 
 
 def _gather(session_ids: Sequence[int]) -> list[_Facts]:

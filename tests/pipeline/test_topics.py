@@ -189,6 +189,6 @@ def test_a_sweep_after_an_outage_rings_for_a_bounded_number(bells: Bells) -> Non
 
 @pytest.mark.parametrize(("asked", "code"), [("here", -signal.SIGKILL), ("elsewhere", 0)])
 def test_a_crashpoint_kills_only_the_process_that_was_asked_to_die_there(asked: str, code: int) -> None:
-    done = in_a_process("from pipeline.claims import crashpoint; crashpoint('here')", R3EDGE_CRASH_AT=asked)
+    done = in_a_process("from pipeline.crashpoints import crashpoint; crashpoint('here')", R3EDGE_CRASH_AT=asked)
 
     assert done.returncode == code
