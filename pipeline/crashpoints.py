@@ -1,4 +1,4 @@
-"""The named moments at which a process can be made to die, so that recovery from each of them is tested in the real program."""
+"""The named moments at which a process can be made to die, so that recovery from each is tested in the real program."""
 
 from __future__ import annotations
 
