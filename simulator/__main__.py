@@ -34,6 +34,7 @@ from simulator.state import StateFile, StateUnusable
 
 MATCH_EVERY_S = 0.05
 HISTORY_BEFORE_REPLAY_MINUTES = 1_440
+DEMO_ACCOUNT = {**dict.fromkeys(("apiKey", "secret", "passphrase"), "demo"), "balances": {"USDT": "10000"}}
 
 log = logging.getLogger("simulator")
 
@@ -58,6 +59,7 @@ class Options:
     accounts: Path | None
     control_token: str | None
     state: Path | None = None
+    has_demo_account: bool = False
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -91,6 +93,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--volatility", default="0.001", help="standard deviation of a minute's return (0.001)")
     made.add_argument("--duplicates", default="active", help="client order id policy: active, always or never (active)")
     made.add_argument("--accounts", metavar="FILE", help="JSON list of accounts to open, as for POST /_sim/accounts")
+    made.add_argument("--demo-account", action="store_true", help="open an account of 10000 USDT whose key, secret and "
+                      "passphrase are the word demo")  # fmt: skip
     made.add_argument("--state", metavar="FILE", help="keep everything in FILE and go on from it when started again")
     made.add_argument("--control-token-env", metavar="NAME", help="environment variable that holds a token for /_sim")
     return made
@@ -126,6 +130,7 @@ def read_options(arguments: list[str]) -> Options:
         accounts=None if given.accounts is None else Path(given.accounts),
         control_token=_control_token(given.control_token_env),
         state=None if given.state is None else Path(given.state),
+        has_demo_account=given.demo_account,
     )
 
 
@@ -158,6 +163,8 @@ def build(options: Options) -> Exchange:
         log.info("%s state in %s", "new" if is_new else "going on from the", state.path)
     if options.accounts is not None and is_new:
         _open_accounts(exchange, options.accounts)
+    if options.has_demo_account and "demo" not in exchange.books.accounts:
+        account_set(exchange, DEMO_ACCOUNT)
     exchange.end_step()
     return exchange
 
