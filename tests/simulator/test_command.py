@@ -66,17 +66,15 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_plain_ccxt_trades_on_it_in_the_three_lines_of_the_readme(start: Start) -> None:
-    [lines] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    [lines] = re.findall(r"```python\nimport ccxt\n\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     running = start("--demo-account")
 
-    done = subprocess.run(
-        [sys.executable, "-c", lines.replace("http://127.0.0.1:8090", running.url)],
-        capture_output=True, text=True, timeout=30, check=False,
-    )  # fmt: skip
+    program = "import ccxt\n" + lines.replace("http://127.0.0.1:8090", running.url)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
 
     assert (len(lines.splitlines()), done.returncode, done.stderr) == (3, 0, "")
     [order] = requests.get(f"{running.url}/_sim/oracle", timeout=5).json()["orders"]
-    assert done.stdout.split() == [order["id"], "0.01"]
+    assert (done.stdout.strip(), order["dealSize"]) == (order["id"], "0.01")
 
 
 def test_help_explains_the_whole_thing() -> None:
