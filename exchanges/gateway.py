@@ -155,6 +155,12 @@ class KeyRights:
 class Gateway(Protocol):
     """A venue, as seen by one account (or by nobody, for public data)."""
 
+    @property
+    def refuses_late_requests(self) -> bool:
+        """Whether the venue refuses an order that reaches it after the ticket's window. Where it does not, an order that
+        is not found may still arrive, and "not placed" has to wait longer."""
+        ...
+
     def time(self) -> datetime:
         """The venue's clock. Raises ExchangeUnavailable."""
         ...

@@ -65,7 +65,7 @@ def test_a_trader_cannot_touch_an_exchange(alice: Api, method: str, path: str) -
             "name",
             'Enter a valid "slug" consisting of letters, numbers, underscores or hyphens.',
         ),
-        ({"name": "x", "ccxt_id": "mtgox"}, "ccxt_id", '"mtgox" is not a valid choice.'),
+        ({"name": "x", "ccxt_id": "mtgox"}, "ccxt_id", "wanted an exchange that ccxt speaks to, was 'mtgox'"),
         ({"name": "x", "base_url": "localhost"}, "base_url", "Enter a valid URL."),
         ({"name": "x", "clock_speed": -1}, "clock_speed", "Ensure this value is greater than or equal to 0.0."),
         ({"name": "x", "clock_speed": "fast"}, "clock_speed", "A valid number is required."),

@@ -11,9 +11,10 @@ import pytest
 import requests
 
 from domain.market import OrderType, Side
-from exchanges.ccxt_gateway import VENUES, CcxtGateway
+from exchanges.ccxt_gateway import CcxtGateway
 from exchanges.credentials import Credentials
 from exchanges.gateway import ExchangeUnavailable, OrderOutcomeUnknown, OrderRejected
+from exchanges.venues import VENUES
 from tests.exchanges.conftest import CREDENTIALS, START_AT, Desk, ticket
 from tests.simulator.conftest import KEY, SECRET
 
@@ -363,7 +364,7 @@ def test_every_page_of_fills_is_read(desk: Desk, monkeypatch: pytest.MonkeyPatch
 def test_a_venue_that_gives_the_same_page_again_does_not_keep_us_for_ever(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    same = dataclasses.replace(VENUES["kucoin"], fills_page=2, fills_before=lambda page: {})
+    same = dataclasses.replace(VENUES["kucoin"], fills_page=2, fills_next=lambda page: {})
     monkeypatch.setitem(VENUES, "kucoin", same)
     gateway = desk.opened()
     order_id = gateway.order_create(ticket(quantity=Decimal(10)))
