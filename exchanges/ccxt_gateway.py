@@ -82,6 +82,7 @@ class CcxtGateway:
         self._venue.set_markets([])
         self._is_sent = False
         self._asked_ms = 0
+        self._answer: Any = None
         self._fetch, self._venue.fetch = self._venue.fetch, self._fetch_answer
         self._is_elsewhere = bool(base_url)
         if base_url:
@@ -241,7 +242,7 @@ class CcxtGateway:
         fetch: Callable[..., list[Row]] = getattr(self._venue, call)
 
         def page(since_ms: int | None, params: dict[str, Any]) -> tuple[list[Row], Any]:
-            return fetch(symbol, since_ms, None, params), self._venue.last_json_response
+            return fetch(symbol, since_ms, None, params), self._answer
 
         # A real venue lives in our time, to the day; a simulator has to be asked for its own.
         now_ms = self._time_ms() if self._is_elsewhere else self._venue.milliseconds()
@@ -314,6 +315,7 @@ class CcxtGateway:
         answer = self._fetch(url, method, headers, body)
         if not self._traits.is_answer(answer):
             raise ccxt_load().BadResponse(f"wanted the venue's answer, was {str(answer)[:60]!r}")
+        self._answer = answer
         return answer
 
     def _forget_last(self) -> None:
