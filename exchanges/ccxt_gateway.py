@@ -330,14 +330,18 @@ class CcxtGateway:
         self._forget_last()
         try:
             yield
-        except errors.OrderNotFound as error:
-            raise _NotFound(_brief(error)) from error
         except errors.BaseError as error:
-            if self._codes() & self._traits.not_found:
+            if self._says_not_found(error):
                 raise _NotFound(_brief(error)) from error
             raise self._unavailable(error, is_refused_key=self._is_refused_key(error)) from error
         except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise ExchangeUnavailable(f"the venue's answer made no sense ({type(error).__name__})") from error
+
+    def _says_not_found(self, error: Exception) -> bool:
+        # ccxt's word counts where nobody has written down the venue's own.
+        if self._traits.not_found:
+            return bool(self._codes() & self._traits.not_found)
+        return isinstance(error, ccxt_load().OrderNotFound)
 
     def _create_failure(self, error: Exception) -> Exception:
         is_refused_key = self._is_refused_key(error)

@@ -51,7 +51,7 @@ class Venue:
     ``order_params`` gets the ticket and its sending time in the venue's clock; ``refuses_late_requests`` says that the
     venue judges by them when a request is too late. ``rejected`` and ``refused_key`` are codes (or code and message) after
     which the order certainly does not exist; ``not_looked_at`` are refusals after which the very same order may be sent
-    again; ``not_found`` say that there is no such order. All else is an unknown outcome. ``is_answer`` tells an answer of
+    again; all else is an unknown outcome. ``not_found`` say that there is no such order; without any, ccxt's word counts. ``is_answer`` tells an answer of
     the venue's from a proxy's page, which ccxt would read as "there is nothing". ``retry_headers`` name the headers that
     say when to ask again, and their unit. ``done_lists`` are the ccxt calls that together list every order that is done;
     without any, whatever the exchange has. ``fills_next`` asks for the next page of one order's fills, by the page before.
