@@ -17,6 +17,8 @@ from exchanges.gateway import KeyRights, OrderTicket, StatusReport, VenueStatus
 from exchanges.paging import Row, Walk, walk_both_ways, walk_by_cursor, walk_forward
 
 WEEK_MS = 7 * 86_400_000
+# Of what a venue says about its state.
+MOST_WORDS = 200
 
 
 def _unified_order_params(ticket: OrderTicket, sent_ms: int) -> dict[str, Any]:
@@ -33,7 +35,9 @@ def _unified_status(ccxt: Any) -> StatusReport:
         return StatusReport(VenueStatus.OPEN)
     answer = ccxt.fetch_status()
     is_open = answer["status"] == "ok"
-    return StatusReport(VenueStatus.OPEN if is_open else VenueStatus.CLOSED, "" if is_open else str(answer["status"]))
+    return StatusReport(
+        VenueStatus.OPEN if is_open else VenueStatus.CLOSED, "" if is_open else str(answer["status"])[:MOST_WORDS]
+    )
 
 
 def _unknown_rights(ccxt: Any) -> KeyRights:
@@ -51,10 +55,11 @@ class Venue:
     ``order_params`` gets the ticket and its sending time in the venue's clock; ``refuses_late_requests`` says that the
     venue judges by them when a request is too late. ``rejected`` and ``refused_key`` are codes (or code and message) after
     which the order certainly does not exist; ``not_looked_at`` are refusals after which the very same order may be sent
-    again; all else is an unknown outcome. ``not_found`` say that there is no such order; without any, ccxt's word counts. ``is_answer`` tells an answer of
-    the venue's from a proxy's page, which ccxt would read as "there is nothing". ``retry_headers`` name the headers that
-    say when to ask again, and their unit. ``done_lists`` are the ccxt calls that together list every order that is done;
-    without any, whatever the exchange has. ``fills_next`` asks for the next page of one order's fills, by the page before.
+    again; all else is an unknown outcome. ``not_found`` say that there is no such order; without any, ccxt's word counts.
+    ``is_answer`` tells an answer of the venue's from a proxy's page, which ccxt would read as "there is nothing".
+    ``retry_headers`` name the headers that say when to ask again, and their unit. ``done_lists`` are the ccxt calls that
+    together list every order that is done; without any, whatever the exchange has. ``history`` reads such a list, and
+    that of fills, whole. ``fills_next`` asks for the next page of one order's fills, by the page before.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -100,7 +105,7 @@ def _kucoin_fills_before(page: Sequence[Row]) -> dict[str, Any]:
 def _kucoin_status(ccxt: Any) -> StatusReport:
     answer = ccxt.fetch_status()["info"]["data"]
     known = {"open": VenueStatus.OPEN, "cancelonly": VenueStatus.CANCEL_ONLY, "close": VenueStatus.CLOSED}
-    return StatusReport(known[answer["status"]], str(answer.get("msg") or ""))
+    return StatusReport(known[answer["status"]], str(answer.get("msg") or "")[:MOST_WORDS])
 
 
 def _kucoin_key_rights(ccxt: Any) -> KeyRights:
