@@ -272,20 +272,28 @@ class CcxtGateway:
         return None
 
     def _rows_of_order(self, symbol: str, exchange_order_id: str) -> list[Row]:
-        if not self._venue.has.get("fetchOrderTrades"):
-            made_at = time_at(self._venue.fetch_order(exchange_order_id, symbol)["timestamp"])
-            fills = self._history("fetchMyTrades", symbol, made_at)
-            return [row for row in fills if str(row["order"]) == exchange_order_id]
+        rows = self._rows_by_order(symbol, exchange_order_id)
+        if rows is not None:
+            return rows
+        made_at = time_at(self._venue.fetch_order(exchange_order_id, symbol)["timestamp"])
+        fills = self._history("fetchMyTrades", symbol, made_at)
+        return [row for row in fills if str(row["order"]) == exchange_order_id]
+
+    def _rows_by_order(self, symbol: str, exchange_order_id: str) -> list[Row] | None:
+        """Page by page what the venue shows of this order alone; None where that may not be all of it."""
         size, following = self._traits.fills_page, self._traits.fills_next
-        params: dict[str, Any] = {"limit": size} if size else {}
         rows: dict[str, Row] = {}
-        while True:
+        params: dict[str, Any] = {"limit": size}
+        while following is not None:
             page = self._venue.fetch_order_trades(exchange_order_id, symbol, None, None, params)
             is_news = any(str(row["id"]) not in rows for row in page)
             rows |= {str(row["id"]): row for row in page}
-            if following is None or not is_news or len(page) < size:
+            if len(page) < size:
                 return list(rows.values())
+            if not is_news:
+                break
             params = {**params, **following(page)}
+        return None
 
     # -- talking to the venue -------------------------------------------------------------------------------------------
 

@@ -169,32 +169,20 @@ def test_done_orders_are_read_to_both_ends_and_open_ones_left_out() -> None:
     assert found[0].created_at == NOW
 
 
-def test_fills_of_an_order_and_since_a_time() -> None:
-    trade = {
-        "symbol": "BTCUSDT", "id": "f1", "orderId": "C02__1", "price": "40000", "qty": "0.01", "quoteQty": "400",
-        "commission": "0.4", "commissionAsset": "USDT", "time": NOW_MS, "isBuyer": True, "isMaker": False,
-    }  # fmt: skip
-    others = {**trade, "id": "f2", "orderId": "C02__2", "time": NOW_MS + 1}
-    _, gateway = opened({"GET /api/v3/myTrades": lambda one: [trade] if "orderId" in one.query else [trade, others]})
-
-    assert [fill.trade_id for fill in gateway.fills_since("BTC/USDT", NOW)] == ["f1", "f2"]
-    assert [fill.trade_id for fill in gateway.fills_since("BTC/USDT", NOW + timedelta(milliseconds=1))] == ["f2"]
-    [fill] = gateway.order_fills("BTC/USDT", "C02__1")
-    assert (fill.exchange_order_id, fill.fee, fill.fee_currency) == ("C02__1", Decimal("0.4"), "USDT")
-
-
-def test_where_fills_cannot_be_asked_for_by_order_they_are_picked_out_of_all_since_it_was_made() -> None:
+def test_fills_are_told_since_a_time_and_those_of_an_order_are_picked_out_of_all_since_it_was_made() -> None:
     trade = {
         "symbol": "BTCUSDT", "id": "f1", "orderId": "C02__1", "price": "40000", "qty": "0.01", "quoteQty": "400",
         "commission": "0.4", "commissionAsset": "USDT", "time": NOW_MS, "isBuyer": True, "isMaker": False,
     }  # fmt: skip
     trades = [trade, {**trade, "id": "f2", "orderId": "C02__2"}, {**trade, "id": "f3", "time": NOW_MS + 1}]
     canned, gateway = opened({"GET /api/v3/order": ORDER, "GET /api/v3/myTrades": trades})
-    gateway._venue.has["fetchOrderTrades"] = False
 
-    fills = gateway.order_fills("BTC/USDT", "C02__1")
-
-    assert [fill.trade_id for fill in fills] == ["f1", "f3"]
+    assert [fill.trade_id for fill in gateway.fills_since("BTC/USDT", NOW)] == ["f1", "f2", "f3"]
+    assert [fill.trade_id for fill in gateway.fills_since("BTC/USDT", NOW + timedelta(milliseconds=1))] == ["f3"]
+    canned.asked.clear()
+    first, second = gateway.order_fills("BTC/USDT", "C02__1")
+    assert (first.trade_id, second.trade_id, first.exchange_order_id) == ("f1", "f3", "C02__1")
+    assert (first.fee, first.fee_currency) == (Decimal("0.4"), "USDT")
     assert int(canned.asked[1].query["startTime"]) == ORDER["time"]
 
 
