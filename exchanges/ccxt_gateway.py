@@ -317,8 +317,6 @@ class CcxtGateway:
             raise ValueError(f"wanted every address to be {base_url}, was {strays}")
 
     def _fetch_answer(self, url: str, method: str = "GET", headers: Any = None, body: Any = None) -> Any:
-        # Of one call that makes several requests only the last one's answer counts.
-        self._forget_last()
         self._is_sent, self._asked_ms = True, self._venue.milliseconds()
         answer = self._fetch(url, method, headers, body)
         if not self._traits.is_answer(answer):

@@ -36,7 +36,7 @@ class Asked:
         return dict(parse_qsl(urlsplit(self.url).query))
 
     @property
-    def form(self) -> dict[str, str]:
+    def form(self) -> dict[str, Any]:
         """What it carries, as JSON or as a form."""
         return dict(json.loads(self.body)) if self.body.startswith("{") else dict(parse_qsl(self.body))
 

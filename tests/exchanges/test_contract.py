@@ -162,7 +162,12 @@ def test_a_limit_order_rests_and_holds_its_money_until_its_price_is_met(stage: S
 
     done = found(stage, "order-1")
     [fill] = stage.gateway.order_fills(BTC, order_id)
-    assert (resting.is_open, resting.is_canceled, resting.filled, resting.filled_quote) == (True, False, 0, 0)
+    assert (resting.is_open, resting.is_canceled, resting.filled, resting.filled_quote) == (
+        True,
+        False,
+        Decimal(0),
+        Decimal(0),
+    )
     assert (resting.order_type, resting.price) == (OrderType.LIMIT, Decimal(40000))
     assert holding[1] <= free - 20_000
     assert holding[0] == free
@@ -180,7 +185,12 @@ def test_an_order_half_filled_is_open_and_says_how_much_and_both_when_it_is_canc
     stage.gateway.order_cancel(BTC, order_id)
 
     gone = found(stage, "order-1")
-    assert (half.is_open, half.is_canceled, half.filled, half.filled_quote) == (True, False, Decimal("0.2"), 8000)
+    assert (half.is_open, half.is_canceled, half.filled, half.filled_quote) == (
+        True,
+        False,
+        Decimal("0.2"),
+        Decimal(8000),
+    )
     assert (gone.is_open, gone.is_canceled, gone.filled, gone.quantity) == (False, True, Decimal("0.2"), Decimal("0.5"))
     assert [fill.quantity for fill in stage.gateway.order_fills(BTC, order_id)] == [Decimal("0.2")]
 
@@ -270,7 +280,7 @@ def test_a_cancelled_order_is_cancelled_and_gives_its_money_back(stage: Stage) -
     stage.gateway.order_cancel(BTC, order_id)
 
     order = found(stage, "order-1")
-    assert (order.is_open, order.is_canceled, order.filled) == (False, True, 0)
+    assert (order.is_open, order.is_canceled, order.filled) == (False, True, Decimal(0))
     assert stage.gateway.order_fills(BTC, order_id) == []
     assert held(stage) == before
 

@@ -22,7 +22,7 @@ from exchanges.gateway import (
 from tests.exchanges.canned import Asked, Canned
 from tests.exchanges.conftest import ticket
 
-INFO = {
+INFO: dict[str, Any] = {
     "timezone": "UTC", "serverTime": 1714560000000, "rateLimits": [], "exchangeFilters": [],
     "symbols": [
         {
@@ -40,14 +40,14 @@ INFO = {
         },
     ],
 }  # fmt: skip
-ORDER = {
+ORDER: dict[str, Any] = {
     "symbol": "BTCUSDT", "orderId": 28, "orderListId": -1, "clientOrderId": "order-1", "price": "40000.00000000",
     "origQty": "0.02000000", "executedQty": "0.00500000", "cummulativeQuoteQty": "200.00000001", "status": "PARTIALLY_FILLED",
     "timeInForce": "GTC", "type": "LIMIT", "side": "BUY", "stopPrice": "0.00000000", "icebergQty": "0.00000000",
     "time": 1714560000123, "updateTime": 1714560005000, "isWorking": True, "workingTime": 1714560000123,
     "origQuoteOrderQty": "0.00000000", "selfTradePreventionMode": "NONE",
 }  # fmt: skip
-TRADE = {
+TRADE: dict[str, Any] = {
     "symbol": "BTCUSDT", "id": 1001, "orderId": 28, "orderListId": -1, "price": "40000.00000000", "qty": "0.00500000",
     "quoteQty": "200.00000000", "commission": "0.00000321", "commissionAsset": "BNB", "time": 1714560000500,
     "isBuyer": True, "isMaker": False, "isBestMatch": True,
@@ -296,6 +296,19 @@ def test_fills_are_read_page_by_page_with_the_fee_in_its_currency() -> None:
         "0", "28", "BTC/USDT", Side.BUY, Decimal("0.005"), Decimal(40000), Decimal("0.00000321"), "BNB",
         SINCE + timedelta(milliseconds=500),
     )  # fmt: skip
+
+
+def test_what_the_venue_gives_from_before_is_left_out() -> None:
+    before = {"time": TRADE["time"] - 60_000}
+    _, gateway = opened(
+        {
+            "GET /api/v3/myTrades": [{**TRADE, **before}, {**TRADE, "id": 1002}],
+            "GET /api/v3/allOrders": [{**ORDER, **before, "status": "FILLED"}],
+        }
+    )
+
+    assert [fill.trade_id for fill in gateway.fills_since("BTC/USDT", SINCE)] == ["1002"]
+    assert gateway.orders_done("BTC/USDT", SINCE) == []
 
 
 def test_open_orders_balances_status_rights_and_symbols() -> None:

@@ -177,7 +177,7 @@ def test_more_than_one_page_of_a_true_length_is_read(desk: Desk) -> None:
 
 
 def test_weeks_ago_is_read_week_by_week(desk: Desk) -> None:
-    made = []
+    made: list[str] = []
     for _ in range(4):
         made.append(desk.gateway.order_create(ticket(f"order-{len(made)}")))
         days_later(desk, 6.7)

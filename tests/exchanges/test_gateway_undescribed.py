@@ -30,7 +30,7 @@ BTC = {
 }  # fmt: skip
 NOW = datetime.now(tz=UTC).replace(microsecond=0)
 NOW_MS = int(NOW.timestamp() * 1000)
-ORDER = {
+ORDER: dict[str, Any] = {
     "symbol": "BTCUSDT", "orderId": "C02__1", "clientOrderId": "order-1", "price": "40000", "origQty": "0.02",
     "executedQty": "0.01", "cummulativeQuoteQty": "400.00000001", "status": "PARTIALLY_FILLED", "type": "LIMIT",
     "side": "BUY", "time": NOW_MS - 60_000, "updateTime": NOW_MS - 50_000, "isWorking": True,
