@@ -31,6 +31,14 @@ def test_a_superuser_sets_up_an_exchange_and_traders_read_it(root: Api, alice: A
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("ccxt_id", ["kucoin", "binance", "mexc"])
+def test_an_exchange_may_be_any_that_ccxt_speaks_to(root: Api, ccxt_id: str) -> None:
+    answer = root.post("exchanges", {"name": "another", "ccxt_id": ccxt_id})
+
+    assert answer.status_code == 201
+    assert Exchange.objects.get().ccxt_id == ccxt_id
+
+
 def test_an_exchange_is_changed_by_a_superuser(root: Api) -> None:
     exchange = make_exchange()
 

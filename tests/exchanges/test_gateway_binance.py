@@ -11,12 +11,14 @@ import pytest
 
 from domain.market import OrderType, Side
 from exchanges.gateway import (
+    CandleReport,
     ExchangeUnavailable,
     FillReport,
     KeyRights,
     OrderOutcomeUnknown,
     OrderRejected,
     OrderReport,
+    QuoteReport,
     VenueStatus,
 )
 from tests.exchanges.canned import Asked, Canned
@@ -331,6 +333,30 @@ def test_open_orders_balances_status_rights_and_symbols() -> None:
     assert gateway.key_rights() == KeyRights(can_trade=True, can_withdraw=True, is_bound_to_addresses=False)
     assert gateway.symbols_open() == ["BTC/USDT"]
     assert len(canned.asked) == 5
+
+
+def test_candles_and_quotes_are_exact_and_one_request_each() -> None:
+    canned, gateway = opened(
+        {
+            "GET /api/v3/klines": [
+                [1714560000000, "50000.01", "50010.00", "49990.00", "50005.50", "1.23456789", 1714560059999, "61728.0", 9,
+                 "0.5", "25000.0", "0"],
+            ],
+            "GET /api/v3/ticker/24hr": [
+                {"symbol": "BTCUSDT", "bidPrice": "50005.49", "askPrice": "50005.51", "lastPrice": "50005.50",
+                 "openPrice": "50000", "highPrice": "50010", "lowPrice": "49990", "volume": "1", "quoteVolume": "50000",
+                 "closeTime": 1714560059999, "bidQty": "1", "askQty": "1", "weightedAvgPrice": "50001"},
+            ],
+        }
+    )  # fmt: skip
+
+    [candle] = gateway.candles("BTC/USDT", "1m", SINCE, 10)
+    [quote] = gateway.quotes(["BTC/USDT", "NOPE/USDT"])
+
+    figures = ("50000.01", "50010", "49990", "50005.5", "1.23456789")
+    assert candle == CandleReport(SINCE, *(Decimal(figure) for figure in figures))
+    assert quote == QuoteReport("BTC/USDT", Decimal("50005.49"), Decimal("50005.51"), Decimal("50005.5"))
+    assert canned.lines() == ["GET /api/v3/klines", "GET /api/v3/ticker/24hr"]
 
 
 def test_a_venue_in_maintenance_says_so() -> None:
