@@ -14,10 +14,10 @@ from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.views.decorators.debug import sensitive_post_parameters
 from unfold.decorators import display
-from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminSelectWidget
+from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminTextInputWidget
 
 from exchanges import services
-from exchanges.ccxt_gateway import VENUES
+from exchanges.ccxt_gateway import is_ccxt_exchange
 from exchanges.credentials import Credentials, UnableToDecrypt
 from exchanges.gateway import ExchangeUnavailable
 from exchanges.models import Account, Balance, Exchange, Market, Quote, RiskProfile
@@ -55,10 +55,16 @@ def _read_balances(request: HttpRequest, account: Account) -> str:
 
 
 class ExchangeForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
-    ccxt_id = forms.ChoiceField(
-        label="Speaks", choices=[(name, name) for name in sorted(VENUES)], widget=UnfoldAdminSelectWidget,
-        help_text="The ccxt class that speaks its language.",
+    ccxt_id = forms.SlugField(
+        label="Speaks", max_length=40, widget=UnfoldAdminTextInputWidget,
+        help_text="The ccxt class that speaks its language: kucoin, binance, or any other that ccxt has.",
     )  # fmt: skip
+
+    def clean_ccxt_id(self) -> str:
+        ccxt_id: str = self.cleaned_data["ccxt_id"]
+        if not is_ccxt_exchange(ccxt_id):
+            raise forms.ValidationError(f"wanted an exchange that ccxt speaks to, was {ccxt_id!r}")
+        return ccxt_id
 
 
 @admin.register(Exchange)

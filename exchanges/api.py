@@ -18,7 +18,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from exchanges.ccxt_gateway import VENUES
+from exchanges.ccxt_gateway import is_ccxt_exchange
 from exchanges.credentials import Credentials
 from exchanges.models import Account, Balance, Exchange, Market, Quote, RiskProfile
 from exchanges.services import account_create, account_rekey, balances_refresh, exchange_sync
@@ -82,7 +82,7 @@ class ExchangeFilter(django_filters.CharFilter):  # type: ignore[misc]
 
 
 class ExchangeSerializer(RowSerializer[Exchange]):
-    ccxt_id = serializers.ChoiceField(choices=sorted(VENUES), default="kucoin")
+    ccxt_id = serializers.SlugField(max_length=40, default="kucoin", help_text="Any exchange that ccxt speaks to.")
     clock_speed = serializers.FloatField(default=1.0, validators=[MinValueValidator(0.0)], max_value=1_000_000)
 
     class Meta:
@@ -92,6 +92,11 @@ class ExchangeSerializer(RowSerializer[Exchange]):
             "markets_synced_at",
         )  # fmt: skip
         read_only_fields = ("clock_anchor_at", "clock_venue_at", "markets_synced_at")
+
+    def validate_ccxt_id(self, value: str) -> str:
+        if not is_ccxt_exchange(value):
+            raise serializers.ValidationError(f"wanted an exchange that ccxt speaks to, was {value!r}")
+        return value
 
     def update(self, instance: Exchange, validated_data: dict[str, Any]) -> Exchange:
         for name, value in validated_data.items():

@@ -1,7 +1,6 @@
 """Any ccxt exchange as a ``Gateway``; the only file that imports ccxt, and lazily: it costs 1.7 s and 85 MB.
 
-What venues do differently is data in ``VENUES``. Whether an order was refused is read from the venue's own code by a white
-list, never from ccxt's exception class: a class does not tell whether the order was accepted first.
+What venues do differently is data in ``exchanges.venues``; what ccxt's rows mean is in ``exchanges.ccxt_reports``.
 """
 
 from __future__ import annotations
@@ -9,14 +8,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from decimal import Decimal
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
-from domain.market import MarketRules, OrderType, Side, to_decimal
+from domain.market import OrderType, to_decimal
+from exchanges.ccxt_reports import fill_age, fill_report, market_report, order_age, order_report, time_at
 from exchanges.credentials import Credentials
 from exchanges.gateway import (
     BalanceReport,
@@ -31,100 +30,18 @@ from exchanges.gateway import (
     OrderTicket,
     QuoteReport,
     StatusReport,
-    VenueStatus,
 )
+from exchanges.paging import Row
+from exchanges.venues import UNDESCRIBED, VENUES
 
 HTTP_TIMEOUT_MS = 10_000
 
-
-@dataclass(frozen=True, slots=True)
-class Venue:
-    """How one ccxt exchange is set up and understood.
-
-    ``rejected`` and ``refused_key`` are codes (or code and message) after which the order certainly does not exist;
-    ``not_looked_at`` are refusals after which the very same order may be sent again. All else is an unknown outcome.
-    ``is_answer`` tells an answer of the venue's from a proxy's page, which ccxt would read as "there is nothing".
-    ``fills_before`` asks for the page of fills that are older than those of the page it is given.
-    """
-
-    options: dict[str, Any]
-    order_params: Callable[[OrderTicket], dict[str, Any]]
-    path_prefixes: dict[str, str]
-    rejected: frozenset[str]
-    refused_key: frozenset[str]
-    not_looked_at: frozenset[str]
-    is_answer: Callable[[Any], bool]
-    fills_page: int
-    fills_before: Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
-
-
-def _kucoin_order_params(ticket: OrderTicket) -> dict[str, Any]:
-    params: dict[str, Any] = {
-        "clientOid": ticket.client_order_id,
-        # The venue refuses the request when it arrives later than this: what makes "not found" mean "not placed".
-        "clientTimestamp": int(ticket.sent_at.timestamp() * 1000),
-        "allowMaxTimeWindow": ticket.window_ms,
-    }
-    if ticket.stop_price is not None:
-        params["stopLossPrice"] = str(ticket.stop_price)
-    return params
-
-
-def _is_kucoin_answer(answer: Any) -> bool:
-    return isinstance(answer, dict) and answer.get("data") is not None
-
-
-def _kucoin_fills_before(page: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {"lastId": min(int(row["info"]["id"]) for row in page)}
-
-
-VENUES: dict[str, Venue] = {
-    "kucoin": Venue(
-        # Explicit hf and uta: with injected markets ccxt would not find out, and would use the deprecated order path,
-        # on which a finished order cannot be looked up by our id.
-        options={"hf": True, "uta": False, "fetchMarkets": {"types": ["spot"], "fetchTickersFees": True}},
-        order_params=_kucoin_order_params,
-        path_prefixes={"futuresPublic": "/_futures", "futuresPrivate": "/_futures"},
-        rejected=frozenset(
-            {
-                "200001",
-                "200003",
-                "200004",
-                "210021",
-                "230003",
-                "260100",
-                "600100",
-                "600101",
-                "600203",
-                "300000",
-                "300003",
-                "300012",
-                "400200",
-                "400350",
-                "400370",
-                "400760",
-                "400400",
-                "400500",
-                "400600",
-                "400303",
-                "101030",
-                "112010",
-                "900001",
-                "404000",
-                "400000",
-                # 400100 alone is no proof: the same code says "this client order id is already live".
-                "400100:account.available.amount",
-                "400100:Order size below the minimum requirement.",
-                "400100:The quantity is below the minimum requirement.",
-            }
-        ),  # fmt: skip
-        refused_key=frozenset({"400001", "400003", "400004", "400005", "400006", "400007", "400401", "411100"}),
-        not_looked_at=frozenset({"400002", "429000", "429"}),
-        is_answer=_is_kucoin_answer,
-        fills_page=100,
-        fills_before=_kucoin_fills_before,
-    )
-}
+# A venue that cannot be asked by our id is searched for an order so far back: longer than any outcome stays unknown.
+SEARCH_BACK = timedelta(days=7)
+# Whatever a header says, somebody looks again after this.
+LONGEST_RETRY_AFTER = timedelta(hours=1)
+# A Date header is cut to the second: on average half of one has passed.
+DATE_GRAIN_MS = 1000
 
 
 @cache
@@ -135,19 +52,25 @@ def ccxt_load() -> Any:
     return ccxt
 
 
+def is_ccxt_exchange(ccxt_id: str) -> bool:
+    """Whether ccxt speaks to ``ccxt_id``; loads ccxt only for a venue that nobody has described."""
+    return ccxt_id in VENUES or ccxt_id in ccxt_load().exchanges
+
+
 class CcxtGateway:
     """One account (or nobody) at one venue through ccxt. Not thread-safe: each thread opens its own."""
 
     def __init__(self, ccxt_id: str, base_url: str = "", credentials: Credentials | None = None) -> None:
-        if ccxt_id not in VENUES:
-            raise ValueError(f"wanted one of {sorted(VENUES)}, was {ccxt_id!r}")
-        self._traits = VENUES[ccxt_id]
+        if not is_ccxt_exchange(ccxt_id):
+            raise ValueError(f"wanted an exchange that ccxt speaks to, was {ccxt_id!r}")
+        self._traits = VENUES.get(ccxt_id, UNDESCRIBED)
         self._known: dict[str, dict[str, Any]] = {}
         config: dict[str, Any] = {
             "timeout": HTTP_TIMEOUT_MS,
             # ccxt's limiter sleeps inside the call and knows one process only; a venue of our own needs none.
             "enableRateLimit": not base_url,
-            "options": {**self._traits.options, "maxRetriesOnFailure": 0},
+            # The difference of the clocks is learned from a refusal: a simulator's time is not the world's.
+            "options": {**self._traits.options, "maxRetriesOnFailure": 0, "adjustForTimeDifference": False},
         }
         if credentials is not None:
             config |= {"apiKey": credentials.api_key, "secret": credentials.secret, "password": credentials.passphrase}
@@ -158,9 +81,16 @@ class CcxtGateway:
         # Empty, not unknown: ccxt would read all markets, by five requests, before the first balance.
         self._venue.set_markets([])
         self._is_sent = False
+        self._asked_ms = 0
+        self._answer: Any = None
         self._fetch, self._venue.fetch = self._venue.fetch, self._fetch_answer
+        self._is_elsewhere = bool(base_url)
         if base_url:
             self._point_at(base_url.rstrip("/"))
+
+    @property
+    def refuses_late_requests(self) -> bool:
+        return self._traits.refuses_late_requests
 
     def know(self, infos: Iterable[tuple[str, dict[str, Any]]]) -> None:
         """Take markets read earlier, so that the first order is the first request."""
@@ -169,18 +99,36 @@ class CcxtGateway:
             self._known |= fresh
             self._venue.set_markets(list(self._known.values()))
 
+    # -- the venue ------------------------------------------------------------------------------------------------------
+
     def time(self) -> datetime:
         with self._reading():
-            return _time(self._venue.fetch_time())
+            return time_at(self._time_ms())
+
+    def status(self) -> StatusReport:
+        with self._reading():
+            return self._traits.status(self._venue)
+
+    def key_rights(self) -> KeyRights:
+        with self._reading():
+            return self._traits.key_rights(self._venue)
 
     def markets(self) -> list[MarketReport]:
         # Asked without keys: with keys ccxt adds six requests about the account.
         keys = self._venue.apiKey, self._venue.secret
         self._venue.apiKey = self._venue.secret = None
+        errors = ccxt_load()
+        if self._venue.precisionMode == errors.SIGNIFICANT_DIGITS:
+            raise ExchangeUnavailable(
+                f"wanted prices in steps, {self._venue.id} has significant digits: it has no tick"
+            )
+        is_in_places = self._venue.precisionMode == errors.DECIMAL_PLACES
         try:
             with self._reading():
-                rows = self._venue.fetch_markets()
-                reports = [_market_report(row) for row in rows if row.get("spot") or row.get("linear")]
+                rows = [row for row in self._venue.fetch_markets() if row.get("spot") or row.get("linear")]
+                # What says no step cannot be ordered exactly.
+                exact = [row for row in rows if None not in (row["precision"]["price"], row["precision"]["amount"])]
+                reports = [market_report(row, is_in_places) for row in exact]
         finally:
             self._venue.apiKey, self._venue.secret = keys
         if not reports:
@@ -200,8 +148,8 @@ class CcxtGateway:
 
     def candles(self, symbol: str, timeframe: str, since: datetime, limit: int) -> list[CandleReport]:
         with self._reading():
-            rows = self._venue.fetch_ohlcv(symbol, timeframe, int(since.timestamp() * 1000), limit)
-            return [CandleReport(_time(row[0]), *(to_decimal(value) for value in row[1:6])) for row in rows]
+            rows = self._venue.fetch_ohlcv(symbol, timeframe, _ms(since), limit)
+            return [CandleReport(time_at(row[0]), *(to_decimal(value) for value in row[1:6])) for row in rows]
 
     def balances(self) -> list[BalanceReport]:
         with self._reading():
@@ -211,14 +159,19 @@ class CcxtGateway:
                 for currency, total in answer["total"].items()
             ]
 
+    # -- orders ---------------------------------------------------------------------------------------------------------
+
     def order_create(self, ticket: OrderTicket) -> str:
+        if ticket.stop_price is not None:
+            # Venues keep stop orders elsewhere: our look-up would not find it, and "not found" would read "not placed".
+            raise OrderRejected("wanted an order without a stop price: it could not be looked up", code="LOCAL")
         arguments = (
             ticket.symbol,
             "market" if ticket.order_type is OrderType.MARKET else "limit",
             ticket.side.value.lower(),
             str(ticket.quantity),
             None if ticket.price is None else str(ticket.price),
-            self._traits.order_params(ticket),
+            self._traits.order_params(ticket, _ms(ticket.sent_at) - self._clock_difference_ms),
         )
         self._forget_last()
         try:
@@ -232,67 +185,43 @@ class CcxtGateway:
     def order_find(self, symbol: str, client_order_id: str) -> OrderReport | None:
         try:
             with self._reading():
-                order = self._venue.fetch_order(None, symbol, {"clientOid": client_order_id})
-                return _order_report(order, client_order_id)
+                if not (self._traits.finds_by_client_id or self._venue.has.get("fetchOrderWithClientOrderId")):
+                    return self._searched(symbol, client_order_id)
+                order = self._venue.fetch_order(None, symbol, {"clientOrderId": client_order_id})
+                return order_report(order, client_order_id)
         except _NotFound:
             return None
 
     def order_get(self, symbol: str, exchange_order_id: str) -> OrderReport | None:
         try:
             with self._reading():
-                order = self._venue.fetch_order(exchange_order_id, symbol)
-                return _order_report(order, str(order.get("clientOrderId") or ""))
+                report = order_report(self._venue.fetch_order(exchange_order_id, symbol))
         except _NotFound:
             return None
+        if report.exchange_order_id != exchange_order_id:
+            raise ExchangeUnavailable("the venue answered a look-up with something that is not the order")
+        return report
 
     def orders_open(self, symbol: str) -> list[OrderReport]:
         with self._reading():
-            rows = self._venue.fetch_open_orders(symbol)
-            return [_order_report(row, str(row.get("clientOrderId") or "")) for row in rows]
+            reports = [order_report(row) for row in self._venue.fetch_open_orders(symbol)]
+            return sorted((report for report in reports if report.is_open), key=order_age)
 
     def orders_done(self, symbol: str, since: datetime) -> list[OrderReport]:
         with self._reading():
-            rows = self._paged(self._venue.fetch_closed_orders, symbol, since)
-            return [_order_report(row, str(row.get("clientOrderId") or "")) for row in rows]
+            reports = [order_report(row) for row in self._rows_done(symbol, since)]
+            # Venues cut such a list by the time an order was done, or made: later than ``since`` in both cases.
+            done = [report for report in reports if not report.is_open and order_age(report)[0] >= since]
+            return sorted(done, key=order_age)
 
     def symbols_open(self) -> list[str] | None:
         with self._reading():
-            answer = self._venue.privateGetHfOrdersActiveSymbols()
-            return [self._venue.safe_symbol(row) for row in answer["data"]["symbols"]]
+            return self._traits.symbols_open(self._venue)
 
     def fills_since(self, symbol: str, since: datetime) -> list[FillReport]:
         with self._reading():
-            rows = self._paged(self._venue.fetch_my_trades, symbol, since)
-            return [_fill_report(row, symbol, str(row["order"])) for row in rows]
-
-    def status(self) -> StatusReport:
-        with self._reading():
-            answer = self._venue.fetch_status()["info"]["data"]
-        known = {"open": VenueStatus.OPEN, "cancelonly": VenueStatus.CANCEL_ONLY}
-        return StatusReport(known.get(answer["status"], VenueStatus.CLOSED), str(answer.get("msg") or ""))
-
-    def key_rights(self) -> KeyRights:
-        with self._reading():
-            answer = self._venue.privateGetUserApiKey()["data"]
-        rights = {right.strip() for right in str(answer.get("permission") or "").split(",")}
-        return KeyRights("Spot" in rights, "Transfer" in rights, bool(answer.get("ipWhitelist")))
-
-    def _paged(self, fetch: Callable[..., Any], symbol: str, since: datetime) -> list[dict[str, Any]]:
-        """Every row from ``since`` on, oldest first: windows of a week, each read page by page from its end."""
-        rows: dict[str, dict[str, Any]] = {}
-        start, week = int(since.timestamp() * 1000), 7 * 86_400_000
-        now = self._venue.fetch_time()
-        while start <= now:
-            params: dict[str, Any] = {"limit": self._traits.fills_page, "endAt": min(start + week, now + 60_000)}
-            while True:
-                page = fetch(symbol, start, None, params)
-                is_last = len(page) < self._traits.fills_page or all(str(row["id"]) in rows for row in page)
-                rows |= {str(row["id"]): row for row in page}
-                if is_last:
-                    break
-                params = {**params, "lastId": self._venue.last_json_response["data"]["lastId"]}
-            start += week
-        return sorted(rows.values(), key=lambda row: int(row["timestamp"]))
+            reports = [fill_report(row, symbol) for row in self._history("fetchMyTrades", symbol, since)]
+            return sorted((report for report in reports if report.filled_at >= since), key=fill_age)
 
     def order_cancel(self, symbol: str, exchange_order_id: str) -> None:
         try:
@@ -302,35 +231,103 @@ class CcxtGateway:
             return  # already done, or never there: the look-up that follows tells which
 
     def order_fills(self, symbol: str, exchange_order_id: str) -> list[FillReport]:
-        fills: dict[str, FillReport] = {}
-        params = {"limit": self._traits.fills_page}
-        while True:
-            with self._reading():
-                page = self._venue.fetch_order_trades(exchange_order_id, symbol, None, None, params)
-                older = {str(row["id"]): _fill_report(row, symbol, exchange_order_id) for row in page}
-                is_last = len(page) < self._traits.fills_page or older.keys() <= fills.keys()
-                fills = {**older, **fills}
-                if is_last:
-                    return list(fills.values())
-                params = {"limit": self._traits.fills_page, **self._traits.fills_before(page)}
+        with self._reading():
+            rows = self._rows_of_order(symbol, exchange_order_id)
+            reports = [fill_report({**row, "order": exchange_order_id}, symbol) for row in rows]
+            return sorted(reports, key=fill_age)
+
+    # -- long lists -----------------------------------------------------------------------------------------------------
+
+    def _history(self, call: str, symbol: str, since: datetime) -> list[Row]:
+        fetch: Callable[..., list[Row]] = getattr(self._venue, call)
+
+        def page(since_ms: int | None, params: dict[str, Any]) -> tuple[list[Row], Any]:
+            return fetch(symbol, since_ms, None, params), self._answer
+
+        # A real venue lives in our time, to the day; a simulator has to be asked for its own.
+        now_ms = self._time_ms() if self._is_elsewhere else self._venue.milliseconds()
+        return self._traits.history(page, _ms(since), now_ms)
+
+    def _rows_done(self, symbol: str, since: datetime) -> list[Row]:
+        return [row for call in self._done_lists() for row in self._history(call, symbol, since)]
+
+    def _done_lists(self) -> tuple[str, ...]:
+        has = self._venue.has
+        together = ("fetchClosedOrders", "fetchCanceledOrders")
+        choices = (("fetchCanceledAndClosedOrders",), ("fetchOrders",), together, ("fetchClosedOrders",))
+        found = next((calls for calls in choices if all(has.get(call) for call in calls)), ())
+        if not (self._traits.done_lists or found):
+            raise ccxt_load().NotSupported(f"{self._venue.id} does not list orders that are done")
+        return self._traits.done_lists or found
+
+    def _searched(self, symbol: str, client_order_id: str) -> OrderReport | None:
+        """The order among those that are open and those that are done. Open ones first: an order moves that way only."""
+        rows = self._venue.fetch_open_orders(symbol)
+        rows += self._rows_done(symbol, time_at(self._time_ms()) - SEARCH_BACK)
+        for row in rows:
+            if row.get("clientOrderId") == client_order_id:
+                return order_report(row, client_order_id)
+        if any(not row.get("clientOrderId") for row in rows):
+            raise ExchangeUnavailable("the venue lists orders without their sender's id: one of them may be this one")
+        return None
+
+    def _rows_of_order(self, symbol: str, exchange_order_id: str) -> list[Row]:
+        rows = self._rows_by_order(symbol, exchange_order_id)
+        if rows is not None:
+            return rows
+        made_at = time_at(self._venue.fetch_order(exchange_order_id, symbol)["timestamp"])
+        fills = self._history("fetchMyTrades", symbol, made_at)
+        return [row for row in fills if str(row["order"]) == exchange_order_id]
+
+    def _rows_by_order(self, symbol: str, exchange_order_id: str) -> list[Row] | None:
+        """Page by page what the venue shows of this order alone; None where that may not be all of it."""
+        size, following = self._traits.fills_page, self._traits.fills_next
+        rows: dict[str, Row] = {}
+        params: dict[str, Any] = {"limit": size}
+        while following is not None:
+            page = self._venue.fetch_order_trades(exchange_order_id, symbol, None, None, params)
+            is_news = any(str(row["id"]) not in rows for row in page)
+            rows |= {str(row["id"]): row for row in page}
+            if len(page) < size:
+                return list(rows.values())
+            if not is_news:
+                break
+            params = {**params, **following(page)}
+        return None
+
+    # -- talking to the venue -------------------------------------------------------------------------------------------
+
+    def _time_ms(self) -> int:
+        has_clock = self._venue.has.get("fetchTime")
+        return int(self._venue.fetch_time() if has_clock else self._venue.milliseconds())
 
     def _point_at(self, base_url: str) -> None:
-        prefixes = self._traits.path_prefixes
-        self._venue.urls["api"] = {name: base_url + prefixes.get(name, "") for name in self._venue.urls["api"]}
         ours = urlsplit(base_url).netloc
-        strays = [url for url in self._venue.urls["api"].values() if urlsplit(url).netloc != ours]
+        strays: list[str] = []
+
+        def moved(urls: Any, prefix: str = "") -> Any:
+            if isinstance(urls, dict):
+                return {name: moved(url, self._traits.path_prefixes.get(name, prefix)) for name, url in urls.items()}
+            url = base_url + prefix + urlsplit(urls).path
+            strays.extend([url] if urlsplit(url).netloc != ours else [])
+            return url
+
+        self._venue.urls["api"] = moved(self._venue.urls["api"])
         if strays:
             raise ValueError(f"wanted every address to be {base_url}, was {strays}")
 
     def _fetch_answer(self, url: str, method: str = "GET", headers: Any = None, body: Any = None) -> Any:
-        self._is_sent = True
+        self._is_sent, self._asked_ms = True, self._venue.milliseconds()
         answer = self._fetch(url, method, headers, body)
         if not self._traits.is_answer(answer):
             raise ccxt_load().BadResponse(f"wanted the venue's answer, was {str(answer)[:60]!r}")
+        self._answer = answer
         return answer
 
     def _forget_last(self) -> None:
-        self._is_sent, self._venue.last_http_response = False, None
+        self._is_sent, self._venue.last_http_response, self._venue.last_response_headers = False, None, None
+
+    # -- failing --------------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -339,93 +336,86 @@ class CcxtGateway:
         self._forget_last()
         try:
             yield
-        except errors.OrderNotFound as error:
-            raise _NotFound(_brief(error)) from error
         except errors.BaseError as error:
-            raise ExchangeUnavailable(_brief(error), is_refused_key=self._is_refused_key(error)) from error
+            if self._says_not_found(error):
+                raise _NotFound(_brief(error)) from error
+            raise self._unavailable(error, is_refused_key=self._is_refused_key(error)) from error
         except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise ExchangeUnavailable(f"the venue's answer made no sense ({type(error).__name__})") from error
+
+    def _says_not_found(self, error: Exception) -> bool:
+        # ccxt's word counts where nobody has written down the venue's own.
+        if self._traits.not_found:
+            return bool(self._codes() & self._traits.not_found)
+        return isinstance(error, ccxt_load().OrderNotFound)
+
+    def _create_failure(self, error: Exception) -> Exception:
+        is_refused_key = self._is_refused_key(error)
+        if not self._is_sent:
+            return OrderRejected(_brief(error), code="LOCAL", is_refused_key=is_refused_key)
+        codes = self._codes()
+        if codes & self._traits.not_looked_at:
+            return self._unavailable(error)
+        if is_refused_key or codes & self._traits.rejected:
+            return OrderRejected(_brief(error), code=min(codes, key=len), is_refused_key=is_refused_key)
+        return OrderOutcomeUnknown(_brief(error))
+
+    def _codes(self) -> set[str]:
+        """The venue's own code, alone and with its message; empty when it gave none."""
+        code, message = _code_of(self._venue.last_http_response or "")
+        return {code, f"{code}:{message}"} if code else set()
 
     def _is_refused_key(self, error: Exception) -> bool:
         """The venue's own word counts; a proxy's HTTP 401 says nothing about keys. Keys that ccxt finds incomplete never
         get as far as the venue."""
         if not self._is_sent:
             return isinstance(error, ccxt_load().AuthenticationError)
-        return _code_of(self._venue.last_http_response or "")[0] in self._traits.refused_key
+        return bool(self._codes() & self._traits.refused_key)
 
-    def _create_failure(self, error: Exception) -> Exception:
-        is_refused_key = self._is_refused_key(error)
-        if not self._is_sent:
-            return OrderRejected(_brief(error), code="LOCAL", is_refused_key=is_refused_key)
-        code, message = _code_of(self._venue.last_http_response or "")
-        names = {code, f"{code}:{message}"}
-        if names & self._traits.not_looked_at:
-            return ExchangeUnavailable(_brief(error))
-        if is_refused_key or names & self._traits.rejected:
-            return OrderRejected(_brief(error), code=code, is_refused_key=is_refused_key)
-        return OrderOutcomeUnknown(_brief(error))
+    def _unavailable(self, error: Exception, *, is_refused_key: bool = False) -> ExchangeUnavailable:
+        errors = ccxt_load()
+        message, retry_after = _brief(error), None
+        if isinstance(error, errors.InvalidNonce) and self._is_sent:
+            message += self._learn_clock()
+        if isinstance(error, errors.RateLimitExceeded | errors.DDoSProtection):
+            retry_after = self._retry_after()
+        return ExchangeUnavailable(message, is_refused_key=is_refused_key, retry_after=retry_after)
+
+    def _retry_after(self) -> timedelta | None:
+        headers = self._venue.last_response_headers or {}
+        for name, unit in self._traits.retry_headers.items():
+            value = str(headers.get(name, ""))
+            if value.isascii() and value.isdecimal() and len(value) < 10:
+                return min(int(value) * unit, LONGEST_RETRY_AFTER)
+        return None
+
+    @property
+    def _clock_difference_ms(self) -> int:
+        """How far our clock is ahead of the venue's, as far as we were told."""
+        return int(self._venue.options.get("timeDifference") or 0)
+
+    def _learn_clock(self) -> str:
+        """Take the difference of the clocks from the answer that refused our time, and say so; the next request is
+        stamped by it. Only its Date header tells: the venue's own time may be a simulator's, which judges by another."""
+        stamp = str((self._venue.last_response_headers or {}).get("Date", ""))
+        try:
+            venue_ms = parsedate_to_datetime(stamp).timestamp() * 1000 + DATE_GRAIN_MS / 2
+        except ValueError:
+            return "; how far our clock is off is not known"
+        difference = (self._asked_ms + self._venue.milliseconds()) / 2 - venue_ms
+        is_off = abs(difference) > DATE_GRAIN_MS
+        self._venue.options["timeDifference"] = round(difference) if is_off else 0
+        if not is_off:
+            return "; our clock agrees with the Date of that answer"
+        return f"; our clock is {difference / 1000:+.1f} s off, requests are stamped by the venue's from now on"
 
 
 class _NotFound(ExchangeUnavailable):
     """The venue knows no such order."""
 
 
-def _market_report(row: dict[str, Any]) -> MarketReport:
-    precision, limits, info = row["precision"], row["limits"], row.get("info") or {}
-    return MarketReport(
-        rules=MarketRules(
-            symbol=row["symbol"],
-            base=row["base"],
-            quote=row["quote"],
-            tick_size=to_decimal(precision["price"]),
-            lot_size=to_decimal(precision["amount"]),
-            min_quantity=to_decimal(limits["amount"]["min"] or 0),
-            max_quantity=_decimal_or_none(limits["amount"]["max"]),
-            # ccxt leaves KuCoin's minFunds out of its limits; it is in the raw row.
-            min_notional=max(to_decimal(limits["cost"]["min"] or 0), to_decimal(info.get("minFunds") or 0)),
-            contract_size=to_decimal(row.get("contractSize") or 1),
-            maker_fee=to_decimal(row.get("maker") or 0),
-            taker_fee=to_decimal(row.get("taker") or 0),
-        ),
-        kind="SPOT" if row.get("spot") else "LINEAR_FUTURE",
-        is_active=bool(row.get("active", True)),
-        venue_info=json.loads(json.dumps(row, default=str)),
-    )
-
-
-def _order_report(row: dict[str, Any], client_order_id: str) -> OrderReport:
-    # An empty answer looks like an order without figures; without id or status it is none.
-    if not row.get("id") or row.get("status") is None or row.get("clientOrderId") not in (None, client_order_id):
-        raise ExchangeUnavailable("the venue answered a look-up with something that is not the order")
-    return OrderReport(
-        exchange_order_id=str(row["id"]),
-        client_order_id=client_order_id,
-        symbol=str(row["symbol"]),
-        side=Side(str(row["side"]).upper()),
-        quantity=_decimal_or_none(row.get("amount")),
-        filled=to_decimal(row.get("filled") or 0),
-        filled_quote=to_decimal(row.get("cost") or 0),
-        is_open=row["status"] == "open",
-        is_canceled=row["status"] in {"canceled", "cancelled", "expired", "rejected"},
-        order_type=OrderType.LIMIT if row.get("type") == "limit" else OrderType.MARKET,
-        price=_decimal_or_none(row.get("price")) if row.get("type") == "limit" else None,
-        created_at=None if row.get("timestamp") is None else _time(row["timestamp"]),
-    )
-
-
-def _fill_report(row: dict[str, Any], symbol: str, exchange_order_id: str) -> FillReport:
-    fee = row.get("fee") or {}
-    return FillReport(
-        trade_id=str(row["id"]),
-        exchange_order_id=exchange_order_id,
-        symbol=symbol,
-        side=Side(str(row["side"]).upper()),
-        quantity=to_decimal(row["amount"]),
-        price=to_decimal(row["price"]),
-        fee=to_decimal(fee.get("cost") or 0),
-        fee_currency=str(fee.get("currency") or ""),
-        filled_at=_time(row["timestamp"]),
-    )
+def _ms(at: datetime) -> int:
+    return int(at.timestamp() * 1000)
 
 
 def _code_of(body: str) -> tuple[str, str]:
@@ -436,14 +426,6 @@ def _code_of(body: str) -> tuple[str, str]:
     if not isinstance(answer, dict):
         return "", ""
     return str(answer.get("code", "")), str(answer.get("msg", ""))
-
-
-def _time(milliseconds: Any) -> datetime:
-    return datetime.fromtimestamp(int(milliseconds) / 1000, tz=UTC)
-
-
-def _decimal_or_none(value: Any) -> Decimal | None:
-    return None if value is None else to_decimal(value)
 
 
 def _brief(error: Exception) -> str:

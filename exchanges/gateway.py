@@ -43,7 +43,8 @@ class OrderOutcomeUnknown(Exception):
 
 @dataclass(frozen=True, slots=True)
 class OrderTicket:
-    """An order as it is sent. ``sent_at`` and ``window_ms`` bound how late the venue may still accept it."""
+    """An order as it is sent. ``sent_at`` and ``window_ms`` bound how late the venue may still accept it, where the gateway
+    ``refuses_late_requests``."""
 
     symbol: str
     side: Side
@@ -155,6 +156,12 @@ class KeyRights:
 class Gateway(Protocol):
     """A venue, as seen by one account (or by nobody, for public data)."""
 
+    @property
+    def refuses_late_requests(self) -> bool:
+        """Whether the venue refuses an order that reaches it after the ticket's window. Where it does not, an order that
+        is not found may still arrive, and "not placed" has to wait longer."""
+        ...
+
     def time(self) -> datetime:
         """The venue's clock. Raises ExchangeUnavailable."""
         ...
@@ -199,7 +206,8 @@ class Gateway(Protocol):
         ...
 
     def orders_open(self, symbol: str) -> list[OrderReport]:
-        """Every order of the account that can still trade on ``symbol``, whoever made it. Raises ExchangeUnavailable."""
+        """Every order of the account that can still trade on ``symbol``, oldest first, whoever made it; a stop order that
+        waits for its price is none yet. Raises ExchangeUnavailable."""
         ...
 
     def orders_done(self, symbol: str, since: datetime) -> list[OrderReport]:

@@ -12,6 +12,7 @@ import json
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Any
 from urllib.parse import unquote
 
@@ -152,10 +153,13 @@ class Server:
             self._futures_routes if visit.is_futures else self._routes, request.method, visit.path
         )
         wall = wall_ms()
+        if offset := self._exchange.settings.clock_offset_ms:
+            # The clock that judges signatures is the one its answers are dated by.
+            visit.headers = {"Date": formatdate((wall + offset) / 1000, usegmt=True)}
         account = None if route.permission is None else self._authenticated(request, raw_body, route.permission, wall)
         who = str(account.uid) if account is not None else request.remote or ""
         limit, remaining, reset_ms = self._pools.take(route.pool, who, route.weight)
-        visit.headers = {
+        visit.headers |= {
             "gw-ratelimit-limit": str(limit),
             "gw-ratelimit-remaining": str(max(0, remaining)),
             "gw-ratelimit-reset": str(reset_ms),

@@ -63,7 +63,7 @@ settings         GET settings, POST settings {any of}
   fillRatio           so much of a resting order (0.4) fills each time its price is met; then fillPauseMs (market time)
   keepFilledS, keepCanceledS   a done order is not found any more after so many seconds (market time); null: for ever
   candleLagMs         candles show what was true so long ago
-  clockOffsetMs       the clock that judges signatures is ahead by so much
+  clockOffsetMs       the clock that judges signatures and windows, and dates the answers, is ahead by so much
   enforceRateLimits   refuse with 429000 when a pool is empty (they are always counted); rateLimits {"spot": 4000, ...}
                       of weight per account and 30 s: spot, futures, management, and public per address
 

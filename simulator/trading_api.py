@@ -118,7 +118,7 @@ class TradingApi:
     def request(self, call: Call) -> OrderRequest:
         """The order that a body describes."""
         body = call.body
-        _check_deadline(body, call.wall_ms)
+        _check_deadline(body, call.wall_ms + self._exchange.settings.clock_offset_ms)
         listing = self._exchange.market.listings.get(text_field(body, "symbol") or "")
         if listing is None:
             raise Refused("900001", "symbol not exists")
@@ -277,7 +277,7 @@ class TradingApi:
 
 
 def _check_deadline(body: Mapping[str, Any], wall_ms: int) -> None:
-    """KuCoin's own protection against late requests; judged by the wall clock, like the signature's timestamp."""
+    """KuCoin's own protection against late requests; judged by the clock that judges the signature's timestamp."""
     stamped, window = positive_field(body, "clientTimestamp"), positive_field(body, "allowMaxTimeWindow")
     if stamped is not None and window is not None and stamped + window < wall_ms:
         raise Refused("400100", "The request arrived after clientTimestamp + allowMaxTimeWindow.")
@@ -346,7 +346,8 @@ def _page(
     limit = call.number("limit", 20) or 20
     if not 1 <= limit <= 100:
         raise Refused("400100", "limit should be between 1 and 100")
-    start, end = _window(call)
+    # What one order did is shown whenever it did it.
+    start, end = (0, call.now_ms) if call.query.get("orderId") else _window(call)
     last_id = call.number("lastId")
     until = len(rows) if not last_id else bisect_left(rows, last_id, key=number)
     first, past = bisect_left(rows, start, key=at_ms), bisect_left(rows, end + 1, key=at_ms)

@@ -226,10 +226,13 @@ def test_a_superuser_sets_up_an_exchange(root: User) -> None:
     filled = {"name": "kucoin", "ccxt_id": "kucoin", "base_url": "", "is_enabled": "on", "clock_speed": "1"}
 
     response = signed_in(root).post(url_of(Exchange, "add"), filled)
+    signed_in(root).post(url_of(Exchange, "add"), {**filled, "name": "undescribed", "ccxt_id": "mexc"})
     refused = signed_in(root).post(url_of(Exchange, "add"), {**filled, "name": "other", "ccxt_id": "no-such-class"})
 
     assert response.status_code == 302
-    assert list(Exchange.objects.values_list("name", "ccxt_id")) == [("kucoin", "kucoin")]
+    assert list(Exchange.objects.order_by("pk").values_list("name", "ccxt_id")) == [
+        ("kucoin", "kucoin"), ("undescribed", "mexc"),
+    ]  # fmt: skip
     assert set(refused.context["adminform"].form.errors) == {"ccxt_id"}
 
 

@@ -11,9 +11,10 @@ import pytest
 import requests
 
 from domain.market import OrderType, Side
-from exchanges.ccxt_gateway import VENUES, CcxtGateway
+from exchanges.ccxt_gateway import CcxtGateway
 from exchanges.credentials import Credentials
-from exchanges.gateway import ExchangeUnavailable, OrderOutcomeUnknown, OrderRejected
+from exchanges.gateway import ExchangeUnavailable, FillReport, OrderOutcomeUnknown, OrderRejected
+from exchanges.venues import VENUES
 from tests.exchanges.conftest import CREDENTIALS, START_AT, Desk, ticket
 from tests.simulator.conftest import KEY, SECRET
 
@@ -360,17 +361,31 @@ def test_every_page_of_fills_is_read(desk: Desk, monkeypatch: pytest.MonkeyPatch
     assert sum(fill.quantity for fill in fills) == 10
 
 
-def test_a_venue_that_gives_the_same_page_again_does_not_keep_us_for_ever(
+def test_a_venue_that_gives_the_same_page_again_is_asked_for_every_fill_since_the_order_was_made(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    same = dataclasses.replace(VENUES["kucoin"], fills_page=2, fills_before=lambda page: {})
+    same = dataclasses.replace(VENUES["kucoin"], fills_page=2, fills_next=lambda page: {})
     monkeypatch.setitem(VENUES, "kucoin", same)
     gateway = desk.opened()
+    gateway.order_create(ticket("another"))
     order_id = gateway.order_create(ticket(quantity=Decimal(10)))
 
     fills = gateway.order_fills("BTC/USDT", order_id)
 
-    assert len(fills) == 2
+    assert len(fills) == 5
+    assert {fill.exchange_order_id for fill in fills} == {order_id}
+    assert sum(fill.quantity for fill in fills) == 10
+
+
+def test_what_an_order_did_long_ago_is_still_told_in_one_request(desk: Desk) -> None:
+    order_id = desk.gateway.order_create(ticket())
+    desk.simulator.control("clock", advance_s=30 * 86_400)
+    found: list[FillReport] = []
+
+    asked = desk.asked_by(lambda: found.extend(desk.gateway.order_fills("BTC/USDT", order_id)))
+
+    assert asked == [("GET", "/api/v1/hf/fills")]
+    assert [fill.quantity for fill in found] == [Decimal("0.02")]
 
 
 def test_an_order_without_fills_has_none(desk: Desk) -> None:

@@ -216,10 +216,11 @@ def test_nothing_that_is_reported_is_a_float(desk: Desk) -> None:
         *desk.gateway.markets(), *desk.gateway.quotes(["BTC/USDT"]), *desk.gateway.balances(), found,
         *desk.gateway.candles("BTC/USDT", "1m", START_AT - timedelta(minutes=5), 10),
         *desk.gateway.order_fills("BTC/USDT", found.exchange_order_id),
+        *desk.gateway.orders_done("BTC/USDT", START_AT), *desk.gateway.fills_since("BTC/USDT", START_AT),
     ]  # fmt: skip
 
     assert {type(value) for report in reports for value in _values(report)} <= {str, bool, Decimal, datetime, type(None)} | {
-        type(found.side), dict,
+        type(found.side), type(found.order_type), dict,
     }  # fmt: skip
     assert len({type(report) for report in reports}) == 6
 
@@ -318,9 +319,10 @@ def test_an_address_nobody_answers_at_is_unavailable(base_url: str) -> None:
         CcxtGateway("kucoin", base_url).time()
 
 
-def test_a_venue_nobody_has_described_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"wanted one of \['kucoin'\], was 'binance'"):
-        CcxtGateway("binance")
+@pytest.mark.parametrize("ccxt_id", ["nowhere", "Exchange", "base", "__doc__", ""])
+def test_what_ccxt_does_not_speak_to_is_refused_by_name(ccxt_id: str) -> None:
+    with pytest.raises(ValueError, match=f"wanted an exchange that ccxt speaks to, was '{ccxt_id}'"):
+        CcxtGateway(ccxt_id)
 
 
 def test_rules_that_changed_replace_those_known_before(desk: Desk) -> None:

@@ -1,0 +1,265 @@
+"""What venues do differently, as data: a row of ``VENUES`` for each that is described, ``UNDESCRIBED`` for any other
+exchange that ccxt speaks to.
+
+Whether an order was refused is read from the venue's own code by a white list, never from ccxt's exception class: a class
+does not tell whether the order was accepted first. Of a venue that nobody has described nothing is on that list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from exchanges.gateway import KeyRights, OrderTicket, StatusReport, VenueStatus
+from exchanges.paging import Row, Walk, walk_both_ways, walk_by_cursor, walk_forward
+
+WEEK_MS = 7 * 86_400_000
+# Of what a venue says about its state.
+MOST_WORDS = 200
+
+
+def _unified_order_params(ticket: OrderTicket, sent_ms: int) -> dict[str, Any]:
+    return {"clientOrderId": ticket.client_order_id}
+
+
+def _is_json(answer: Any) -> bool:
+    return isinstance(answer, dict | list)
+
+
+def _unified_status(ccxt: Any) -> StatusReport:
+    # An exchange without such an answer, or one whose answer ccxt makes up, takes orders until it refuses one.
+    if ccxt.has.get("fetchStatus") is not True:
+        return StatusReport(VenueStatus.OPEN)
+    answer = ccxt.fetch_status()
+    is_open = answer["status"] == "ok"
+    return StatusReport(
+        VenueStatus.OPEN if is_open else VenueStatus.CLOSED, "" if is_open else str(answer["status"])[:MOST_WORDS]
+    )
+
+
+def _unknown_rights(ccxt: Any) -> KeyRights:
+    return KeyRights(can_trade=None, can_withdraw=None, is_bound_to_addresses=None)
+
+
+def _no_symbols_open(ccxt: Any) -> list[str] | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Venue:
+    """How one ccxt exchange is set up and understood. The defaults are for one of which nothing is known.
+
+    ``order_params`` gets the ticket and its sending time in the venue's clock; ``refuses_late_requests`` says that the
+    venue judges by them when a request is too late. ``rejected`` and ``refused_key`` are codes (or code and message) after
+    which the order certainly does not exist; ``not_looked_at`` are refusals after which the very same order may be sent
+    again; all else is an unknown outcome. ``not_found`` say that there is no such order; without any, ccxt's word counts.
+    ``is_answer`` tells an answer of the venue's from a proxy's page, which ccxt would read as "there is nothing".
+    ``retry_headers`` name the headers that say when to ask again, and their unit. ``done_lists`` are the ccxt calls that
+    together list every order that is done; without any, whatever the exchange has. ``history`` reads such a list, and
+    that of fills, whole. ``fills_next`` asks for the next page of one order's fills, by the page before.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    path_prefixes: Mapping[str, str] = field(default_factory=dict)
+    order_params: Callable[[OrderTicket, int], dict[str, Any]] = _unified_order_params
+    refuses_late_requests: bool = False
+    finds_by_client_id: bool = False
+    rejected: frozenset[str] = frozenset()
+    refused_key: frozenset[str] = frozenset()
+    not_looked_at: frozenset[str] = frozenset()
+    not_found: frozenset[str] = frozenset()
+    is_answer: Callable[[Any], bool] = _is_json
+    retry_headers: Mapping[str, timedelta] = field(default_factory=lambda: {"Retry-After": timedelta(seconds=1)})
+    done_lists: tuple[str, ...] = ()
+    history: Walk = walk_both_ways
+    fills_page: int = 0
+    fills_next: Callable[[Sequence[Row]], dict[str, Any]] | None = None
+    status: Callable[[Any], StatusReport] = _unified_status
+    key_rights: Callable[[Any], KeyRights] = _unknown_rights
+    symbols_open: Callable[[Any], list[str] | None] = _no_symbols_open
+
+
+# -- KuCoin -------------------------------------------------------------------------------------------------------------
+
+
+def _kucoin_order_params(ticket: OrderTicket, sent_ms: int) -> dict[str, Any]:
+    return {
+        "clientOid": ticket.client_order_id,
+        # The venue refuses the request when it arrives later than this: what makes "not found" mean "not placed".
+        "clientTimestamp": sent_ms,
+        "allowMaxTimeWindow": ticket.window_ms,
+    }
+
+
+def _is_kucoin_answer(answer: Any) -> bool:
+    return isinstance(answer, dict) and answer.get("data") is not None
+
+
+def _kucoin_fills_before(page: Sequence[Row]) -> dict[str, Any]:
+    return {"lastId": min(int(row["info"]["id"]) for row in page)}
+
+
+def _kucoin_status(ccxt: Any) -> StatusReport:
+    answer = ccxt.fetch_status()["info"]["data"]
+    known = {"open": VenueStatus.OPEN, "cancelonly": VenueStatus.CANCEL_ONLY, "close": VenueStatus.CLOSED}
+    return StatusReport(known[answer["status"]], str(answer.get("msg") or "")[:MOST_WORDS])
+
+
+def _kucoin_key_rights(ccxt: Any) -> KeyRights:
+    answer = ccxt.privateGetUserApiKey()["data"]
+    rights = {right.strip() for right in answer["permission"].split(",")}
+    addresses = answer.get("ipWhitelist")
+    # InnerTransfer moves money between the trader's own wallets; Transfer takes it out.
+    return KeyRights("Spot" in rights, "Transfer" in rights, None if addresses is None else bool(addresses))
+
+
+def _kucoin_symbols_open(ccxt: Any) -> list[str]:
+    ids = ccxt.privateGetHfOrdersActiveSymbols()["data"]["symbols"]
+    return [str(ccxt.safe_symbol(market_id, None, "-")) for market_id in ids]
+
+
+_KUCOIN = Venue(
+    # Explicit hf and uta: with injected markets ccxt would not find out, and would use the deprecated order path,
+    # on which a finished order cannot be looked up by our id.
+    options={"hf": True, "uta": False, "fetchMarkets": {"types": ["spot"], "fetchTickersFees": True}},
+    path_prefixes={"futuresPublic": "/_futures", "futuresPrivate": "/_futures"},
+    order_params=_kucoin_order_params,
+    refuses_late_requests=True,
+    finds_by_client_id=True,
+    rejected=frozenset(
+        {
+            "200001",
+            "200003",
+            "200004",
+            "210021",
+            "230003",
+            "260100",
+            "600100",
+            "600101",
+            "600203",
+            "300000",
+            "300003",
+            "300012",
+            "400200",
+            "400350",
+            "400370",
+            "400760",
+            "400400",
+            "400500",
+            "400600",
+            "400303",
+            "101030",
+            "112010",
+            "900001",
+            "404000",
+            "400000",
+            # 400100 alone is no proof: the same code says "this client order id is already live".
+            "400100:account.available.amount",
+            "400100:Order size below the minimum requirement.",
+            "400100:The quantity is below the minimum requirement.",
+        }
+    ),  # fmt: skip
+    refused_key=frozenset({"400001", "400003", "400004", "400005", "400006", "400007", "400401", "411100"}),
+    not_looked_at=frozenset({"400002", "429000", "429"}),
+    is_answer=_is_kucoin_answer,
+    retry_headers={"gw-ratelimit-reset": timedelta(milliseconds=1)},
+    # Finished and cancelled orders are one list here.
+    done_lists=("fetchClosedOrders",),
+    history=partial(walk_by_cursor, size=100, span_ms=WEEK_MS),
+    fills_page=100,
+    fills_next=_kucoin_fills_before,
+    status=_kucoin_status,
+    key_rights=_kucoin_key_rights,
+    symbols_open=_kucoin_symbols_open,
+)
+
+
+# -- Binance ------------------------------------------------------------------------------------------------------------
+
+
+def _binance_order_params(ticket: OrderTicket, sent_ms: int) -> dict[str, Any]:
+    # The timestamp is the claim's, not that of the signature: recvWindow then ends when our own deadline does.
+    return {"newClientOrderId": ticket.client_order_id, "timestamp": sent_ms, "recvWindow": ticket.window_ms}
+
+
+def _binance_fills_after(page: Sequence[Row]) -> dict[str, Any]:
+    return {"fromId": max(int(row["id"]) for row in page) + 1}
+
+
+def _binance_key_rights(ccxt: Any) -> KeyRights:
+    answer = ccxt.sapiGetAccountApiRestrictions()
+    return KeyRights(answer["enableSpotAndMarginTrading"], answer["enableWithdrawals"], answer["ipRestrict"])
+
+
+def _binance_symbols_open(ccxt: Any) -> list[str]:
+    ids = {row["symbol"] for row in ccxt.privateGetOpenOrders()}
+    return [str(ccxt.safe_symbol(market_id)) for market_id in sorted(ids)]
+
+
+_BINANCE = Venue(
+    options={
+        "defaultType": "spot",
+        "fetchMarkets": {"types": ["spot"]},
+        "fetchMargins": False,
+        "warnOnFetchOpenOrdersWithoutSymbol": False,
+    },
+    order_params=_binance_order_params,
+    refuses_late_requests=True,
+    finds_by_client_id=True,
+    rejected=frozenset(
+        {
+            # Malformed: illegal, missing, empty, unread or unwanted parameters; precision, time in force, type, side.
+            *(
+                "-1100",
+                "-1101",
+                "-1102",
+                "-1103",
+                "-1104",
+                "-1105",
+                "-1106",
+                "-1111",
+                "-1114",
+                "-1115",
+                "-1116",
+                "-1117",
+            ),
+            "-1121",  # no such symbol
+            *(f"-1013:{words}" for words in ("Invalid quantity.", "Invalid price.", "Market is closed.")),
+            *(
+                f"-1013:Filter failure: {name}"
+                for name in (
+                    *("PRICE_FILTER", "PERCENT_PRICE", "PERCENT_PRICE_BY_SIDE", "LOT_SIZE", "MARKET_LOT_SIZE"),
+                    *("MIN_NOTIONAL", "NOTIONAL", "MAX_POSITION", "ICEBERG_PARTS", "TRAILING_DELTA"),
+                    *("MAX_NUM_ORDERS", "MAX_NUM_ALGO_ORDERS", "MAX_NUM_ICEBERG_ORDERS"),
+                    *("EXCHANGE_MAX_NUM_ORDERS", "EXCHANGE_MAX_NUM_ALGO_ORDERS"),
+                )
+            ),
+            # -2010 alone is no proof: "Duplicate order sent." is said of an order that is live.
+            "-2010:Account has insufficient balance for requested action.",
+            "-2010:Market is closed.",
+            "-2010:Price * QTY is zero or less.",
+            "-2010:This symbol is not permitted for this account.",
+            "-2010:This action is disabled on this account.",
+            "-2010:This account may not place or cancel orders.",
+            "-2010:Unsupported order combination.",
+            "-2010:Market orders are not supported for this symbol.",
+        }
+    ),
+    refused_key=frozenset({"-1002", "-1022", "-2014", "-2015"}),
+    # The clock; too many requests; too many orders.
+    not_looked_at=frozenset({"-1021", "-1003", "-1015"}),
+    not_found=frozenset({"-2013", "-2011:Unknown order sent."}),
+    # All orders of a symbol, live ones too: ccxt's list of closed ones drops what expired.
+    done_lists=("fetchOrders",),
+    history=partial(walk_forward, size=1000, since_name="startTime"),
+    fills_page=1000,
+    fills_next=_binance_fills_after,
+    key_rights=_binance_key_rights,
+    symbols_open=_binance_symbols_open,
+)
+
+VENUES: dict[str, Venue] = {"binance": _BINANCE, "kucoin": _KUCOIN}
+UNDESCRIBED = Venue()
