@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cache
 from typing import Any
@@ -35,6 +35,8 @@ from exchanges.gateway import (
 )
 
 HTTP_TIMEOUT_MS = 10_000
+# Where a venue refuses for its rate limit and does not say until when.
+RATE_LIMIT_PAUSE = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +332,7 @@ class CcxtGateway:
         return answer
 
     def _forget_last(self) -> None:
-        self._is_sent, self._venue.last_http_response = False, None
+        self._is_sent, self._venue.last_http_response, self._venue.last_response_headers = False, None, None
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -342,9 +344,25 @@ class CcxtGateway:
         except errors.OrderNotFound as error:
             raise _NotFound(_brief(error)) from error
         except errors.BaseError as error:
-            raise ExchangeUnavailable(_brief(error), is_refused_key=self._is_refused_key(error)) from error
+            raise self._unavailable(error) from error
         except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise ExchangeUnavailable(f"the venue's answer made no sense ({type(error).__name__})") from error
+
+    def _unavailable(self, error: Exception) -> ExchangeUnavailable:
+        """What a refusal says besides: that the venue itself speaks, and when its rate limit counts anew."""
+        errors = ccxt_load()
+        code = _code_of(self._venue.last_http_response or "")[0] if self._is_sent else ""
+        return ExchangeUnavailable(
+            _brief(error),
+            is_refused_key=self._is_refused_key(error),
+            is_answer=bool(code) and isinstance(error, errors.ExchangeError | errors.InvalidNonce),
+            retry_after=self._limit_resets_in() if isinstance(error, errors.RateLimitExceeded) else None,
+        )
+
+    def _limit_resets_in(self) -> timedelta:
+        headers = self._venue.last_response_headers or {}
+        reset = {name.lower(): value for name, value in headers.items()}.get("gw-ratelimit-reset", "")
+        return timedelta(milliseconds=int(reset)) if str(reset).isdecimal() else RATE_LIMIT_PAUSE
 
     def _is_refused_key(self, error: Exception) -> bool:
         """The venue's own word counts; a proxy's HTTP 401 says nothing about keys. Keys that ccxt finds incomplete never
@@ -360,7 +378,7 @@ class CcxtGateway:
         code, message = _code_of(self._venue.last_http_response or "")
         names = {code, f"{code}:{message}"}
         if names & self._traits.not_looked_at:
-            return ExchangeUnavailable(_brief(error))
+            return self._unavailable(error)
         if is_refused_key or names & self._traits.rejected:
             return OrderRejected(_brief(error), code=code, is_refused_key=is_refused_key)
         return OrderOutcomeUnknown(_brief(error))
