@@ -41,28 +41,39 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What a venue allows, and what each call of a gateway weighs there, all of its usual requests together."""
+    """What a venue allows: its pools, and which of them each call of a gateway draws from with what weight, all of its usual
+    requests together. ``PUBLIC`` is the pool of an address; every other pool is an account's."""
 
-    public: Pool
-    account: Pool
-    weights: Mapping[str, int]
+    pools: Mapping[str, Pool]
+    calls: Mapping[str, tuple[str, int]]
 
 
+PUBLIC = "public"
+_PUBLIC_CALLS = ("time", "status", "markets", "quotes", "candles")
+_ACCOUNT_CALLS = (
+    "order_create", "order_cancel", "order_find", "order_get", "order_fills", "orders_open", "symbols_open",
+    "orders_done", "fills_since", "balances", "key_rights",
+)  # fmt: skip
 ALLOWANCES: dict[str, Allowance] = {
     # For an ordinary account (VIP 0). A list by pages weighs its first two pages: more are rare, and a pool that the venue
     # finds empty nevertheless is blocked until the venue says it is full again.
     "kucoin": Allowance(
-        public=Pool(2000, 30),
-        account=Pool(4000, 30),
-        weights={
-            "time": 3, "status": 3, "markets": 22, "quotes": 15, "candles": 3,
-            "order_create": 1, "order_cancel": 1, "order_find": 2, "order_get": 2, "order_fills": 2, "orders_open": 2,
-            "symbols_open": 2, "orders_done": 5, "fills_since": 5, "balances": 5, "key_rights": 20,
+        pools={PUBLIC: Pool(2000, 30), "spot": Pool(4000, 30), "management": Pool(2000, 30)},
+        calls={
+            "time": (PUBLIC, 3), "status": (PUBLIC, 3), "markets": (PUBLIC, 22), "quotes": (PUBLIC, 15),
+            "candles": (PUBLIC, 3),
+            "order_create": ("spot", 1), "order_cancel": ("spot", 1), "order_find": ("spot", 2), "order_get": ("spot", 2),
+            "order_fills": ("spot", 2), "orders_open": ("spot", 2), "symbols_open": ("spot", 2),
+            "orders_done": ("spot", 5), "fills_since": ("spot", 5),
+            "balances": ("management", 5), "key_rights": ("management", 20),
         },
     ),
 }  # fmt: skip
 # For a venue whose figures nobody has written down: less than any venue we know of allows.
-CAUTIOUS = Allowance(public=Pool(600, 60), account=Pool(600, 60), weights={})
+CAUTIOUS = Allowance(
+    pools={PUBLIC: Pool(600, 60), "account": Pool(600, 60)},
+    calls={**dict.fromkeys(_PUBLIC_CALLS, (PUBLIC, 1)), **dict.fromkeys(_ACCOUNT_CALLS, ("account", 1))},
+)
 
 # No word of a venue's blocks a pool for longer.
 LONGEST_BLOCK = timedelta(minutes=2)

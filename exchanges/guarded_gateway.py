@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from exchanges import shared
 from exchanges.breaker import Breaker, Entrance
-from exchanges.budget import Budget, Use, allowance_of
+from exchanges.budget import PUBLIC, Budget, Use, allowance_of
 from exchanges.gateway import (
     BalanceReport,
     CandleReport,
@@ -40,7 +40,7 @@ NOTHING_KNOWN: list[bytes | None] = [None, None, None, None]
 
 
 class GuardedGateway:
-    """``gateway`` to the exchange of ``exchange_id``; ``account`` names the pool of whoever it trades for.
+    """``gateway`` to the exchange of ``exchange_id``; ``account`` names the pools of whoever it trades for.
 
     Rings ``exchanges.read_status`` when the circuit opens or closes, and whoever reads what an order was refused for.
     """
@@ -49,79 +49,76 @@ class GuardedGateway:
         self._gateway = gateway
         self._ccxt_id = ccxt_id
         self._exchange_id = exchange_id
-        self._weights = allowance_of(ccxt_id).weights
-        self._public = public_budget(ccxt_id, exchange_id)
-        self._account = Budget(f"exchange:{exchange_id}:{account}", allowance_of(ccxt_id).account)
+        allowance = allowance_of(ccxt_id)
+        self._calls = allowance.calls
+        self._budgets = {
+            name: Budget(f"exchange:{exchange_id}:{account}:{name}", pool)
+            for name, pool in allowance.pools.items()
+            if name != PUBLIC
+        }
+        self._budgets[PUBLIC] = public_budget(ccxt_id, exchange_id)
         self._breaker = breaker_of(exchange_id)
 
-    # -- public data: the pool of our address -------------------------------------------------------------------------
+    # -- public data --------------------------------------------------------------------------------------------------
 
     def time(self) -> datetime:
-        return self._ask("time", self._public, Use.READ, self._gateway.time)
+        return self._ask("time", Use.READ, self._gateway.time)
 
     def status(self) -> StatusReport:
-        return self._ask("status", self._public, Use.READ, self._gateway.status)
+        return self._ask("status", Use.READ, self._gateway.status)
 
     def markets(self) -> list[MarketReport]:
-        return self._ask("markets", self._public, Use.READ, self._gateway.markets)
+        return self._ask("markets", Use.READ, self._gateway.markets)
 
     def quotes(self, symbols: Sequence[str]) -> list[QuoteReport]:
         # Stops and targets are watched by it: candles must not use up what it needs.
-        return self._ask("quotes", self._public, Use.LOOK, lambda: self._gateway.quotes(symbols))
+        return self._ask("quotes", Use.LOOK, lambda: self._gateway.quotes(symbols))
 
     def candles(self, symbol: str, timeframe: str, since: datetime, limit: int) -> list[CandleReport]:
-        return self._ask(
-            "candles", self._public, Use.READ, lambda: self._gateway.candles(symbol, timeframe, since, limit)
-        )
+        return self._ask("candles", Use.READ, lambda: self._gateway.candles(symbol, timeframe, since, limit))
 
-    # -- orders: the pool of the account ------------------------------------------------------------------------------
+    # -- orders -------------------------------------------------------------------------------------------------------
 
     def order_create(self, ticket: OrderTicket) -> str:
         use = Use.EXIT if ticket.is_exit else Use.ENTRY
-        return self._ask("order_create", self._account, use, lambda: self._gateway.order_create(ticket))
+        return self._ask("order_create", use, lambda: self._gateway.order_create(ticket))
 
     def order_cancel(self, symbol: str, exchange_order_id: str) -> None:
-        self._ask(
-            "order_cancel", self._account, Use.EXIT, lambda: self._gateway.order_cancel(symbol, exchange_order_id)
-        )
+        self._ask("order_cancel", Use.EXIT, lambda: self._gateway.order_cancel(symbol, exchange_order_id))
 
     def order_find(self, symbol: str, client_order_id: str) -> OrderReport | None:
-        return self._ask(
-            "order_find", self._account, Use.LOOK, lambda: self._gateway.order_find(symbol, client_order_id)
-        )
+        return self._ask("order_find", Use.LOOK, lambda: self._gateway.order_find(symbol, client_order_id))
 
     def order_get(self, symbol: str, exchange_order_id: str) -> OrderReport | None:
-        return self._ask(
-            "order_get", self._account, Use.LOOK, lambda: self._gateway.order_get(symbol, exchange_order_id)
-        )
+        return self._ask("order_get", Use.LOOK, lambda: self._gateway.order_get(symbol, exchange_order_id))
 
     def order_fills(self, symbol: str, exchange_order_id: str) -> list[FillReport]:
-        return self._ask(
-            "order_fills", self._account, Use.LOOK, lambda: self._gateway.order_fills(symbol, exchange_order_id)
-        )
+        return self._ask("order_fills", Use.LOOK, lambda: self._gateway.order_fills(symbol, exchange_order_id))
 
     # -- whatever else an account may read ----------------------------------------------------------------------------
 
     def orders_open(self, symbol: str) -> list[OrderReport]:
-        return self._ask("orders_open", self._account, Use.READ, lambda: self._gateway.orders_open(symbol))
+        return self._ask("orders_open", Use.READ, lambda: self._gateway.orders_open(symbol))
 
     def orders_done(self, symbol: str, since: datetime) -> list[OrderReport]:
-        return self._ask("orders_done", self._account, Use.READ, lambda: self._gateway.orders_done(symbol, since))
+        return self._ask("orders_done", Use.READ, lambda: self._gateway.orders_done(symbol, since))
 
     def symbols_open(self) -> list[str] | None:
-        return self._ask("symbols_open", self._account, Use.READ, self._gateway.symbols_open)
+        return self._ask("symbols_open", Use.READ, self._gateway.symbols_open)
 
     def fills_since(self, symbol: str, since: datetime) -> list[FillReport]:
-        return self._ask("fills_since", self._account, Use.READ, lambda: self._gateway.fills_since(symbol, since))
+        return self._ask("fills_since", Use.READ, lambda: self._gateway.fills_since(symbol, since))
 
     def balances(self) -> list[BalanceReport]:
-        return self._ask("balances", self._account, Use.READ, self._gateway.balances)
+        return self._ask("balances", Use.READ, self._gateway.balances)
 
     def key_rights(self) -> KeyRights:
-        return self._ask("key_rights", self._account, Use.READ, self._gateway.key_rights)
+        return self._ask("key_rights", Use.READ, self._gateway.key_rights)
 
-    def _ask(self, name: str, budget: Budget, use: Use, call: Callable[[], T]) -> T:
-        entrance = self._enter(budget, self._weights.get(name, 1), use)
+    def _ask(self, name: str, use: Use, call: Callable[[], T]) -> T:
+        pool, weight = self._calls[name]
+        budget = self._budgets[pool]
+        entrance = self._enter(budget, weight, use)
         try:
             answer = call()
         except ExchangeUnavailable as error:
@@ -162,7 +159,7 @@ class GuardedGateway:
 
 def public_budget(ccxt_id: str, exchange_id: int | None) -> Budget:
     """The pool of public data. One for all workers: those at several addresses share what one of them may use."""
-    return Budget(f"exchange:{exchange_id}:public", allowance_of(ccxt_id).public)
+    return Budget(f"exchange:{exchange_id}:public", allowance_of(ccxt_id).pools[PUBLIC])
 
 
 def breaker_of(exchange_id: int | None) -> Breaker:

@@ -139,7 +139,9 @@ def test_no_word_of_a_venue_blocks_for_ever() -> None:
 def test_every_call_of_a_gateway_has_its_weight() -> None:
     calls = {name for name, value in vars(Gateway).items() if callable(value) and not name.startswith("_")}
 
-    assert set(ALLOWANCES["kucoin"].weights) == calls
+    for allowance in (*ALLOWANCES.values(), budget.CAUTIOUS):
+        assert set(allowance.calls) == calls
+        assert {pool for pool, _ in allowance.calls.values()} == set(allowance.pools)
 
 
 def test_a_venue_nobody_wrote_figures_down_for_is_asked_cautiously() -> None:
