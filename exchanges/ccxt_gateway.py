@@ -355,7 +355,8 @@ class CcxtGateway:
         return ExchangeUnavailable(
             _brief(error),
             is_refused_key=self._is_refused_key(error),
-            is_answer=bool(code) and isinstance(error, errors.ExchangeError | errors.InvalidNonce),
+            is_answer=bool(code)
+            and isinstance(error, errors.ExchangeError | errors.InvalidNonce | errors.RateLimitExceeded),
             retry_after=self._limit_resets_in() if isinstance(error, errors.RateLimitExceeded) else None,
         )
 

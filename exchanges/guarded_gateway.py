@@ -59,6 +59,10 @@ class GuardedGateway:
         self._budgets[PUBLIC] = public_budget(ccxt_id, exchange_id)
         self._breaker = breaker_of(exchange_id)
 
+    @property
+    def refuses_late_requests(self) -> bool:
+        return bool(getattr(self._gateway, "refuses_late_requests", True))
+
     # -- public data --------------------------------------------------------------------------------------------------
 
     def time(self) -> datetime:
