@@ -89,7 +89,7 @@ class Venue:
             made.append(
                 Account(
                     owner=self.owner, exchange=self.exchange, name=key, currency="USDT", credentials=credentials,
-                    balances_synced_at=now,
+                    balances_synced_at=now, keys_checked_at=now,
                 )
             )  # fmt: skip
         accounts = list(Account.objects.in_bulk([account.pk for account in Account.objects.bulk_create(made)]).values())

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin
+from django.contrib.admin.utils import unquote
 from django.contrib.auth.models import User
 from django.db import models
 from django.db.models import QuerySet
@@ -72,7 +73,7 @@ class ExchangePage(SupervisedPage):
     form = ExchangeForm
     formfield_overrides = {**Page.formfield_overrides, models.URLField: {"assume_scheme": "https"}}
     refusals = (ExchangeUnavailable,)
-    list_display = ("name", "ccxt_id", "is_enabled", "its_time", "markets_synced_at")
+    list_display = ("name", "ccxt_id", "is_enabled", "status_shown", "its_time", "markets_synced_at")
     list_filter = ("is_enabled",)
     search_fields = ("name",)
     ordering = ("name",)
@@ -86,14 +87,20 @@ class ExchangePage(SupervisedPage):
     )  # fmt: skip
     read_now_selected = batch("Read markets and clock now", _read_now)
 
+    @display(description="status", ordering="status", label=BADGES)
+    def status_shown(self, exchange: Exchange) -> str:
+        return "UNREACHABLE" if exchange.unreachable_at else exchange.status
+
     @admin.display(description="its time")
     def its_time(self, exchange: Exchange) -> str:
         return moment(exchange.time_at(timezone.now())) if exchange.clock_anchor_at else "-"
 
     def sections(self, request: HttpRequest, row: Exchange) -> Sections:
         markets = row.markets.filter(is_active=True).count()
+        silent = f"silent since {moment(row.unreachable_at)}" if row.unreachable_at else row.status_message
         return Sections(
             [
+                Fact("Status", badge(self.status_shown(row)), silent or f"read at {moment(row.status_read_at)}"),
                 Fact("Its time", self.its_time(row), f"clock read at {moment(row.clock_anchor_at)}"),
                 Fact("Clock speed", f"{row.clock_speed:g} ×"),
                 Fact(
@@ -114,6 +121,8 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
     """An account with its keys: typed in when it is made, left empty to keep them."""
 
     trader: ClassVar[User]
+    # What the venue says of the keys that were entered; it was asked before the transaction in which forms are saved.
+    examined: ClassVar[services.KeysExamined | services.KeysRefused | None]
 
     api_key = secret_field("API key")
     secret = secret_field("API secret")
@@ -122,6 +131,8 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
     def clean(self) -> dict[str, Any]:
         data: dict[str, Any] = super().clean() or {}
         self._check_keys(data)
+        if isinstance(self.examined, services.KeysRefused):
+            self.add_error("api_key", str(self.examined))
         owner = data.get("owner") or (self.instance.owner if self.instance.pk else self.trader)
         others = Account.objects.filter(owner=owner, name=data.get("name")).exclude(pk=self.instance.pk)
         if others.exists():
@@ -208,6 +219,7 @@ class AccountPage(Page):
     def get_form(self, request: HttpRequest, obj: Account | None = None, change: bool = False, **kwargs: Any) -> Any:
         form: Any = super().get_form(request, obj, change, **kwargs)
         form.trader = request.user
+        form.examined = getattr(request, "keys_examined", None)
         return form
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
@@ -215,19 +227,44 @@ class AccountPage(Page):
 
     @method_decorator(sensitive_post_parameters(*SECRETS))
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:  # what Django passes
+        if request.method == "POST":
+            # Here, because what Django does next is one transaction, and no venue is asked within one.
+            request.keys_examined = self._examined(request, *args, **kwargs)  # type: ignore[attr-defined]
         return super().changeform_view(request, *args, **kwargs)
+
+    def _examined(
+        self, request: HttpRequest, object_id: str | None = None, *_: Any, **__: Any
+    ) -> services.KeysExamined | services.KeysRefused | None:
+        """What the venue says of the keys that were entered, where this trader may save them there; None without keys."""
+        credentials = Credentials(*(request.POST.get(name, "").strip() for name in SECRETS))
+        if not credentials.api_key or not credentials.secret:
+            return None
+        account = self.get_object(request, unquote(object_id)) if object_id else None
+        may_save = self.has_change_permission(request, account) if account else self.has_add_permission(request)
+        asked = request.POST.get("exchange", "")
+        exchange = (
+            account.exchange if account else Exchange.objects.filter(pk=asked if asked.isdecimal() else 0).first()
+        )
+        if exchange is None or not may_save or (object_id and account is None):
+            return None
+        try:
+            return services.keys_examine(exchange, credentials, account)
+        except services.KeysRefused as error:
+            return error
 
     def save_model(self, request: HttpRequest, obj: Account, form: AccountForm, change: bool) -> None:
         credentials = form.credentials
+        examined = form.examined if isinstance(form.examined, services.KeysExamined) else None
         if change:
             super().save_model(request, obj, form, change)
             if credentials is not None:
-                services.account_rekey(obj.pk, credentials)
+                services.account_rekey(obj.pk, credentials, examined)
         elif credentials is not None:
             owner = form.cleaned_data.get("owner") or form.trader
             made = services.account_create(
-                owner=owner, exchange=obj.exchange, name=obj.name, currency=obj.currency, credentials=credentials
-            )
+                owner=owner, exchange=obj.exchange, name=obj.name, currency=obj.currency, credentials=credentials,
+                examined=examined,
+            )  # fmt: skip
             obj.pk, obj.currency, obj.owner = made.pk, made.currency, made.owner
             obj._state.adding = False
 
@@ -246,7 +283,7 @@ class AccountPage(Page):
         return Sections(
             [
                 Fact("Status", badge(row.status), row.status_reason),
-                Fact("Key", row.key_hint or "none"),
+                Fact("Key", row.key_hint or "none", row.keys_warning or f"checked at {moment(row.keys_checked_at)}"),
                 Fact("Holds", self.held(row), f"read at {moment(row.balances_synced_at)}"),
             ],
             [

@@ -21,7 +21,15 @@ from rest_framework.views import APIView
 from exchanges.ccxt_gateway import is_ccxt_exchange
 from exchanges.credentials import Credentials
 from exchanges.models import Account, Balance, Exchange, Market, Quote, RiskProfile
-from exchanges.services import account_create, account_rekey, balances_refresh, exchange_sync
+from exchanges.services import (
+    KeysExamined,
+    KeysRefused,
+    account_create,
+    account_rekey,
+    balances_refresh,
+    exchange_sync,
+    keys_examine,
+)
 from pipeline.rest import (
     LARGEST_ID,
     ExactDecimalField,
@@ -89,9 +97,12 @@ class ExchangeSerializer(RowSerializer[Exchange]):
         model = Exchange
         fields = (
             "id", "name", "ccxt_id", "base_url", "is_enabled", "clock_speed", "clock_anchor_at", "clock_venue_at",
-            "markets_synced_at",
+            "markets_synced_at", "status", "status_message", "status_read_at", "unreachable_at",
         )  # fmt: skip
-        read_only_fields = ("clock_anchor_at", "clock_venue_at", "markets_synced_at")
+        read_only_fields = (
+            "clock_anchor_at", "clock_venue_at", "markets_synced_at", "status", "status_message", "status_read_at",
+            "unreachable_at",
+        )  # fmt: skip
 
     def validate_ccxt_id(self, value: str) -> str:
         if not is_ccxt_exchange(value):
@@ -225,20 +236,25 @@ class AccountSerializer(RowSerializer[Account]):
         model = Account
         fields = (
             "id", "owner", "exchange", "exchange_name", "name", "currency", "key_hint", "status", "status_reason",
-            "balances", "balances_synced_at", "risk_profile", "created_at", "api_key", "secret", "passphrase",
+            "keys_checked_at", "keys_warning", "balances", "balances_synced_at", "risk_profile", "created_at", "api_key",
+            "secret", "passphrase",
         )  # fmt: skip
-        read_only_fields = ("key_hint", "status", "status_reason", "balances_synced_at", "created_at")
+        read_only_fields = (
+            "key_hint", "status", "status_reason", "keys_checked_at", "keys_warning", "balances_synced_at", "created_at",
+        )  # fmt: skip
 
     def validate_name(self, name: str) -> str:
         return _free_name(self.context["request"].user, name)
 
     def create(self, validated_data: dict[str, Any]) -> Account:
+        exchange, credentials = validated_data["exchange"], _credentials(validated_data)
         return account_create(
             owner=self.context["request"].user,
-            exchange=validated_data["exchange"],
+            exchange=exchange,
             name=validated_data["name"],
             currency=validated_data.get("currency", "USDT"),
-            credentials=_credentials(validated_data),
+            credentials=credentials,
+            examined=_examined(exchange, credentials),
         )
 
 
@@ -266,12 +282,14 @@ class AccountChange(RowSerializer[Account]):
         return attrs
 
     def update(self, instance: Account, validated_data: dict[str, Any]) -> Account:
+        credentials = _credentials(validated_data) if "api_key" in validated_data else None
+        examined = _examined(instance.exchange, credentials, instance) if credentials else None
         # By update: a save of the whole row would undo a pause that came meanwhile.
         with transaction.atomic():
             if "name" in validated_data:
                 Account.objects.filter(pk=instance.pk).update(name=validated_data["name"])
-            if "api_key" in validated_data:
-                account_rekey(instance.pk, _credentials(validated_data))
+            if credentials:
+                account_rekey(instance.pk, credentials, examined)
         return instance
 
 
@@ -280,6 +298,13 @@ def _free_name(owner: AbstractBaseUser, name: str, but: Account | None = None) -
     if others.exists():
         raise serializers.ValidationError(f"wanted a name that none of your other accounts has, was {name!r}")
     return name
+
+
+def _examined(exchange: Exchange, credentials: Credentials, account: Account | None = None) -> KeysExamined:
+    try:
+        return keys_examine(exchange, credentials, account)
+    except KeysRefused as error:
+        raise serializers.ValidationError({"api_key": [str(error)]}) from error
 
 
 def _credentials(data: dict[str, Any]) -> Credentials:

@@ -36,6 +36,8 @@ from exchanges.venues import UNDESCRIBED, VENUES
 
 HTTP_TIMEOUT_MS = 10_000
 
+# Where a venue refuses for its rate limit and does not say until when.
+RATE_LIMIT_PAUSE = timedelta(seconds=10)
 # A venue that cannot be asked by our id is searched for an order so far back: longer than any outcome stays unknown.
 SEARCH_BACK = timedelta(days=7)
 # Whatever a header says, somebody looks again after this.
@@ -378,8 +380,14 @@ class CcxtGateway:
         if isinstance(error, errors.InvalidNonce) and self._is_sent:
             message += self._learn_clock()
         if isinstance(error, errors.RateLimitExceeded | errors.DDoSProtection):
-            retry_after = self._retry_after()
-        return ExchangeUnavailable(message, is_refused_key=is_refused_key, retry_after=retry_after)
+            retry_after = self._retry_after() or RATE_LIMIT_PAUSE
+        spoken = errors.ExchangeError | errors.InvalidNonce | errors.RateLimitExceeded | errors.DDoSProtection
+        return ExchangeUnavailable(
+            message,
+            is_refused_key=is_refused_key,
+            is_answer=self._is_sent and bool(self._codes()) and isinstance(error, spoken),
+            retry_after=retry_after,
+        )
 
     def _retry_after(self) -> timedelta | None:
         headers = self._venue.last_response_headers or {}

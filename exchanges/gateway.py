@@ -21,8 +21,17 @@ class ExchangeUnavailable(Exception):
     """Nothing happened: a read failed, or a request was refused before it was looked at. Ask again later, and not before
     ``retry_after`` where the venue, or our own rate budget, says so."""
 
-    def __init__(self, message: str, *, is_refused_key: bool = False, retry_after: timedelta | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        is_refused_key: bool = False,
+        is_answer: bool = False,
+        retry_after: timedelta | None = None,
+    ) -> None:
         super().__init__(message)
+        # The venue refused in its own words: it is there, and others may ask it.
+        self.is_answer = is_answer
         # The venue does not accept our keys: asking again changes nothing until the trader acts.
         self.is_refused_key = is_refused_key
         self.retry_after = retry_after

@@ -39,6 +39,9 @@ class Exchange(models.Model):
     )
     status_message = models.CharField(max_length=200, blank=True, editable=False)
     status_read_at = models.DateTimeField(null=True, editable=False)
+    unreachable_at = models.DateTimeField(
+        null=True, editable=False, help_text="Since when it does not answer anybody; empty while it does."
+    )
     stream_seen_at = models.DateTimeField(
         null=True, editable=False, help_text="When its stream was last known to be alive; empty: polled only."
     )
@@ -73,6 +76,9 @@ class Account(models.Model):
     key_hint = models.CharField(max_length=8, blank=True, editable=False)
     keys_checked_at = models.DateTimeField(
         null=True, editable=False, help_text="When the venue last said what the keys may do."
+    )
+    keys_warning = models.CharField(
+        max_length=200, blank=True, editable=False, help_text="What is unwise about keys that are good enough."
     )
     is_paper = models.BooleanField(default=False, help_text="Virtual money on the venue's real prices; needs no keys.")
     status = models.CharField(max_length=8, choices=Status.choices, default=Status.ACTIVE, editable=False)

@@ -1,13 +1,15 @@
-"""Reading the world outside into rows: clocks, markets, quotes, balances; and handing out gateways.
+"""Reading the world outside into rows: clocks, status, markets, quotes, balances, rights; and handing out gateways.
 
 No verb here holds a transaction while it calls a venue; each writes what it read with the time just before it asked.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,10 +19,13 @@ from django.db.models import Q
 from django.utils import timezone
 
 from exchanges.ccxt_gateway import CcxtGateway, ccxt_load
-from exchanges.credentials import Credentials
-from exchanges.gateway import BalanceReport, ExchangeUnavailable, Gateway, MarketReport
+from exchanges.credentials import Credentials, SealedCredentials, UnableToDecrypt
+from exchanges.gateway import BalanceReport, ExchangeUnavailable, Gateway, KeyRights, MarketReport, VenueStatus
+from exchanges.guarded_gateway import GuardedGateway, breaker_of
 from exchanges.models import Account, Balance, Exchange, Market, Quote, RiskProfile
-from pipeline.topics import Topic, publish, ring
+from pipeline.topics import Note, Topic, publish, publish_all, ring
+
+logger = logging.getLogger(__name__)
 
 # Gateways a thread keeps: each holds an HTTP connection and a few MB.
 GATEWAYS_PER_THREAD = 32
@@ -30,11 +35,29 @@ MARKETS_ARE_OLD_AFTER = timedelta(hours=6)
 # before our clock was set back, and counts no more.
 OVERTAKEN_WITHIN = timedelta(minutes=1)
 
+STATUS_IS_OLD_AFTER = timedelta(seconds=55)
+KEYS_ARE_OLD_AFTER = timedelta(days=1)
+MAY_WITHDRAW = "wanted keys that may trade and not withdraw, was keys that may withdraw"
+NOT_CHECKED = "not checked yet: the venue could not be asked"
+
 _local = threading.local()
 
 
+class KeysRefused(Exception):
+    """These keys are not saved: the venue does not accept them, or they may do too much."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeysExamined:
+    """What ``keys_examine`` found: ``checked_at`` is None where the venue could not be asked."""
+
+    checked_at: datetime | None
+    warning: str
+
+
 def gateway_for(exchange: Exchange, account: Account | None = None, markets: Iterable[Market] = ()) -> Gateway:
-    """A gateway to ``exchange`` in the name of ``account`` (None: public data only), knowing ``markets`` already.
+    """A gateway to ``exchange`` in the name of ``account`` (None: public data only), knowing ``markets`` already, behind the
+    rate budgets and the circuit breaker that all workers share.
 
     Cached per thread; keys that changed make a new one. Raises ExchangeUnavailable for an exchange that is disabled, and
     exchanges.credentials.UnableToDecrypt.
@@ -42,17 +65,20 @@ def gateway_for(exchange: Exchange, account: Account | None = None, markets: Ite
     if not exchange.is_enabled:
         raise ExchangeUnavailable(f"wanted an exchange that is enabled, {exchange.name} is not")
     token = account.credentials.token if account is not None else b""
-    cache: OrderedDict[Any, CcxtGateway] = _local.__dict__.setdefault("gateways", OrderedDict())
-    key = (exchange.ccxt_id, exchange.base_url, token)
-    gateway = cache.get(key)
-    if gateway is None:
-        credentials = account.credentials.reveal() if account is not None else None
-        gateway = cache[key] = CcxtGateway(exchange.ccxt_id, exchange.base_url, credentials)
+    cache: OrderedDict[Any, tuple[CcxtGateway, Gateway]] = _local.__dict__.setdefault("gateways", OrderedDict())
+    key = (exchange.pk, exchange.ccxt_id, exchange.base_url, account and account.pk, token)
+    if key not in cache:
+        gateway = CcxtGateway(
+            exchange.ccxt_id, exchange.base_url, account.credentials.reveal() if account is not None else None
+        )
+        pool = f"account:{account.pk}" if account is not None else ""
+        cache[key] = gateway, GuardedGateway(gateway, exchange.ccxt_id, exchange.pk, pool)
         if len(cache) > GATEWAYS_PER_THREAD:
             cache.popitem(last=False)
     cache.move_to_end(key)
-    gateway.know((market.symbol, market.venue_info) for market in markets)
-    return gateway
+    opened, guarded = cache[key]
+    opened.know((market.symbol, market.venue_info) for market in markets)
+    return guarded
 
 
 def gateways_warm() -> None:
@@ -116,6 +142,65 @@ def exchange_clock_sync(exchange_id: int) -> datetime:
     return venue_at
 
 
+def exchanges_to_read_status_of(now: datetime) -> list[int]:
+    """Exchanges in use whose status was read a minute ago; one that takes no orders, or no calls, is asked every time."""
+    is_bad = ~Q(status=VenueStatus.OPEN) | Q(unreachable_at__isnull=False)
+    old = Q(status_read_at=None) | Q(status_read_at__lt=now - STATUS_IS_OLD_AFTER) | is_bad
+    return list(
+        Exchange.objects.filter(old, is_enabled=True, accounts__isnull=False).distinct().values_list("pk", flat=True)
+    )
+
+
+def exchange_status_read(exchange_id: int) -> str:
+    """Ask the venue whether it takes orders; what it says. Each change, and each loss and return of the venue, is told once
+    to every trader with an account there. Raises ExchangeUnavailable, when the circuit is open after having told of it."""
+    exchange = Exchange.objects.get(pk=exchange_id)
+    asked_at = timezone.now()
+    try:
+        report = gateway_for(exchange).status()
+    except ExchangeUnavailable as error:
+        if breaker_of(exchange_id).is_open():
+            _exchange_lost(exchange, str(error))
+        raise
+    status, message = report.status, report.message[:200]
+    with transaction.atomic():
+        # Locked: of two readers the one who asked later is right, and each change has one teller.
+        was = Exchange.objects.select_for_update().get(pk=exchange_id)
+        if was.status_read_at and asked_at <= was.status_read_at < asked_at + OVERTAKEN_WITHIN:
+            return was.status
+        Exchange.objects.filter(pk=exchange_id).update(
+            status=status, status_message=message, status_read_at=asked_at, unreachable_at=None
+        )
+        if was.unreachable_at is not None:
+            _tell_owners(exchange, "VENUE_REACHABLE", since=was.unreachable_at)
+        if was.status != status:
+            _tell_owners(exchange, "VENUE_STATUS", status=status, was=was.status, message=message)
+    return status
+
+
+def _exchange_lost(exchange: Exchange, reason: str) -> None:
+    with transaction.atomic():
+        reached = Exchange.objects.filter(pk=exchange.pk, unreachable_at=None)
+        if reached.update(unreachable_at=timezone.now()):
+            _tell_owners(exchange, "VENUE_UNREACHABLE", reason=reason[:200])
+
+
+def _tell_owners(exchange: Exchange, alert: str, **facts: Any) -> None:
+    """One alert to each trader with accounts at ``exchange``, under the first of them."""
+    firsts = exchange.accounts.order_by("owner_id", "pk").distinct("owner_id").values_list("pk", "owner_id")
+    publish_all(
+        Topic.ALERTS,
+        [
+            Note(
+                key=account_id,
+                ids={"account_id": account_id, "owner_id": owner_id, "exchange_id": exchange.pk},
+                data={"alert": alert, "exchange": exchange.name, **facts},
+            )
+            for account_id, owner_id in firsts
+        ],
+    )
+
+
 def quotes_refresh(exchange_id: int, symbols: Sequence[str]) -> int:
     """Read the last prices of ``symbols``, one call for all of them; how many came. Raises ExchangeUnavailable."""
     exchange = Exchange.objects.get(pk=exchange_id)
@@ -147,7 +232,7 @@ def balances_refresh(account_id: int) -> list[BalanceReport]:
         reports = gateway_for(account.exchange, account).balances()
     except ExchangeUnavailable as error:
         if error.is_refused_key:
-            account_pause(account_id, str(error))
+            account_pause(account_id, str(error), keys=account.credentials)
         raise
     with transaction.atomic():
         # Locks the account: of two readers the one who asked later is right, whoever writes last.
@@ -170,12 +255,47 @@ def balances_refresh(account_id: int) -> list[BalanceReport]:
     return reports
 
 
-def account_create(*, owner: User, exchange: Exchange, name: str, currency: str, credentials: Credentials) -> Account:
-    """A new account with its keys sealed and a risk profile of defaults; its venue and balances are read soon after."""
+def keys_examine(exchange: Exchange, credentials: Credentials, account: Account | None = None) -> KeysExamined:
+    """Ask the venue what keys may do before they are saved; call it in no transaction.
+
+    Raises KeysRefused for keys that the venue does not accept and for those that may withdraw. A venue that cannot be asked
+    now is asked soon, by the sweep: the keys are good until then.
+    """
+    gateway = CcxtGateway(exchange.ccxt_id, exchange.base_url, credentials)
+    pool = f"account:{account.pk}" if account is not None else f"key:{credentials.hint}"
+    try:
+        if not exchange.is_enabled:
+            raise ExchangeUnavailable(f"wanted an exchange that is enabled, {exchange.name} is not")
+        rights = GuardedGateway(gateway, exchange.ccxt_id, exchange.pk, pool).key_rights()
+    except ExchangeUnavailable as error:
+        if error.is_refused_key:
+            raise KeysRefused(f"wanted keys that {exchange.name} accepts, was: {error}") from error
+        logger.warning("new keys at %s were not checked: %s", exchange.name, error)
+        return KeysExamined(None, NOT_CHECKED)
+    if rights.can_withdraw:
+        raise KeysRefused(MAY_WITHDRAW)
+    return KeysExamined(timezone.now(), _warning_of(rights))
+
+
+def account_create(
+    *,
+    owner: User,
+    exchange: Exchange,
+    name: str,
+    currency: str,
+    credentials: Credentials,
+    examined: KeysExamined | None = None,
+) -> Account:
+    """A new account with its keys sealed and a risk profile of defaults; its venue and balances are read soon after.
+
+    Keys that were not ``examined`` are now, so call it in no transaction then. Raises KeysRefused, and saves nothing.
+    """
+    examined = examined or keys_examine(exchange, credentials)
     with transaction.atomic():
         account = Account.objects.create(
             owner=owner, exchange=exchange, name=name, currency=currency.upper(),
             credentials=credentials, key_hint=credentials.hint,
+            keys_checked_at=examined.checked_at, keys_warning=examined.warning,
         )  # fmt: skip
         RiskProfile.objects.create(account=account)
         if exchange.markets_synced_at is None:
@@ -185,11 +305,49 @@ def account_create(*, owner: User, exchange: Exchange, name: str, currency: str,
     return account
 
 
-def account_rekey(account_id: int, credentials: Credentials) -> None:
-    """Replace the account's keys; an account paused for its old ones is active again."""
+def account_rekey(account_id: int, credentials: Credentials, examined: KeysExamined | None = None) -> None:
+    """Replace the account's keys; an account paused for its old ones is active again.
+
+    Keys that were not ``examined`` are now, so call it in no transaction then. Raises KeysRefused, and changes nothing.
+    """
+    if examined is None:
+        account = Account.objects.select_related("exchange").get(pk=account_id)
+        examined = keys_examine(account.exchange, credentials, account)
     Account.objects.filter(pk=account_id).update(
-        credentials=credentials, key_hint=credentials.hint, status=Account.Status.ACTIVE, status_reason=""
+        credentials=credentials, key_hint=credentials.hint, status=Account.Status.ACTIVE, status_reason="",
+        keys_checked_at=examined.checked_at, keys_warning=examined.warning,
+    )  # fmt: skip
+
+
+def accounts_with_unchecked_keys(now: datetime) -> list[int]:
+    """Accounts in use whose venue has not said for a day, or never, what their keys may do."""
+    old = Q(keys_checked_at=None) | Q(keys_checked_at__lt=now - KEYS_ARE_OLD_AFTER)
+    asked = Account.objects.filter(old, status=Account.Status.ACTIVE, exchange__is_enabled=True, is_paper=False)
+    return list(asked.values_list("pk", flat=True))
+
+
+def keys_check(account_id: int) -> bool:
+    """Ask the venue what the keys in use may do; whether they are good. Those that may withdraw, those that are refused and
+    those that nobody can read pause their account. Raises ExchangeUnavailable when it cannot be asked."""
+    account = Account.objects.select_related("exchange").get(pk=account_id)
+    try:
+        rights = gateway_for(account.exchange, account).key_rights()
+    except UnableToDecrypt as error:
+        account_pause(account_id, str(error), keys=account.credentials)
+        return False
+    except ExchangeUnavailable as error:
+        if not error.is_refused_key:
+            raise
+        account_pause(account_id, str(error), keys=account.credentials)
+        return False
+    if rights.can_withdraw:
+        account_pause(account_id, MAY_WITHDRAW, keys=account.credentials)
+        return False
+    # Of these keys only: others may have come while the venue was asked.
+    Account.objects.filter(pk=account_id, credentials=account.credentials).update(
+        keys_checked_at=timezone.now(), keys_warning=_warning_of(rights)
     )
+    return True
 
 
 def credentials_reseal() -> int:
@@ -202,12 +360,16 @@ def credentials_reseal() -> int:
     return len(accounts)
 
 
-def account_pause(account_id: int, reason: str) -> bool:
-    """Stop using keys that the venue refuses, and say so once; whether it was this call that paused it."""
+def account_pause(account_id: int, reason: str, keys: SealedCredentials | None = None) -> bool:
+    """Stop using keys that the venue refuses, and say so once; whether it was this call that paused it.
+
+    ``keys`` are those that were refused, as they were read: an account that was given others meanwhile goes on.
+    """
     with transaction.atomic():
-        paused = Account.objects.filter(pk=account_id, status=Account.Status.ACTIVE).update(
-            status=Account.Status.PAUSED, status_reason=reason[:200]
-        )
+        active = Account.objects.filter(pk=account_id, status=Account.Status.ACTIVE)
+        if keys is not None:
+            active = active.filter(credentials=keys)
+        paused = active.update(status=Account.Status.PAUSED, status_reason=reason[:200])
         if paused:
             owner_id = Account.objects.values_list("owner_id", flat=True).get(pk=account_id)
             publish(
@@ -215,6 +377,18 @@ def account_pause(account_id: int, reason: str) -> bool:
                 data={"alert": "ACCOUNT_PAUSED", "reason": reason[:200]},
             )  # fmt: skip
     return bool(paused)
+
+
+def _warning_of(rights: KeyRights) -> str:
+    """What is unwise about keys that are good enough."""
+    warnings = []
+    if rights.can_trade is False:
+        warnings.append("the keys may not trade")
+    if rights.can_withdraw is None:
+        warnings.append("the venue does not say whether the keys may withdraw")
+    if rights.is_bound_to_addresses is False:
+        warnings.append("the keys work from any address: bind them to yours at the venue")
+    return "; ".join(warnings)
 
 
 def _market_of(exchange: Exchange, report: MarketReport, at: datetime) -> Market:

@@ -96,13 +96,13 @@ def order_submit(order_id: int) -> str | None:
         gateway = gateway_for(order.account.exchange, order.account, [order.market])
         exchange_order_id = gateway.order_create(_ticket(order))
     except UnableToDecrypt as error:
-        account_pause(order.account_id, str(error))
+        account_pause(order.account_id, str(error), keys=order.account.credentials)
         return _settle(order, S.REJECTED, among=(S.SUBMITTING,), reason="KEYS_UNREADABLE", detail=str(error)[:200])
     except ExchangeUnavailable as error:
         return _submit_later(order, str(error))
     except OrderRejected as error:
         if error.is_refused_key:
-            account_pause(order.account_id, str(error))
+            account_pause(order.account_id, str(error), keys=order.account.credentials)
         return _settle(order, S.REJECTED, among=(S.SUBMITTING,), reason=error.code[:40], detail=str(error)[:200])
     except OrderOutcomeUnknown as error:
         return _settle(order, S.UNKNOWN, among=(S.SUBMITTING,), detail=str(error)[:200], not_before_at=timezone.now())
@@ -155,7 +155,7 @@ def _ask_venue(order: Order) -> str:
         fills = gateway.order_fills(order.market.symbol, report.exchange_order_id) if report and report.filled else []
     except ExchangeUnavailable as error:
         if error.is_refused_key:
-            account_pause(order.account_id, str(error))
+            account_pause(order.account_id, str(error), keys=order.account.credentials)
         _look_again(order, str(error))
         return order.status
     if report is None:

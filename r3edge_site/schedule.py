@@ -41,6 +41,7 @@ SCHEDULE = (
     Entry(
         "sessions.sweep", 5, "recoveries asked for, sessions on paused accounts, feeds out of step with their sessions"
     ),
-    Entry("exchanges.sweep", 60, "clocks drift and markets change: re-read when old"),
+    Entry("exchanges.watch", 5, "whether venues take orders: read every minute, and each time while one does not"),
+    Entry("exchanges.sweep", 60, "clocks drift, markets and the rights of keys change: re-read when old"),
     Entry("pipeline.housekeep", 6 * 3600, "the journal's partition of next month exists before it begins"),
 )

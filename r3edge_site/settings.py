@@ -136,6 +136,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
         "SideEnum": "orders.models.Side",
         "PositionSideEnum": "orders.models.PositionSide",
         "AccountStatusEnum": "exchanges.models.Account.Status",
+        "VenueStatusEnum": "exchanges.gateway.VenueStatus",
         "SessionStatusEnum": "sessions.models.SessionStatus",
         "OrderStatusEnum": "orders.models.OrderStatus",
         "PositionStatusEnum": "positions.models.PositionStatus",

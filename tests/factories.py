@@ -18,7 +18,7 @@ from domain.strategy import SignalKind
 from exchanges.credentials import Credentials
 from exchanges.gateway import CandleReport
 from exchanges.models import Account, Balance, Exchange, Market, Quote, RiskProfile
-from exchanges.services import account_create
+from exchanges.services import KeysExamined, account_create
 from marketdata.models import Feed
 from marketdata.services import candles_store, feed_ensure
 from orders.models import Fill, Order
@@ -67,9 +67,10 @@ def make_quote(market: Market, last: str | Decimal = "50000", age: timedelta = t
 def make_account(
     owner: User | None = None, exchange: Exchange | None = None, name: str = "main", usdt: str | None = "10000"
 ) -> Account:
+    """An account whose venue said just now that its keys are good; nobody is asked."""
     account = account_create(
         owner=owner or make_user(), exchange=exchange or make_exchange(), name=name, currency="USDT",
-        credentials=Credentials(KEY, SECRET, PASSPHRASE),
+        credentials=Credentials(KEY, SECRET, PASSPHRASE), examined=KeysExamined(timezone.now(), ""),
     )  # fmt: skip
     if usdt is not None:
         make_balance(account, usdt)

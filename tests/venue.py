@@ -13,6 +13,7 @@ from typing import Any
 import requests
 
 from domain.orders import OrderStatus
+from exchanges import shared
 from exchanges.models import Account, Exchange, Market
 from exchanges.services import balances_refresh, exchange_sync, quotes_refresh
 from orders.models import Order
@@ -69,6 +70,11 @@ class Venue:
     def heal(self) -> None:
         """Forget every fault."""
         requests.delete(f"{self.simulator.url}/_sim/faults", timeout=10).raise_for_status()
+
+    def limits_reset(self) -> None:
+        """As if its rate limits had begun to count anew."""
+        for key in shared.client().keys("r3edge:blocked:*"):  # type: ignore[union-attr]
+            shared.client().delete(key)
 
     def ready_order(self, **fields: Any) -> Order:
         """An entry of a new session and position, valued and waiting to be sent: 0.02 BTC at market unless told."""

@@ -83,11 +83,14 @@ def test_new_keys_replace_the_old_ones_and_wake_a_paused_account(desk: Client, a
     account = make_account(alice)
     Account.objects.filter(pk=account.pk).update(status=Account.Status.PAUSED, status_reason="invalid key")
 
-    desk.post(url_of(Account, "change", account.pk), changed(account, api_key="new-key-9876", secret="new-secret"))
+    desk.post(
+        url_of(Account, "change", account.pk),
+        changed(account, api_key="new-key-9876", secret="new-secret", passphrase="p"),
+    )
 
     account.refresh_from_db()
     revealed = account.credentials.reveal()
-    assert (revealed.api_key, revealed.secret, revealed.passphrase) == ("new-key-9876", "new-secret", "")
+    assert (revealed.api_key, revealed.secret, revealed.passphrase) == ("new-key-9876", "new-secret", "p")
     assert (account.key_hint, account.status, account.status_reason) == ("…9876", Account.Status.ACTIVE, "")
 
 

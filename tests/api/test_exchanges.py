@@ -28,6 +28,7 @@ def test_a_superuser_sets_up_an_exchange_and_traders_read_it(root: Api, alice: A
     assert answer.json() == {
         "id": made["id"], "name": "kucoin", "ccxt_id": "kucoin", "base_url": "", "is_enabled": True, "clock_speed": 1.0,
         "clock_anchor_at": None, "clock_venue_at": None, "markets_synced_at": None,
+        "status": "OPEN", "status_message": "", "status_read_at": None, "unreachable_at": None,
     }  # fmt: skip
 
 
@@ -162,6 +163,7 @@ def test_an_account_is_created_with_sealed_keys_and_default_limits(alice: Api) -
     assert answer.json() == {
         "id": account.pk, "owner": "alice", "exchange": exchange.pk, "exchange_name": "simulator", "name": "main",
         "currency": "USDT", "key_hint": "…1234", "status": "ACTIVE", "status_reason": "", "balances": [],
+        "keys_checked_at": None, "keys_warning": "not checked yet: the venue could not be asked",
         "balances_synced_at": None, "risk_profile": {"max_open_positions": 5, "max_exposure": None},
         "created_at": answer.json()["created_at"],
     }  # fmt: skip

@@ -85,6 +85,32 @@ def an_exchange_read_yesterday() -> int:
     return make_account(exchange=make_exchange(markets_synced_at=timezone.now() - timedelta(days=1))).exchange_id
 
 
+def an_exchange_whose_status_was_never_read() -> int:
+    return make_account().exchange_id
+
+
+def an_exchange_that_took_no_orders_when_it_was_last_asked() -> int:
+    exchange = make_exchange(status="CANCEL_ONLY", status_read_at=timezone.now() + LATE)
+    return make_account(exchange=exchange).exchange_id
+
+
+def an_exchange_that_did_not_answer() -> int:
+    exchange = make_exchange(unreachable_at=timezone.now(), status_read_at=timezone.now() + LATE)
+    return make_account(exchange=exchange).exchange_id
+
+
+def an_account_whose_keys_were_never_checked() -> int:
+    account = make_account()
+    Account.objects.update(keys_checked_at=None)
+    return account.pk
+
+
+def an_account_whose_keys_were_checked_yesterday() -> int:
+    account = make_account()
+    Account.objects.update(keys_checked_at=timezone.now() - timedelta(days=1))
+    return account.pk
+
+
 def a_feed_whose_candle_has_closed() -> int:
     return make_feed(is_needed=True, next_due_at=timezone.now() + SECOND).pk
 
@@ -161,6 +187,11 @@ WAITING_ROWS: list[tuple[Callable[[], int], str]] = [
     (an_account_never_read, "balances read before the last fill"),
     (an_exchange_never_read, "exchange read long ago"),
     (an_exchange_read_yesterday, "exchange read long ago"),
+    (an_exchange_whose_status_was_never_read, "status read long ago"),
+    (an_exchange_that_took_no_orders_when_it_was_last_asked, "status read long ago"),
+    (an_exchange_that_did_not_answer, "status read long ago"),
+    (an_account_whose_keys_were_never_checked, "keys not checked for a day"),
+    (an_account_whose_keys_were_checked_yesterday, "keys not checked for a day"),
     (a_feed_whose_candle_has_closed, "feed with a closed candle"),
     (a_feed_whose_collector_died, "feed with a closed candle"),
     (a_feed_with_a_candle_nobody_answered, "candle without an answer"),

@@ -1,0 +1,154 @@
+"""One rate budget for all workers: what a venue allows per account, and per address for public data, counted in Redis.
+
+Of each pool a part is kept for what matters more: reads stop at 60 %, looks at orders and prices at 80 %, entries at 90 %,
+and the last tenth is for exits and cancellations alone. Whatever is over its part is refused at once, with the time after
+which it fits: nobody sleeps, and nothing is sent that the venue would refuse.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+from functools import cache
+
+from django.conf import settings
+from limits.storage.redis import RedisStorage
+
+from exchanges import shared
+from exchanges.gateway import ExchangeUnavailable
+
+
+class Use(Enum):
+    """What a call is for; its value is the percentage of a pool that such calls may use up."""
+
+    EXIT = 100
+    ENTRY = 90
+    LOOK = 80
+    READ = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """So much ``weight`` in so many ``seconds``."""
+
+    weight: int
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a venue allows: its pools, and which of them each call of a gateway draws from with what weight, all of its usual
+    requests together. ``PUBLIC`` is the pool of an address; every other pool is an account's."""
+
+    pools: Mapping[str, Pool]
+    calls: Mapping[str, tuple[str, int]]
+
+
+PUBLIC = "public"
+_PUBLIC_CALLS = ("time", "status", "markets", "quotes", "candles")
+_ACCOUNT_CALLS = (
+    "order_create", "order_cancel", "order_find", "order_get", "order_fills", "orders_open", "symbols_open",
+    "orders_done", "fills_since", "balances", "key_rights",
+)  # fmt: skip
+ALLOWANCES: dict[str, Allowance] = {
+    # For an ordinary account (VIP 0). A list by pages weighs its first two pages: more are rare, and a pool that the venue
+    # finds empty nevertheless is blocked until the venue says it is full again.
+    "kucoin": Allowance(
+        pools={PUBLIC: Pool(2000, 30), "spot": Pool(4000, 30), "management": Pool(2000, 30)},
+        calls={
+            "time": (PUBLIC, 3), "status": (PUBLIC, 3), "markets": (PUBLIC, 22), "quotes": (PUBLIC, 15),
+            "candles": (PUBLIC, 3),
+            "order_create": ("spot", 1), "order_cancel": ("spot", 1), "order_find": ("spot", 2), "order_get": ("spot", 2),
+            "order_fills": ("spot", 2), "orders_open": ("spot", 2), "symbols_open": ("spot", 2),
+            "orders_done": ("spot", 5), "fills_since": ("spot", 5),
+            "balances": ("management", 5), "key_rights": ("management", 20),
+        },
+    ),
+}  # fmt: skip
+# For a venue whose figures nobody has written down: less than any venue we know of allows.
+CAUTIOUS = Allowance(
+    pools={PUBLIC: Pool(600, 60), "account": Pool(600, 60)},
+    calls={**dict.fromkeys(_PUBLIC_CALLS, (PUBLIC, 1)), **dict.fromkeys(_ACCOUNT_CALLS, ("account", 1))},
+)
+
+# No word of a venue's blocks a pool for longer.
+LONGEST_BLOCK = timedelta(minutes=2)
+
+
+def allowance_of(ccxt_id: str) -> Allowance:
+    return ALLOWANCES.get(ccxt_id, CAUTIOUS)
+
+
+class Budget:
+    """One pool, named alike by all workers."""
+
+    def __init__(self, name: str, pool: Pool) -> None:
+        self.pool = pool
+        self._key = f"{name}:{pool.seconds}"
+        self.blocked_key = f"r3edge:blocked:{name}"
+
+    def take(self, weight: int, use: Use) -> None:
+        """Count ``weight`` more; raises ExchangeUnavailable, and counts nothing, where ``use`` may not have it now."""
+        limit = self.pool.weight * use.value // 100
+        # A counter of two windows: one script in Redis, whatever the weight. (A log of every request would be exact, and
+        # would cost as many steps as the request weighs.) Asked directly, because its rate limiters keep a counter for
+        # each limit, and here four limits share one.
+        if shared.ask(
+            lambda: _storage(settings.REDIS_URL).acquire_sliding_window_entry(
+                self._key, limit, self.pool.seconds, weight
+            ),
+            True,
+        ):
+            return
+        wait = shared.ask(lambda: self._wait(limit, weight), timedelta(seconds=1))
+        raise ExchangeUnavailable(
+            f"wanted {weight} of the {limit} that {use.name.lower()} calls may use in {self.pool.seconds} s, was used up",
+            retry_after=wait,
+        )
+
+    def used(self) -> int | None:
+        """How much of the pool is used now; None where nobody knows."""
+        return shared.ask(lambda: math.floor(self._count()[0]), None)
+
+    def block(self, wait: timedelta) -> None:
+        """The venue refuses whoever draws from this pool: nobody asks it for ``wait``."""
+        wait_ms = int(min(wait, LONGEST_BLOCK).total_seconds() * 1000)
+        if wait_ms > 0:
+            until_ms = int(time.time() * 1000) + wait_ms
+            shared.ask(lambda: shared.client().set(self.blocked_key, until_ms, px=wait_ms), None)
+
+    def check_block(self, until_ms: bytes | None) -> None:
+        """Raises ExchangeUnavailable while the pool is blocked; ``until_ms`` is what lies under ``blocked_key``."""
+        left_ms = int(until_ms) - int(time.time() * 1000) if until_ms else 0
+        if left_ms > 0:
+            wait = timedelta(milliseconds=left_ms)
+            raise ExchangeUnavailable(
+                f"wanted less than the venue's rate limit, was over it; it counts anew in {left_ms / 1000:.1f} s",
+                retry_after=wait,
+            )
+
+    def _count(self) -> tuple[float, int, float, int, float]:
+        before, before_left, now, now_left = _storage(settings.REDIS_URL).get_sliding_window(
+            self._key, self.pool.seconds
+        )
+        return before * before_left / self.pool.seconds + now, before, before_left, now, now_left
+
+    def _wait(self, limit: int, weight: int) -> timedelta:
+        """How long until ``weight`` fits under ``limit``, if nothing else is counted meanwhile: the window before fades
+        away evenly, and then this one does."""
+        _, before, before_left, now, now_left = self._count()
+        room, seconds = limit - weight, self.pool.seconds
+        if now <= room and before:
+            wait = before_left - max(0, room - now) * seconds / before
+        else:
+            wait = max(0.0, now_left - seconds) + seconds - max(0, room) * seconds / max(now, 1)
+        return timedelta(seconds=min(max(wait, 0.1), 2 * seconds))
+
+
+@cache
+def _storage(url: str) -> RedisStorage:
+    return RedisStorage(url, connection_pool=shared.client().connection_pool, key_prefix="r3edge:budget")
