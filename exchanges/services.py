@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -19,7 +20,8 @@ from django.utils import timezone
 from exchanges.ccxt_gateway import CcxtGateway, ccxt_load
 from exchanges.credentials import Credentials
 from exchanges.gateway import BalanceReport, ExchangeUnavailable, Gateway, MarketReport
-from exchanges.models import Account, Balance, Exchange, Market, Quote, RiskProfile
+from exchanges.models import Account, Balance, Exchange, Market, PaperBalance, Quote, RiskProfile
+from exchanges.paper_gateway import PaperGateway
 from pipeline.topics import Topic, publish, ring
 
 # Gateways a thread keeps: each holds an HTTP connection and a few MB.
@@ -36,11 +38,13 @@ _local = threading.local()
 def gateway_for(exchange: Exchange, account: Account | None = None, markets: Iterable[Market] = ()) -> Gateway:
     """A gateway to ``exchange`` in the name of ``account`` (None: public data only), knowing ``markets`` already.
 
-    Cached per thread; keys that changed make a new one. Raises ExchangeUnavailable for an exchange that is disabled, and
-    exchanges.credentials.UnableToDecrypt.
+    A paper account trades in its own books, at the prices of the public gateway. Cached per thread; keys that changed make
+    a new one. Raises ExchangeUnavailable for an exchange that is disabled, and exchanges.credentials.UnableToDecrypt.
     """
     if not exchange.is_enabled:
         raise ExchangeUnavailable(f"wanted an exchange that is enabled, {exchange.name} is not")
+    if account is not None and account.is_paper:
+        return PaperGateway(exchange, account.pk, lambda markets: gateway_for(exchange, markets=markets))
     token = account.credentials.token if account is not None else b""
     cache: OrderedDict[Any, CcxtGateway] = _local.__dict__.setdefault("gateways", OrderedDict())
     key = (exchange.ccxt_id, exchange.base_url, token)
@@ -170,14 +174,28 @@ def balances_refresh(account_id: int) -> list[BalanceReport]:
     return reports
 
 
-def account_create(*, owner: User, exchange: Exchange, name: str, currency: str, credentials: Credentials) -> Account:
-    """A new account with its keys sealed and a risk profile of defaults; its venue and balances are read soon after."""
+def account_create(
+    *,
+    owner: User,
+    exchange: Exchange,
+    name: str,
+    currency: str,
+    credentials: Credentials | None = None,
+    paper_balance: Decimal | None = None,
+) -> Account:
+    """A new account with its keys sealed, or on paper with ``paper_balance`` of its currency, and a risk profile of defaults;
+    its venue and balances are read soon after."""
+    if (credentials is None) == (paper_balance is None):
+        raise ValueError("wanted either keys or a paper balance")
+    keys = credentials or Credentials("", "")
     with transaction.atomic():
         account = Account.objects.create(
             owner=owner, exchange=exchange, name=name, currency=currency.upper(),
-            credentials=credentials, key_hint=credentials.hint,
+            credentials=keys, key_hint=keys.hint, is_paper=paper_balance is not None,
         )  # fmt: skip
         RiskProfile.objects.create(account=account)
+        if paper_balance is not None:
+            PaperBalance.objects.create(account=account, currency=account.currency, total=paper_balance)
         if exchange.markets_synced_at is None:
             transaction.on_commit(lambda: ring("exchanges.sync", exchange_ids=[exchange.pk]), robust=True)
         transaction.on_commit(lambda: ring("orders.balances", account_ids=[account.pk]), robust=True)
@@ -186,8 +204,9 @@ def account_create(*, owner: User, exchange: Exchange, name: str, currency: str,
 
 
 def account_rekey(account_id: int, credentials: Credentials) -> None:
-    """Replace the account's keys; an account paused for its old ones is active again."""
-    Account.objects.filter(pk=account_id).update(
+    """Replace the account's keys; an account paused for its old ones is active again. One on
+    paper has none to replace."""
+    Account.objects.filter(pk=account_id, is_paper=False).update(
         credentials=credentials, key_hint=credentials.hint, status=Account.Status.ACTIVE, status_reason=""
     )
 
