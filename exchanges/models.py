@@ -207,7 +207,8 @@ class PaperBalance(models.Model):
     @property
     def free(self) -> Decimal:
         """What a new order may use."""
-        return self.total - self.held
+        free: Decimal = self.total - self.held
+        return free
 
 
 class PaperOrder(models.Model):

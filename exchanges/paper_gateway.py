@@ -139,6 +139,8 @@ class PaperGateway:
         # What the price reached before the cancellation came is filled, not cancelled.
         self._match()
         pk = _id(exchange_order_id)
+        if pk is None:
+            return
         with self._reading(), self._books():
             order = PaperOrder.objects.filter(
                 pk=pk, account_id=self._account_id, market__symbol=symbol, is_open=True
@@ -373,7 +375,7 @@ def _price_in(order: PaperOrder, rules: MarketRules, open_: Decimal, low: Decima
 def _worst_price(order: PaperOrder, rules: MarketRules, price: Decimal | None) -> Decimal:
     """What the order may come to pay, as far as can be told before it is filled."""
     if order.price is not None:
-        return order.price
+        return Decimal(order.price)
     if price is not None:
         return price
     if order.stop_price is None:
@@ -385,7 +387,7 @@ def _worst_price(order: PaperOrder, rules: MarketRules, price: Decimal | None) -
 
 def _needed(order: PaperOrder, rules: MarketRules, worst: Decimal) -> Decimal:
     if order.side == Side.SELL:
-        return order.quantity * rules.contract_size
+        return Decimal(order.quantity * rules.contract_size)
     rate = max(rules.taker_fee, rules.maker_fee, ZERO)
     if order.order_type == OrderType.MARKET:
         rate = rules.taker_fee

@@ -218,7 +218,7 @@ def test_a_buy_stop_whose_gap_the_money_does_not_reach_is_cancelled(venue: Venue
 
     report = paper.order_get(SYMBOL, order_id)
     assert report is not None
-    assert (report.is_open, report.is_canceled, report.filled) == (False, True, 0)
+    assert (report.is_open, report.is_canceled, report.filled) == (False, True, Decimal(0))
     assert held(paper)["USDT"] == (START, START)
 
 
@@ -228,7 +228,7 @@ def test_two_orders_at_once_cannot_spend_the_same_money(venue: Venue) -> None:
     def buy(number: int) -> str:
         return gateway_for(venue.exchange, account).order_create(ticket(f"order-{number}"))
 
-    results = at_once([lambda number=number: buy(number) for number in range(4)])  # type: ignore[misc]
+    results = at_once([lambda number=number: buy(number) for number in range(4)])
 
     refused = [result for result in results if isinstance(result, OrderRejected)]
     assert [error.code for error in refused] == ["INSUFFICIENT_BALANCE"] * 3
