@@ -15,7 +15,7 @@ from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.views.decorators.debug import sensitive_post_parameters
 from unfold.decorators import display
-from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminTextInputWidget
+from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminPasswordWidget, UnfoldAdminTextInputWidget
 
 from exchanges import services
 from exchanges.ccxt_gateway import is_ccxt_exchange
@@ -127,6 +127,10 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
     api_key = secret_field("API key")
     secret = secret_field("API secret")
     passphrase = secret_field("API passphrase", "Where the exchange has one; KuCoin does.")
+    paper_balance = forms.DecimalField(
+        label="Paper balance", required=False, min_value=0, max_digits=36, decimal_places=18,
+        widget=UnfoldAdminDecimalFieldWidget, help_text="What a paper account starts with, in its currency.",
+    )  # fmt: skip
 
     def clean(self) -> dict[str, Any]:
         data: dict[str, Any] = super().clean() or {}
@@ -141,6 +145,14 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def _check_keys(self, data: dict[str, Any]) -> None:
         is_entered = any(data.get(name) for name in SECRETS)
+        if self.instance.is_paper or data.get("is_paper"):
+            if is_entered:
+                self.add_error("api_key", "wanted no keys for a paper account, was given some")
+            if not self.instance.pk and data.get("paper_balance") is None and "paper_balance" not in self.errors:
+                self.add_error("paper_balance", "wanted the balance that a paper account starts with, was nothing")
+            return
+        if data.get("paper_balance") is not None:
+            self.add_error("paper_balance", "wanted nothing here for an account with keys, was given")
         if self.instance.pk and not is_entered:
             return
         for name in ("api_key", "secret"):
@@ -203,7 +215,7 @@ class AccountPage(Page):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Account | None = None) -> tuple[str, ...]:
         # What orders and limits were counted in does not change under them; a new account is quickly made.
-        return ("owner", "exchange", "currency") if obj else ()
+        return ("owner", "exchange", "currency", "is_paper") if obj else ()
 
     def get_fieldsets(self, request: HttpRequest, obj: Account | None = None) -> Any:
         about = ["name", "exchange", "currency"]
@@ -214,7 +226,11 @@ class AccountPage(Page):
             if obj and obj.key_hint
             else "Stored encrypted and never shown again. The key needs the right to trade, and none to withdraw."
         )
-        return [(None, {"fields": about}), ("Keys", {"fields": SECRETS, "description": note})]
+        keys = ("Keys", {"fields": SECRETS, "description": note})
+        if obj is not None:
+            return [(None, {"fields": [*about, "is_paper"]})] if obj.is_paper else [(None, {"fields": about}), keys]
+        paper = ("Paper", {"fields": ("is_paper", "paper_balance"), "description": "Instead of keys."})
+        return [(None, {"fields": about}), keys, paper]
 
     def get_form(self, request: HttpRequest, obj: Account | None = None, change: bool = False, **kwargs: Any) -> Any:
         form: Any = super().get_form(request, obj, change, **kwargs)
@@ -259,11 +275,11 @@ class AccountPage(Page):
             super().save_model(request, obj, form, change)
             if credentials is not None:
                 services.account_rekey(obj.pk, credentials, examined)
-        elif credentials is not None:
+        else:
             owner = form.cleaned_data.get("owner") or form.trader
             made = services.account_create(
                 owner=owner, exchange=obj.exchange, name=obj.name, currency=obj.currency, credentials=credentials,
-                examined=examined,
+                paper_balance=form.cleaned_data.get("paper_balance"), examined=examined,
             )  # fmt: skip
             obj.pk, obj.currency, obj.owner = made.pk, made.currency, made.owner
             obj._state.adding = False
@@ -283,7 +299,11 @@ class AccountPage(Page):
         return Sections(
             [
                 Fact("Status", badge(row.status), row.status_reason),
-                Fact("Key", row.key_hint or "none", row.keys_warning or f"checked at {moment(row.keys_checked_at)}"),
+                Fact("Key", "on paper")
+                if row.is_paper
+                else Fact(
+                    "Key", row.key_hint or "none", row.keys_warning or f"checked at {moment(row.keys_checked_at)}"
+                ),
                 Fact("Holds", self.held(row), f"read at {moment(row.balances_synced_at)}"),
             ],
             [

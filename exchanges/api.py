@@ -228,16 +228,22 @@ class AccountSerializer(RowSerializer[Account]):
     exchange_name = serializers.CharField(source="exchange.name", read_only=True)
     balances = BalanceSerializer(many=True, read_only=True)
     risk_profile = RiskProfileSerializer(read_only=True)
-    api_key = serializers.CharField(write_only=True, max_length=200)
-    secret = serializers.CharField(write_only=True, max_length=200)
+    api_key = serializers.CharField(write_only=True, max_length=200, required=False)
+    secret = serializers.CharField(write_only=True, max_length=200, required=False)
     passphrase = serializers.CharField(write_only=True, max_length=200, required=False, allow_blank=True)
+    is_paper = serializers.BooleanField(
+        default=False, help_text="Virtual money on the venue's real prices: wants a paper_balance and no keys."
+    )
+    paper_balance = ExactDecimalField(
+        write_only=True, required=False, min_value=0, help_text="What a paper account starts with, in its currency."
+    )
 
     class Meta:
         model = Account
         fields = (
-            "id", "owner", "exchange", "exchange_name", "name", "currency", "key_hint", "status", "status_reason",
-            "keys_checked_at", "keys_warning", "balances", "balances_synced_at", "risk_profile", "created_at", "api_key",
-            "secret", "passphrase",
+            "id", "owner", "exchange", "exchange_name", "name", "currency", "is_paper", "key_hint", "status",
+            "status_reason", "keys_checked_at", "keys_warning", "balances", "balances_synced_at", "risk_profile",
+            "created_at", "api_key", "secret", "passphrase", "paper_balance",
         )  # fmt: skip
         read_only_fields = (
             "key_hint", "status", "status_reason", "keys_checked_at", "keys_warning", "balances_synced_at", "created_at",
@@ -246,15 +252,27 @@ class AccountSerializer(RowSerializer[Account]):
     def validate_name(self, name: str) -> str:
         return _free_name(self.context["request"].user, name)
 
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        keys, balance = ("api_key", "secret", "passphrase"), ("paper_balance",)
+        wanted, needless = (balance, keys) if attrs["is_paper"] else (keys[:2], balance)
+        kind = "a paper account" if attrs["is_paper"] else "an account with keys"
+        errors = {name: "This field is required." for name in wanted if name not in attrs}
+        errors |= {name: f"wanted nothing here for {kind}, was given" for name in needless if name in attrs}
+        if errors:
+            raise serializers.ValidationError(errors)
+        return attrs
+
     def create(self, validated_data: dict[str, Any]) -> Account:
-        exchange, credentials = validated_data["exchange"], _credentials(validated_data)
+        exchange = validated_data["exchange"]
+        credentials = None if validated_data["is_paper"] else _credentials(validated_data)
         return account_create(
             owner=self.context["request"].user,
             exchange=exchange,
             name=validated_data["name"],
             currency=validated_data.get("currency", "USDT"),
             credentials=credentials,
-            examined=_examined(exchange, credentials),
+            paper_balance=validated_data.get("paper_balance"),
+            examined=None if credentials is None else _examined(exchange, credentials),
         )
 
 
@@ -275,6 +293,10 @@ class AccountChange(RowSerializer[Account]):
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         given = {"api_key", "secret", "passphrase"} & attrs.keys()
         missing = {"api_key", "secret"} - given
+        if given and self.instance and self.instance.is_paper:
+            raise serializers.ValidationError(
+                dict.fromkeys(sorted(given), "wanted nothing here for a paper account, was given")
+            )
         if given and missing:
             raise serializers.ValidationError(
                 dict.fromkeys(sorted(missing), f"wanted with the other keys, was {', '.join(sorted(given))} alone")

@@ -61,7 +61,7 @@ class GuardedGateway:
 
     @property
     def refuses_late_requests(self) -> bool:
-        return bool(getattr(self._gateway, "refuses_late_requests", True))
+        return self._gateway.refuses_late_requests
 
     # -- public data --------------------------------------------------------------------------------------------------
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from django.conf import settings
 from django.core.validators import MinValueValidator
 from django.db import models
 
-from domain.market import MarketRules
+from domain.market import MarketRules, OrderType, Side
 from exchanges.credentials import CredentialsField
 from exchanges.gateway import VenueStatus
 from pipeline.fields import ExactField
@@ -187,3 +188,80 @@ class Balance(models.Model):
 
     def __str__(self) -> str:
         return f"{self.total} {self.currency}"
+
+
+class PaperBalance(models.Model):
+    """Virtual money of a paper account in one currency. ``held`` is set aside for open orders; that neither it nor what
+    is free is ever negative is the database's word."""
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="paper_balances")
+    currency = models.CharField(max_length=20)
+    total = ExactField(default=0)
+    held = ExactField(default=0)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["account", "currency"], name="paper_balance_once_per_currency"),
+            models.CheckConstraint(
+                condition=models.Q(held__gte=0, held__lte=models.F("total")), name="paper_balance_holds_what_it_has"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.total} {self.currency} on paper"
+
+    @property
+    def free(self) -> Decimal:
+        """What a new order may use."""
+        free: Decimal = self.total - self.held
+        return free
+
+
+class PaperOrder(models.Model):
+    """An order in the books of a paper account, kept for ever: its client order id is never free again.
+
+    ``held`` is what it holds of the currency it pays with; times are the venue's. Prices before ``matched_until`` cannot
+    fill it any more: they came before it, or were looked at.
+    """
+
+    account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="paper_orders")
+    market = models.ForeignKey(Market, on_delete=models.PROTECT, related_name="paper_orders")
+    client_order_id = models.CharField(max_length=64)
+    side = models.CharField(max_length=4, choices=[(side.value, side.value) for side in Side])
+    order_type = models.CharField(max_length=8, choices=[(kind.value, kind.value) for kind in OrderType])
+    quantity = ExactField()
+    price = ExactField(null=True)
+    stop_price = ExactField(null=True)
+    filled = ExactField(default=0)
+    filled_quote = ExactField(default=0)
+    held = ExactField(default=0)
+    is_open = models.BooleanField(default=True)
+    is_canceled = models.BooleanField(default=False)
+    created_at = models.DateTimeField()
+    matched_until = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["account", "client_order_id"], name="paper_order_once_per_client_order_id"),
+        ]
+        indexes = [
+            models.Index(fields=["account"], condition=models.Q(is_open=True), name="paper_order_open"),
+            models.Index(fields=["account", "market", "created_at"], name="paper_order_history"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.side} {self.quantity} on paper"
+
+
+class PaperFill(models.Model):
+    """One execution in the books of a paper account; the fee is in the market's quote currency. ``filled_at`` is the
+    venue's time."""
+
+    order = models.ForeignKey(PaperOrder, on_delete=models.PROTECT, related_name="fills")
+    quantity = ExactField()
+    price = ExactField()
+    fee = ExactField()
+    filled_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.quantity} at {self.price} on paper"

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -22,7 +23,8 @@ from exchanges.ccxt_gateway import CcxtGateway, ccxt_load
 from exchanges.credentials import Credentials, SealedCredentials, UnableToDecrypt
 from exchanges.gateway import BalanceReport, ExchangeUnavailable, Gateway, KeyRights, MarketReport, VenueStatus
 from exchanges.guarded_gateway import GuardedGateway, breaker_of
-from exchanges.models import Account, Balance, Exchange, Market, Quote, RiskProfile
+from exchanges.models import Account, Balance, Exchange, Market, PaperBalance, Quote, RiskProfile
+from exchanges.paper_gateway import PaperGateway
 from pipeline.topics import Note, Topic, publish, publish_all, ring
 
 logger = logging.getLogger(__name__)
@@ -39,6 +41,9 @@ STATUS_IS_OLD_AFTER = timedelta(seconds=55)
 KEYS_ARE_OLD_AFTER = timedelta(days=1)
 MAY_WITHDRAW = "wanted keys that may trade and not withdraw, was keys that may withdraw"
 NOT_CHECKED = "not checked yet: the venue could not be asked"
+
+# What a paper account seals: it trades without keys.
+NO_KEYS = Credentials("", "")
 
 _local = threading.local()
 
@@ -59,11 +64,13 @@ def gateway_for(exchange: Exchange, account: Account | None = None, markets: Ite
     """A gateway to ``exchange`` in the name of ``account`` (None: public data only), knowing ``markets`` already, behind the
     rate budgets and the circuit breaker that all workers share.
 
-    Cached per thread; keys that changed make a new one. Raises ExchangeUnavailable for an exchange that is disabled, and
-    exchanges.credentials.UnableToDecrypt.
+    A paper account trades in its own books, at the prices of the public gateway. Cached per thread; keys that changed make
+    a new one. Raises ExchangeUnavailable for an exchange that is disabled, and exchanges.credentials.UnableToDecrypt.
     """
     if not exchange.is_enabled:
         raise ExchangeUnavailable(f"wanted an exchange that is enabled, {exchange.name} is not")
+    if account is not None and account.is_paper:
+        return PaperGateway(exchange, account.pk, lambda markets: gateway_for(exchange, markets=markets))
     token = account.credentials.token if account is not None else b""
     cache: OrderedDict[Any, tuple[CcxtGateway, Gateway]] = _local.__dict__.setdefault("gateways", OrderedDict())
     key = (exchange.pk, exchange.ccxt_id, exchange.base_url, account and account.pk, token)
@@ -283,21 +290,30 @@ def account_create(
     exchange: Exchange,
     name: str,
     currency: str,
-    credentials: Credentials,
+    credentials: Credentials | None = None,
+    paper_balance: Decimal | None = None,
     examined: KeysExamined | None = None,
 ) -> Account:
-    """A new account with its keys sealed and a risk profile of defaults; its venue and balances are read soon after.
+    """A new account with its keys sealed, or on paper with ``paper_balance`` of its currency, and a risk profile of defaults;
+    its venue and balances are read soon after.
 
     Keys that were not ``examined`` are now, so call it in no transaction then. Raises KeysRefused, and saves nothing.
     """
-    examined = examined or keys_examine(exchange, credentials)
+    if (credentials is None) == (paper_balance is None):
+        raise ValueError("wanted either keys or a paper balance")
+    if credentials is None:
+        keys, examined = NO_KEYS, KeysExamined(None, "")
+    else:
+        keys, examined = credentials, examined or keys_examine(exchange, credentials)
     with transaction.atomic():
         account = Account.objects.create(
             owner=owner, exchange=exchange, name=name, currency=currency.upper(),
-            credentials=credentials, key_hint=credentials.hint,
+            credentials=keys, key_hint=keys.hint, is_paper=paper_balance is not None,
             keys_checked_at=examined.checked_at, keys_warning=examined.warning,
         )  # fmt: skip
         RiskProfile.objects.create(account=account)
+        if paper_balance is not None:
+            PaperBalance.objects.create(account=account, currency=account.currency, total=paper_balance)
         if exchange.markets_synced_at is None:
             transaction.on_commit(lambda: ring("exchanges.sync", exchange_ids=[exchange.pk]), robust=True)
         transaction.on_commit(lambda: ring("orders.balances", account_ids=[account.pk]), robust=True)
@@ -306,14 +322,14 @@ def account_create(
 
 
 def account_rekey(account_id: int, credentials: Credentials, examined: KeysExamined | None = None) -> None:
-    """Replace the account's keys; an account paused for its old ones is active again.
+    """Replace the account's keys; an account paused for its old ones is active again. One on paper has none to replace.
 
     Keys that were not ``examined`` are now, so call it in no transaction then. Raises KeysRefused, and changes nothing.
     """
     if examined is None:
         account = Account.objects.select_related("exchange").get(pk=account_id)
         examined = keys_examine(account.exchange, credentials, account)
-    Account.objects.filter(pk=account_id).update(
+    Account.objects.filter(pk=account_id, is_paper=False).update(
         credentials=credentials, key_hint=credentials.hint, status=Account.Status.ACTIVE, status_reason="",
         keys_checked_at=examined.checked_at, keys_warning=examined.warning,
     )  # fmt: skip

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('exchanges', '0003_venue_status_and_paper'),
+        ('exchanges', '0004_paper_books'),
     ]
 
     operations = [

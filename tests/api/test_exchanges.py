@@ -162,7 +162,7 @@ def test_an_account_is_created_with_sealed_keys_and_default_limits(alice: Api) -
     assert answer.status_code == 201
     assert answer.json() == {
         "id": account.pk, "owner": "alice", "exchange": exchange.pk, "exchange_name": "simulator", "name": "main",
-        "currency": "USDT", "key_hint": "…1234", "status": "ACTIVE", "status_reason": "", "balances": [],
+        "currency": "USDT", "is_paper": False, "key_hint": "…1234", "status": "ACTIVE", "status_reason": "", "balances": [],
         "keys_checked_at": None, "keys_warning": "not checked yet: the venue could not be asked",
         "balances_synced_at": None, "risk_profile": {"max_open_positions": 5, "max_exposure": None},
         "created_at": answer.json()["created_at"],

@@ -11,12 +11,13 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from decimal import Decimal
 
-import pytest
-
 from domain.market import Side
 from exchanges.ccxt_gateway import CcxtGateway
 from exchanges.gateway import Gateway
+from exchanges.models import PaperBalance
+from exchanges.services import account_create, exchange_clock_sync, exchange_sync, gateway_for
 from tests.exchanges.conftest import CREDENTIALS
+from tests.factories import make_exchange, make_user
 from tests.simulator.conftest import KEY, PASSPHRASE, SECRET, Simulator, made_exchange
 
 
@@ -87,17 +88,59 @@ class SimulatorStage(Stage):
         return True
 
     def orders_sent(self) -> int | None:
-        return len([line for line in self._simulator.oracle()["requests"] if line["method"] == "POST"])
+        return sum(line["method"] == "POST" for line in self._simulator.oracle()["requests"])
 
 
 @contextmanager
-def simulator_stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
+def simulator_stage() -> Iterator[Stage]:
     with Simulator(made_exchange()) as simulator:
         yield SimulatorStage(simulator)
 
 
-# Each opens a stage for one test; a stage that needs the database asks ``request`` for it:
-# ``request.getfixturevalue("transactional_db")``.
-STAGES: dict[str, Callable[[pytest.FixtureRequest], AbstractContextManager[Stage]]] = {
+class PaperStage(Stage):
+    """Virtual money on the prices of a simulator that knows nothing of the account."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self._simulator = simulator
+        self._exchange = make_exchange(base_url=simulator.url, clock_speed=0.0, markets_synced_at=None)
+        simulator.pin("50000")
+        exchange_sync(self._exchange.pk)
+        account = account_create(
+            owner=make_user(), exchange=self._exchange, name="paper", currency="USDT", paper_balance=Decimal(1_000_000)
+        )
+        PaperBalance.objects.create(account=account, currency="BTC", total=1)
+        self.gateway = gateway_for(self._exchange, account, self._exchange.markets.all())
+
+    @property
+    def now(self) -> datetime:
+        return self.gateway.time()
+
+    def wait(self, seconds: int) -> None:
+        self._simulator.control("clock", advance_s=seconds)
+        exchange_clock_sync(self._exchange.pk)
+        self._exchange.refresh_from_db()  # the gateway's own
+
+    def price(self, price: str) -> None:
+        self._simulator.pin(price)
+
+    def order_by_somebody_else(self, side: Side, quantity: str, price: str, client_order_id: str = "") -> str | None:
+        return None
+
+    def fill(self, exchange_order_id: str, quantity: str) -> bool:
+        return False
+
+    def orders_sent(self) -> int | None:
+        return None
+
+
+@contextmanager
+def paper_stage() -> Iterator[Stage]:
+    with Simulator(made_exchange()) as simulator:
+        yield PaperStage(simulator)
+
+
+# Each opens a stage for one test, which has the database for itself.
+STAGES: dict[str, Callable[[], AbstractContextManager[Stage]]] = {
     "ccxt on the simulator": simulator_stage,
+    "paper": paper_stage,
 }

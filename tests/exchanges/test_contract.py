@@ -29,8 +29,8 @@ MINUTE = timedelta(minutes=1)
 
 
 @pytest.fixture(params=STAGES)
-def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
-    with STAGES[request.param](request) as opened:
+def stage(request: pytest.FixtureRequest, transactional_db: None) -> Iterator[Stage]:
+    with STAGES[request.param]() as opened:
         yield opened
 
 

@@ -1,0 +1,441 @@
+"""A paper account as a ``Gateway``: virtual money on the real prices of its exchange's markets.
+
+Prices, markets and the clock come from the exchange's public gateway; orders, fills and balances are rows. It is the one
+gateway that touches the database, as a venue touches its own: in transactions of its own, never within the caller's
+(``durable``), and with every price read before they begin. One account's books change under the account's row lock only,
+so an order is there whole or not at all, and no two orders spend the same money.
+
+Orders rest until a price reaches them. They are matched whenever the account is asked for anything: against the closed
+1m candles since the last time, then against the quote; candles that opened before an order was made cannot fill it.
+Fills are whole: nothing is known of the depth behind a price.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
+
+from django.db import DatabaseError, transaction
+from django.utils import timezone
+
+from domain.candles import Timeframe
+from domain.market import ZERO, MarketRules, OrderType, Side, round_price
+from domain.matching import fee_of, limit_fill_price, market_fill_price, stop_fill_price
+from exchanges.gateway import (
+    BalanceReport,
+    CandleReport,
+    ExchangeUnavailable,
+    FillReport,
+    Gateway,
+    KeyRights,
+    MarketReport,
+    OrderOutcomeUnknown,
+    OrderRejected,
+    OrderReport,
+    OrderTicket,
+    QuoteReport,
+    StatusReport,
+)
+from exchanges.models import Account, Exchange, Market, PaperBalance, PaperFill, PaperOrder
+
+# What a market order pays beyond the best price of the quote.
+SLIPPAGE = Decimal("0.0005")
+MINUTE = Timeframe.M1.length
+# What venues give at once; a market left alone for longer is caught up with over several looks.
+CANDLES_PER_CALL = 1500
+# A closed candle may come late. A minute without one, older than this, had no trade.
+CANDLES_ARE_LATE_BY = timedelta(minutes=10)
+SMALLEST = Decimal("1e-18")  # what the database keeps
+DIGITS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class _Prices:
+    """What was read of one market: candles from ``since`` on, complete until ``until``, then the quote."""
+
+    candles: Sequence[CandleReport]
+    until: datetime
+    quote: QuoteReport | None
+
+
+class PaperGateway:
+    """One paper account. ``public`` opens a gateway without keys to its exchange that knows the given markets."""
+
+    # A request that arrives after its window changes nothing.
+    refuses_late_requests = True
+
+    def __init__(self, exchange: Exchange, account_id: int, public: Callable[[Sequence[Market]], Gateway]) -> None:
+        self._exchange = exchange
+        self._account_id = account_id
+        self._public = public
+
+    def time(self) -> datetime:
+        return self._public([]).time()
+
+    def status(self) -> StatusReport:
+        return self._public([]).status()
+
+    def key_rights(self) -> KeyRights:
+        return KeyRights(can_trade=True, can_withdraw=False, is_bound_to_addresses=None)
+
+    def markets(self) -> list[MarketReport]:
+        return self._public([]).markets()
+
+    def quotes(self, symbols: Sequence[str]) -> list[QuoteReport]:
+        return self._public(self._known(symbols)).quotes(symbols)
+
+    def candles(self, symbol: str, timeframe: str, since: datetime, limit: int) -> list[CandleReport]:
+        return self._public(self._known([symbol])).candles(symbol, timeframe, since, limit)
+
+    def balances(self) -> list[BalanceReport]:
+        self._match()
+        with self._reading():
+            rows = PaperBalance.objects.filter(account_id=self._account_id).order_by("currency")
+            return [BalanceReport(row.currency, row.total, row.free) for row in rows]
+
+    def order_create(self, ticket: OrderTicket) -> str:
+        """As the Protocol says. A client order id that was used before raises OrderOutcomeUnknown, whatever became of it:
+        the look-up that follows finds the one order of that id, and a second is never made."""
+        market = self._tradable(ticket)
+        self._match()
+        quotes = self._public([market]).quotes([market.symbol])
+        if not quotes:
+            raise ExchangeUnavailable(f"wanted a price of {market.symbol}, was none")
+        try:
+            with self._books():
+                return str(self._made(ticket, market, quotes[0]).pk)
+        except DatabaseError as error:
+            raise OrderOutcomeUnknown(f"the books gave no answer ({type(error).__name__})") from error
+
+    def order_find(self, symbol: str, client_order_id: str) -> OrderReport | None:
+        return self._one(symbol, client_order_id=client_order_id)
+
+    def order_get(self, symbol: str, exchange_order_id: str) -> OrderReport | None:
+        pk = _id(exchange_order_id)
+        return None if pk is None else self._one(symbol, pk=pk)
+
+    def orders_open(self, symbol: str) -> list[OrderReport]:
+        self._match()
+        return self._reports(market__symbol=symbol, is_open=True)
+
+    def orders_done(self, symbol: str, since: datetime) -> list[OrderReport]:
+        self._match()
+        return self._reports(market__symbol=symbol, is_open=False, created_at__gte=since)
+
+    def symbols_open(self) -> list[str] | None:
+        self._match()
+        with self._reading():
+            resting = PaperOrder.objects.filter(account_id=self._account_id, is_open=True)
+            return sorted(set(resting.values_list("market__symbol", flat=True)))
+
+    def fills_since(self, symbol: str, since: datetime) -> list[FillReport]:
+        self._match()
+        return self._fills(order__market__symbol=symbol, filled_at__gte=since)
+
+    def order_cancel(self, symbol: str, exchange_order_id: str) -> None:
+        # What the price reached before the cancellation came is filled, not cancelled.
+        self._match()
+        pk = _id(exchange_order_id)
+        if pk is None:
+            return
+        with self._reading(), self._books():
+            order = PaperOrder.objects.filter(
+                pk=pk, account_id=self._account_id, market__symbol=symbol, is_open=True
+            ).first()
+            if order is not None:
+                self._cancel(order, order.market.rules)
+
+    def order_fills(self, symbol: str, exchange_order_id: str) -> list[FillReport]:
+        self._match()
+        pk = _id(exchange_order_id)
+        return [] if pk is None else self._fills(order_id=pk, order__market__symbol=symbol)
+
+    def _known(self, symbols: Sequence[str]) -> list[Market]:
+        return list(Market.objects.filter(exchange=self._exchange, symbol__in=list(symbols)))
+
+    def _now(self) -> datetime:
+        return self._exchange.time_at(timezone.now())
+
+    @contextmanager
+    def _books(self) -> Iterator[None]:
+        """The account's books, nobody else's until the block ends; committed then, or unchanged."""
+        with transaction.atomic(durable=True), localcontext(prec=DIGITS):
+            Account.objects.select_for_update(no_key=True).only("pk").get(pk=self._account_id, is_paper=True)
+            yield
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except DatabaseError as error:
+            raise ExchangeUnavailable(f"the books gave no answer ({type(error).__name__})") from error
+
+    def _one(self, symbol: str, **which: object) -> OrderReport | None:
+        self._match()
+        # Under the lock: an order that is being made at this moment is waited for, and then seen.
+        with self._reading(), self._books():
+            rows = PaperOrder.objects.filter(account_id=self._account_id, market__symbol=symbol, **which)
+            order = rows.select_related("market").first()
+            return None if order is None else _order_report(order)
+
+    def _reports(self, **which: object) -> list[OrderReport]:
+        with self._reading():
+            rows = PaperOrder.objects.filter(account_id=self._account_id, **which)
+            return [_order_report(row) for row in rows.select_related("market").order_by("created_at", "pk")]
+
+    def _fills(self, **which: object) -> list[FillReport]:
+        with self._reading():
+            rows = PaperFill.objects.filter(order__account_id=self._account_id, **which)
+            return [_fill_report(row) for row in rows.select_related("order__market").order_by("filled_at", "pk")]
+
+    def _tradable(self, ticket: OrderTicket) -> Market:
+        """The ticket's market. Raises OrderRejected for what a venue would refuse whatever the price and the balance."""
+        market = next(iter(self._known([ticket.symbol])), None)
+        if market is None or not market.is_active:
+            raise OrderRejected(f"wanted a market that is traded, was {ticket.symbol}", code="MARKET_NOT_TRADABLE")
+        if market.kind != Market.Kind.SPOT:
+            raise OrderRejected(f"wanted a spot market, was {market.kind}", code="NOT_SPOT")
+        wanted = {OrderType.MARKET: (False, False), OrderType.LIMIT: (True, False), OrderType.STOP: (False, True)}
+        if wanted[ticket.order_type] != (ticket.price is not None, ticket.stop_price is not None):
+            raise OrderRejected(
+                f"wanted the prices of a {ticket.order_type} order, was price {ticket.price} and stop {ticket.stop_price}",
+                code="PRICE_UNSUITABLE",
+            )
+        rules = market.rules
+        level = ticket.price if ticket.price is not None else ticket.stop_price
+        if level is not None and (level <= 0 or level % rules.tick_size):
+            raise OrderRejected(f"wanted a price in steps of {rules.tick_size}, was {level}", code="TICK_SIZE")
+        if ticket.quantity % rules.lot_size:
+            raise OrderRejected(
+                f"wanted a quantity in lots of {rules.lot_size}, was {ticket.quantity}", code="LOT_SIZE"
+            )
+        if ticket.quantity <= 0 or ticket.quantity < rules.min_quantity:
+            raise OrderRejected(
+                f"wanted at least {rules.min_quantity} {rules.base}, was {ticket.quantity}", code="BELOW_MIN_QUANTITY"
+            )
+        if rules.max_quantity is not None and ticket.quantity > rules.max_quantity:
+            raise OrderRejected(
+                f"wanted at most {rules.max_quantity} {rules.base}, was {ticket.quantity}", code="ABOVE_MAX_QUANTITY"
+            )
+        return market
+
+    def _made(self, ticket: OrderTicket, market: Market, quote: QuoteReport) -> PaperOrder:
+        """Enter the order into the locked books, hold what it needs, and fill it if the price is there."""
+        if PaperOrder.objects.filter(account_id=self._account_id, client_order_id=ticket.client_order_id).exists():
+            raise OrderOutcomeUnknown(f"client order id {ticket.client_order_id} was used before: look it up")
+        # Looked at under the lock, like the look-ups: "not found" after the window means that it is not placed.
+        late = timezone.now() - (ticket.sent_at + timedelta(milliseconds=ticket.window_ms))
+        if late > timedelta(0):
+            raise ExchangeUnavailable(f"wanted a request within {ticket.window_ms} ms, was {late} later")
+        now, rules = self._now(), market.rules
+        order = PaperOrder(
+            account_id=self._account_id, market=market, client_order_id=ticket.client_order_id, side=ticket.side,
+            order_type=ticket.order_type, quantity=ticket.quantity, price=ticket.price, stop_price=ticket.stop_price,
+            created_at=now, matched_until=now,
+        )  # fmt: skip
+        price = _price_at(order, rules, quote)
+        worst = _worst_price(order, rules, price)
+        if rules.notional(order.quantity, worst) < rules.min_notional or worst <= 0:
+            raise OrderRejected(
+                f"wanted a value of at least {rules.min_notional} {rules.quote}, was "
+                f"{rules.notional(order.quantity, worst):f}",
+                code="BELOW_MIN_NOTIONAL",
+            )
+        pays = self._balance(rules.quote if order.side == Side.BUY else rules.base)
+        order.held = _needed(order, rules, worst)
+        if pays.free < order.held:
+            raise OrderRejected(
+                f"wanted {order.held:f} {pays.currency}, was {pays.free:f} free", code="INSUFFICIENT_BALANCE"
+            )
+        pays.held += order.held
+        pays.save()
+        order.save()
+        if price is not None:
+            self._fill(order, rules, price, rules.taker_fee, now)
+        return order
+
+    def _match(self) -> None:
+        """Fill what rests and was reached. Reads prices first, and only of markets with resting orders."""
+        with self._reading():
+            resting = list(
+                PaperOrder.objects.filter(account_id=self._account_id, is_open=True).select_related("market")
+            )
+        if not resting:
+            # The books are still entered by whoever reads next; nothing to ask the venue for.
+            return
+        markets = {order.market_id: order.market for order in resting}
+        public = self._public(list(markets.values()))
+        prices = {}
+        # Candles before the quote, so that the quote is the later of the two.
+        read = {
+            pk: self._candles_of(public, market.symbol, min(o.matched_until for o in resting if o.market_id == pk))
+            for pk, market in markets.items()
+        }
+        quotes = {quote.symbol: quote for quote in public.quotes([market.symbol for market in markets.values()])}
+        for pk, market in markets.items():
+            prices[pk] = _Prices(*read[pk], quotes.get(market.symbol))
+        with self._reading(), self._books():
+            # Only what was there before the prices were read; whoever came first has filled it already.
+            mine = PaperOrder.objects.filter(pk__in=[order.pk for order in resting], is_open=True)
+            for order in mine.select_related("market").order_by("pk"):
+                self._match_one(order, prices[order.market_id])
+
+    def _candles_of(self, public: Gateway, symbol: str, since: datetime) -> tuple[list[CandleReport], datetime]:
+        """The closed candles from ``since`` on, and until when they tell all."""
+        first = Timeframe.M1.open_of(since)
+        first = first if first == since else first + MINUTE
+        now = self._now()
+        if first + MINUTE > now:
+            return [], since
+        end = min(first + CANDLES_PER_CALL * MINUTE, Timeframe.M1.open_of(now))
+        rows = public.candles(symbol, Timeframe.M1.value, first, CANDLES_PER_CALL)
+        closed = [row for row in rows if first <= row.open_at < end]
+        last = closed[-1].open_at + MINUTE if closed else since
+        return closed, max(since, last, min(end, now - CANDLES_ARE_LATE_BY))
+
+    def _match_one(self, order: PaperOrder, prices: _Prices) -> None:
+        rules = order.market.rules
+        rate = rules.taker_fee if order.order_type == OrderType.STOP else rules.maker_fee
+        for candle in prices.candles:
+            if candle.open_at < order.matched_until:
+                continue
+            price = _price_in(order, rules, candle.open, candle.low, candle.high)
+            if price is not None:
+                return self._fill(order, rules, price, rate, candle.open_at + MINUTE)
+        if prices.quote is not None:
+            price = _price_at(order, rules, prices.quote)
+            if price is not None:
+                return self._fill(order, rules, price, rate, self._now())
+        if prices.until > order.matched_until:
+            order.matched_until = prices.until
+            order.save(update_fields=["matched_until"])
+        return None
+
+    def _fill(self, order: PaperOrder, rules: MarketRules, price: Decimal, rate: Decimal, at: datetime) -> None:
+        """Fill what is left of the order at ``price``; a triggered stop that the money no longer reaches is cancelled."""
+        side, quantity = Side(order.side), order.quantity - order.filled
+        notional, fee = _notional(rules, side, quantity, price), _fee(rules, side, quantity, price, rate)
+        base, quote = self._balance(rules.base), self._balance(rules.quote)
+        if side is Side.BUY:
+            if quote.free + order.held < notional + fee:
+                return self._cancel(order, rules)
+            quote.held -= order.held
+            quote.total -= notional + fee
+            base.total += quantity * rules.contract_size
+        else:
+            base.held -= order.held
+            base.total -= quantity * rules.contract_size
+            quote.total += notional - fee
+        base.save()
+        quote.save()
+        PaperFill.objects.create(order=order, quantity=quantity, price=price, fee=fee, filled_at=at)
+        order.filled += quantity
+        order.filled_quote += notional
+        order.held, order.is_open, order.matched_until = ZERO, False, at
+        order.save()
+        return None
+
+    def _cancel(self, order: PaperOrder, rules: MarketRules) -> None:
+        pays = self._balance(rules.quote if order.side == Side.BUY else rules.base)
+        pays.held -= order.held
+        pays.save()
+        order.held, order.is_open, order.is_canceled = ZERO, False, True
+        order.save()
+
+    def _balance(self, currency: str) -> PaperBalance:
+        return PaperBalance.objects.get_or_create(account_id=self._account_id, currency=currency)[0]
+
+
+def _price_at(order: PaperOrder, rules: MarketRules, quote: QuoteReport) -> Decimal | None:
+    """Where the order fills at the quote: a buy meets the ask, a sell the bid."""
+    price = quote.ask if order.side == Side.BUY else quote.bid
+    return _price_in(order, rules, price, price, price)
+
+
+def _price_in(order: PaperOrder, rules: MarketRules, open_: Decimal, low: Decimal, high: Decimal) -> Decimal | None:
+    """Where the order fills in a candle, rounded to the tick against us; None when the candle does not reach it."""
+    side = Side(order.side)
+    if order.price is not None:
+        price = limit_fill_price(side, order.price, open_, low, high)
+    elif order.stop_price is not None:
+        price = stop_fill_price(side, order.stop_price, open_, low, high)
+    else:
+        price = open_
+    if price is None:
+        return None
+    if order.order_type != OrderType.LIMIT:
+        price = market_fill_price(side, price, SLIPPAGE)
+    # The other side's rounding is the one that costs us.
+    return round_price(price, rules, side.opposite)
+
+
+def _worst_price(order: PaperOrder, rules: MarketRules, price: Decimal | None) -> Decimal:
+    """What the order may come to pay, as far as can be told before it is filled."""
+    if order.price is not None:
+        return Decimal(order.price)
+    if price is not None:
+        return price
+    if order.stop_price is None:
+        raise RuntimeError("wanted a price for a market order, was none")
+    return round_price(
+        market_fill_price(Side(order.side), order.stop_price, SLIPPAGE), rules, Side(order.side).opposite
+    )
+
+
+def _needed(order: PaperOrder, rules: MarketRules, worst: Decimal) -> Decimal:
+    if order.side == Side.SELL:
+        return Decimal(order.quantity * rules.contract_size)
+    rate = max(rules.taker_fee, rules.maker_fee, ZERO)
+    if order.order_type == OrderType.MARKET:
+        rate = rules.taker_fee
+    notional = _notional(rules, Side.BUY, order.quantity, worst)
+    return notional + max(_fee(rules, Side.BUY, order.quantity, worst, rate), ZERO)
+
+
+def _notional(rules: MarketRules, side: Side, quantity: Decimal, price: Decimal) -> Decimal:
+    rounding = ROUND_CEILING if side is Side.BUY else ROUND_FLOOR
+    return rules.notional(quantity, price).quantize(SMALLEST, rounding)
+
+
+def _fee(rules: MarketRules, side: Side, quantity: Decimal, price: Decimal, rate: Decimal) -> Decimal:
+    return fee_of(_notional(rules, side, quantity, price), rate).quantize(SMALLEST, ROUND_CEILING)
+
+
+def _id(exchange_order_id: str) -> int | None:
+    """Ours are numbers; anything else is nobody's."""
+    return int(exchange_order_id) if exchange_order_id.isascii() and exchange_order_id.isdigit() else None
+
+
+def _order_report(order: PaperOrder) -> OrderReport:
+    return OrderReport(
+        exchange_order_id=str(order.pk),
+        client_order_id=order.client_order_id,
+        symbol=order.market.symbol,
+        side=Side(order.side),
+        quantity=order.quantity,
+        filled=order.filled,
+        filled_quote=order.filled_quote,
+        is_open=order.is_open,
+        is_canceled=order.is_canceled,
+        order_type=OrderType(order.order_type),
+        price=order.price,
+        created_at=order.created_at,
+    )
+
+
+def _fill_report(fill: PaperFill) -> FillReport:
+    order = fill.order
+    return FillReport(
+        trade_id=str(fill.pk),
+        exchange_order_id=str(order.pk),
+        symbol=order.market.symbol,
+        side=Side(order.side),
+        quantity=fill.quantity,
+        price=fill.price,
+        fee=fill.fee,
+        fee_currency=order.market.quote,
+        filled_at=fill.filled_at,
+    )
