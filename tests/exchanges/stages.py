@@ -105,6 +105,7 @@ class PaperStage(Stage):
         self._exchange = make_exchange(base_url=simulator.url, clock_speed=0.0, markets_synced_at=None)
         simulator.pin("50000")
         exchange_sync(self._exchange.pk)
+        self._exchange.refresh_from_db()
         account = account_create(
             owner=make_user(), exchange=self._exchange, name="paper", currency="USDT", paper_balance=Decimal(1_000_000)
         )
