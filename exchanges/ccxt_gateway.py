@@ -135,6 +135,14 @@ def ccxt_load() -> Any:
     return ccxt
 
 
+@cache
+def ccxt_pro_load() -> Any:
+    """ccxt with its streams, for the process that listens to them."""
+    import ccxt.pro  # noqa: PLC0415  # 3 s and 116 MB, only where a venue is listened to
+
+    return ccxt.pro
+
+
 class CcxtGateway:
     """One account (or nobody) at one venue through ccxt. Not thread-safe: each thread opens its own."""
 

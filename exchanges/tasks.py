@@ -1,12 +1,13 @@
-"""Keeping clocks and markets fresh."""
+"""Keeping clocks and markets fresh; noticing streams that went away."""
 
 from __future__ import annotations
 
 import logging
 
 from celery import shared_task
+from django.utils import timezone
 
-from exchanges import services
+from exchanges import services, vitals
 from exchanges.gateway import ExchangeUnavailable
 from pipeline.sweeps import Waiting, sweep
 
@@ -27,3 +28,4 @@ def sync(exchange_ids: list[int]) -> None:
 @shared_task(name="exchanges.sweep")
 def sweep_exchanges() -> None:
     sweep(*WAITING)
+    vitals.streams_lost_alert(timezone.now())
