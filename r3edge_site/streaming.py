@@ -397,7 +397,7 @@ class Streams:
         for _, task in ending:
             task.cancel()
         if ending:
-            await asyncio.wait([task for _, task in ending], timeout=ENDING)
-            notes = [stream.end() for stream, _ in ending]
-            with suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.gather(*notes, return_exceptions=True), ENDING)
+            # First what others must know, behind whatever was being written; closing connections is a courtesy.
+            await asyncio.sleep(0)
+            notes = [asyncio.create_task(stream.end()) for stream, _ in ending]
+            await asyncio.wait([*notes, *(task for _, task in ending)], timeout=ENDING)

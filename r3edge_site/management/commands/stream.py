@@ -15,6 +15,9 @@ from django.core.management.base import BaseCommand, CommandError
 from exchanges.models import Exchange
 from r3edge_site.streaming import Streams
 
+# Whatever hangs: nothing of ours is lost with it.
+ENDS_WITHIN = 1.4
+
 
 class Command(BaseCommand):
     help = (
@@ -31,12 +34,18 @@ class Command(BaseCommand):
             raise CommandError(f"wanted names of enabled exchanges, was {', '.join(unknown)}")
         asyncio.run(_listen(exchanges))
         if threading.active_count() > 1:
-            # A database or a venue that hangs holds a thread; it must not hold the process.
-            os._exit(0)
+            os._exit(0)  # a database that hangs holds a thread; it must not hold the process
 
 
 async def _listen(names: Sequence[str]) -> None:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def end() -> None:
+        stop.set()
+        last = threading.Timer(ENDS_WITHIN, os._exit, (0,))
+        last.daemon = True
+        last.start()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, end)
     await Streams(names).run(stop)
