@@ -90,6 +90,7 @@ class ExchangePage(SupervisedPage):
             [
                 Fact("Its time", self.its_time(row), f"clock read at {moment(row.clock_anchor_at)}"),
                 Fact("Clock speed", f"{row.clock_speed:g} ×"),
+                Fact("Stream", moment(row.stream_seen_at) if row.stream_seen_at else "polled only"),
                 Fact(
                     "Markets", link_to_list(Market, markets, exchange=row.pk, is_active__exact=1),
                     f"read at {moment(row.markets_synced_at)}",

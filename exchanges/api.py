@@ -89,9 +89,9 @@ class ExchangeSerializer(RowSerializer[Exchange]):
         model = Exchange
         fields = (
             "id", "name", "ccxt_id", "base_url", "is_enabled", "clock_speed", "clock_anchor_at", "clock_venue_at",
-            "markets_synced_at",
+            "markets_synced_at", "stream_seen_at",
         )  # fmt: skip
-        read_only_fields = ("clock_anchor_at", "clock_venue_at", "markets_synced_at")
+        read_only_fields = ("clock_anchor_at", "clock_venue_at", "markets_synced_at", "stream_seen_at")
 
     def update(self, instance: Exchange, validated_data: dict[str, Any]) -> Exchange:
         for name, value in validated_data.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -9,7 +10,9 @@ import pytest
 from django.utils import timezone
 
 from domain.orders import OrderStatus
-from exchanges.models import Quote
+from exchanges.credentials import Credentials
+from exchanges.models import Account, Exchange, Quote
+from exchanges.services import account_pause, account_rekey
 from marketdata.models import Feed
 from marketdata.tasks import collect
 from orders.models import Order
@@ -18,7 +21,7 @@ from orders.tasks import look
 from positions.models import Position
 from sessions.models import SessionStatus, TradingSession
 from tests.conftest import Bells
-from tests.factories import make_config, make_feed, make_open_position, make_session
+from tests.factories import PASSPHRASE, SECRET, make_config, make_feed, make_open_position, make_session
 from tests.stream.conftest import listening, topics_of, wait_for_topics
 from tests.venue import START_MS, Venue
 from tests.workers import wait_until
@@ -169,3 +172,47 @@ def test_subscriptions_follow_the_database(venue: Venue) -> None:
         TradingSession.objects.update(status=SessionStatus.STOPPED)
         Feed.objects.update(is_needed=False)
         wait_until(lambda: topics_of(venue) == set(), "no subscription", 15)
+
+
+def pause(venue: Venue) -> None:
+    account_pause(venue.account.pk, "keys refused")
+
+
+def switch_off(venue: Venue) -> None:
+    Exchange.objects.filter(pk=venue.exchange.pk).update(is_enabled=False)
+
+
+@pytest.mark.parametrize(("change", "left"), [(pause, {PRICES}), (switch_off, set())])
+def test_a_paused_account_is_not_listened_to_nor_is_an_exchange_that_is_switched_off(
+    venue: Venue, change: Callable[[Venue], None], left: set[str]
+) -> None:
+    a_session(venue)
+    with listening():
+        wait_for_topics(venue, PRICES, ORDERS)
+        change(venue)
+        wait_until(lambda: topics_of(venue) == left, f"only {left} listened to", 15)
+
+
+def test_a_paper_account_s_market_is_listened_to_and_the_account_is_not(venue: Venue) -> None:
+    Account.objects.filter(pk=venue.account.pk).update(is_paper=True)
+    a_session(venue)
+    with listening():
+        wait_for_topics(venue, PRICES)
+        price_before = Quote.objects.get(market=venue.market).quoted_at
+        wait_until(lambda: Quote.objects.get(market=venue.market).quoted_at > price_before, "a price")
+
+        assert ORDERS not in topics_of(venue)
+
+
+def test_keys_that_were_replaced_are_listened_with_anew(venue: Venue) -> None:
+    a_session(venue)
+    venue.simulator.open_account("key-of-bob", USDT="10")
+    with listening():
+        wait_for_topics(venue, ORDERS)
+        account_rekey(venue.account.pk, Credentials("key-of-bob", SECRET, PASSPHRASE))
+        wait_until(lambda: keys_connected(venue) == ["key-of-bob"], "a connection with the new keys only", 15)
+
+
+def keys_connected(venue: Venue) -> list[str]:
+    connections = venue.simulator.get("/_sim/stream")["connections"]
+    return [one["apiKey"] for one in connections if one["apiKey"] is not None]
