@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -37,8 +37,8 @@ class Listener:
         self.events: list[Event] = []
         self.stream = VenueStream("venue", "kucoin", simulator.url, self.events.append, CREDENTIALS)
 
-    def want(self, **topics: Any) -> None:
-        self.stream.want(Topics(**{name: frozenset(value) for name, value in topics.items()}), self.infos)
+    def want(self, prices: Iterable[str] = (), candles: Iterable[tuple[str, str]] = ()) -> None:
+        self.stream.want(Topics(frozenset(candles), frozenset(prices)), self.infos)
 
     async def until(self, is_so: Callable[[], Any], what: str) -> None:
         async with asyncio.timeout(15):
@@ -133,6 +133,20 @@ def test_a_connection_on_which_nothing_is_heard_not_even_a_pong_is_given_up(
         await listener.until(lambda: listener.stream.trouble == "no word for 1 s", "given up")
 
     listener.run(scene)
+
+
+def test_a_topic_that_the_venue_refuses_ends_the_connection_at_once(simulator: Simulator) -> None:
+    listener = Listener(simulator)
+    gone = "GONE/USDT"
+    listener.infos[gone] = {**listener.infos[BTC], "id": "GONE-USDT", "symbol": gone, "base": "GONE"}
+
+    async def scene() -> None:
+        listener.want(prices={gone})
+        await listener.until(lambda: listener.stream.trouble, "the refusal")
+
+    listener.run(scene)
+
+    assert "GONE-USDT" in listener.stream.trouble
 
 
 def test_no_token_or_key_is_in_what_is_said_of_trouble(simulator: Simulator, caplog: pytest.LogCaptureFixture) -> None:

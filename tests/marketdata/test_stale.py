@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.utils import timezone
@@ -39,7 +40,7 @@ LAST = NOON - MINUTE  # opened then, closed at noon
 STALE_AT = NOON + 2 * MINUTE + STALE_MARGIN
 
 
-def standing_feed(shelf: Shelf, **fields: object) -> Feed:
+def standing_feed(shelf: Shelf, **fields: Any) -> Feed:
     """A feed whose last candle closed at noon; the venue has none that is newer."""
     shelf.now = NOON + SECOND
     shelf.held_back = {NOON + number * MINUTE for number in range(600)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.utils import timezone
@@ -18,7 +19,7 @@ LATER = timedelta(hours=1)
 pytestmark = pytest.mark.django_db
 
 
-def an_order(status: str, **fields: object) -> Order:
+def an_order(status: str, **fields: Any) -> Order:
     return make_order(make_position(make_session()), status=status, not_before_at=timezone.now() + LATER, **fields)
 
 

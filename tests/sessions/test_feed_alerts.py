@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from django.contrib.auth.models import User
 
@@ -19,12 +21,12 @@ pytestmark = pytest.mark.django_db
 in_the_open = pytest.mark.django_db(transaction=True)  # with bells that ring, or more than one connection
 
 
-def a_session(owner: User, feed: Feed, **fields: object) -> TradingSession:
+def a_session(owner: User, feed: Feed, **fields: Any) -> TradingSession:
     account = make_account(owner, feed.market.exchange, name=f"account {TradingSession.objects.count()}")
     return make_session(account, make_config(owner, feed), **fields)
 
 
-def stale_feed(**fields: object) -> Feed:
+def stale_feed(**fields: Any) -> Feed:
     return make_feed(**{"is_needed": True, "stale_since": NOON, "last_open_at": NOON, **fields})
 
 
