@@ -44,6 +44,12 @@ def a_session(venue: Venue) -> Feed:
     return feed
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine takes its time to connect again; that is no loss yet."""
+    monkeypatch.setattr(streaming, "DOWN_AFTER", 60.0)
+
+
 def told() -> list[str]:
     """The alerts about streams, oldest first."""
     return [event["alert"] for event in events("alerts") if str(event["alert"]).startswith("STREAM")]
@@ -65,6 +71,7 @@ def price_comes(venue: Venue, price: str) -> None:
 # -- the connection -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("patient")
 @in_flow
 def test_a_stream_that_is_alive_is_written_down_and_one_that_is_ended_no_longer(venue: Venue) -> None:
     a_session(venue)
@@ -77,6 +84,7 @@ def test_a_stream_that_is_alive_is_written_down_and_one_that_is_ended_no_longer(
     assert told() == []
 
 
+@pytest.mark.usefixtures("patient")
 @in_flow
 @pytest.mark.parametrize("trouble", ["drop", "expireTokens"])
 def test_a_connection_that_was_cut_is_opened_again_and_nobody_is_bothered(venue: Venue, trouble: str) -> None:
@@ -138,6 +146,7 @@ def test_a_feed_on_which_the_stream_is_mute_while_polling_finds_candles_is_told_
     assert events("alerts")[0]["reason"].startswith("it says nothing of BTC/USDT 1m, where there are candles")
 
 
+@pytest.mark.usefixtures("patient")
 @in_flow
 def test_a_database_that_cuts_its_connections_costs_a_moment(venue: Venue) -> None:
     a_session(venue)
