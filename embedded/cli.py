@@ -124,6 +124,9 @@ def _up_options(up: argparse.ArgumentParser) -> None:
         "--host", type=_host, default="127.0.0.1", metavar="ADDRESS",
         help="what the web server listens on (default 127.0.0.1); R3EDGE_ALLOWED_HOSTS names what it answers to",
     )  # fmt: skip
+    up.add_argument(
+        "--stream", action="store_true", help="also listen to the exchanges' streams (some 200 MB of memory)"
+    )
     up.epilog = "DATABASE_URL and REDIS_URL, each by itself, name a server to use instead of an embedded one."
 
 
@@ -266,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def dispatch(options: argparse.Namespace, checkout: Checkout, say: Say) -> int:
     match options.command:
         case "up":
-            wanted = Options("up", options.host, options.web_port, options.flower_port)
+            wanted = Options("up", options.host, options.web_port, options.flower_port, has_stream=options.stream)
             return _as_the_only_one("up", lambda: run_up(wanted, checkout, say), checkout, say)
         case "demo":
             demo = DemoOptions(options.once, options.json, options.speed, options.seed, options.timeout)

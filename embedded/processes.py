@@ -96,6 +96,10 @@ def web_command(host: str, port: int) -> list[str]:
     return [*command, "--no-server-header", "--timeout-graceful-shutdown", "1"]
 
 
+def stream_command() -> list[str]:
+    return [sys.executable, "manage.py", "stream"]
+
+
 def simulator_command(host: str, port: int, speed: float, seed: int, state: Path) -> list[str]:
     command = [sys.executable, "-m", "simulator", "--host", host, "--port", str(port)]
     # Twice as lively as a calm market, and always the same week of it: the demo knows a good moment to start in.

@@ -45,6 +45,7 @@ class Options:
     web_port: int | None = None
     flower_port: int | None = None
     simulator: SimulatorOptions | None = None
+    has_stream: bool = False
 
 
 @dataclass(frozen=True)
@@ -196,8 +197,8 @@ class Plan:
         env = {**self.env, "R3EDGE_PROCESS_NAME": name}
         return Process(name, command, env, is_healthy, stop_rank=rank, cwd=self.checkout.root)
 
-    def _celery(self, name: str, command: list[str], rank: int) -> Process:
-        """A worker or beat: healthy once it has marked itself ready."""
+    def _marked(self, name: str, command: list[str], rank: int) -> Process:
+        """A worker, beat or the stream: healthy once it has marked itself ready."""
         process = self._process(name, command, partial(self._is_marked, name), rank)
         return replace(process, before_start=partial(self._unmark, name))
 
@@ -234,13 +235,14 @@ class Plan:
         workers = [
             # Warm first: a task that is running may be talking to an exchange. Then cold, then by force.
             replace(
-                self._celery(worker.name, processes.worker_command(worker, has_task_events=has_events), rank=1),
+                self._marked(worker.name, processes.worker_command(worker, has_task_events=has_events), rank=1),
                 stop_signals=((processes.WARM, 3.5), (processes.COLD, 0.5)),
             )
             for worker in processes.WORKERS
         ]
-        beat = replace(self._celery("beat", processes.beat_command(), rank=0), stop_signals=((processes.WARM, 1.0),))
-        return [web, *workers, beat]
+        beat = replace(self._marked("beat", processes.beat_command(), rank=0), stop_signals=((processes.WARM, 1.0),))
+        streams = [self._marked("stream", processes.stream_command(), rank=0)] if self.options.has_stream else []
+        return [web, *workers, beat, *streams]
 
 
 @contextlib.asynccontextmanager
@@ -260,7 +262,7 @@ async def platform(options: Options, checkout: Checkout, say: Say) -> AsyncItera
             supervisor.run_once("prepare", prepare, prepare_env, checkout.root),
             supervisor.start(*plan.without_tables()),
         )
-        say("starting the web server, the workers and beat")
+        say(f"starting the web server, the workers and {'beat, and the stream' if options.has_stream else 'beat'}")
         await supervisor.start(*plan.with_tables())
         postgres_port, valkey_port = _own_port(urls, "DATABASE_URL"), _own_port(urls, "REDIS_URL")
         state = replace(state, is_ready=True, urls=plan.urls, postgres_port=postgres_port, valkey_port=valkey_port)

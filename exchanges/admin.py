@@ -103,6 +103,7 @@ class ExchangePage(SupervisedPage):
                 Fact("Status", badge(self.status_shown(row)), silent or f"read at {moment(row.status_read_at)}"),
                 Fact("Its time", self.its_time(row), f"clock read at {moment(row.clock_anchor_at)}"),
                 Fact("Clock speed", f"{row.clock_speed:g} ×"),
+                Fact("Stream", moment(row.stream_seen_at) if row.stream_seen_at else "polled only"),
                 Fact(
                     "Markets", link_to_list(Market, markets, exchange=row.pk, is_active__exact=1),
                     f"read at {moment(row.markets_synced_at)}",

@@ -97,11 +97,11 @@ class ExchangeSerializer(RowSerializer[Exchange]):
         model = Exchange
         fields = (
             "id", "name", "ccxt_id", "base_url", "is_enabled", "clock_speed", "clock_anchor_at", "clock_venue_at",
-            "markets_synced_at", "status", "status_message", "status_read_at", "unreachable_at",
+            "markets_synced_at", "status", "status_message", "status_read_at", "unreachable_at", "stream_seen_at",
         )  # fmt: skip
         read_only_fields = (
             "clock_anchor_at", "clock_venue_at", "markets_synced_at", "status", "status_message", "status_read_at",
-            "unreachable_at",
+            "unreachable_at", "stream_seen_at",
         )  # fmt: skip
 
     def validate_ccxt_id(self, value: str) -> str:

@@ -54,6 +54,14 @@ def ccxt_load() -> Any:
     return ccxt
 
 
+@cache
+def ccxt_pro_load() -> Any:
+    """ccxt with its streams, for the process that listens to them."""
+    import ccxt.pro  # noqa: PLC0415  # 3 s and 116 MB, only where a venue is listened to
+
+    return ccxt.pro
+
+
 def is_ccxt_exchange(ccxt_id: str) -> bool:
     """Whether ccxt speaks to ``ccxt_id``; loads ccxt only for a venue that nobody has described."""
     return ccxt_id in VENUES or ccxt_id in ccxt_load().exchanges

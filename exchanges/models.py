@@ -57,6 +57,15 @@ class Exchange(models.Model):
             return now
         return self.clock_venue_at + (now - self.clock_anchor_at) * self.clock_speed
 
+    def our_time_of(self, venue_at: datetime, now: datetime) -> datetime:
+        """Our time at the venue's time ``venue_at``, which is not after ``now``; a clock that stands still tells none, and
+        ``now`` is the best guess."""
+        if self.clock_anchor_at is None or self.clock_venue_at is None:
+            return min(venue_at, now)
+        if self.clock_speed <= 0:
+            return now
+        return min(self.clock_anchor_at + (venue_at - self.clock_venue_at) / self.clock_speed, now)
+
     def wall_delay(self, venue_delay: timedelta) -> timedelta:
         """How long ``venue_delay`` of the venue's time lasts for us; a stopped clock is looked at every second."""
         return venue_delay / self.clock_speed if self.clock_speed > 0 else timedelta(seconds=1)

@@ -15,13 +15,21 @@ from decimal import Decimal
 from typing import Any
 
 from django.contrib.auth.models import User
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import Q
 from django.utils import timezone
 
 from exchanges.ccxt_gateway import CcxtGateway, ccxt_load
 from exchanges.credentials import Credentials, SealedCredentials, UnableToDecrypt
-from exchanges.gateway import BalanceReport, ExchangeUnavailable, Gateway, KeyRights, MarketReport, VenueStatus
+from exchanges.gateway import (
+    BalanceReport,
+    ExchangeUnavailable,
+    Gateway,
+    KeyRights,
+    MarketReport,
+    QuoteReport,
+    VenueStatus,
+)
 from exchanges.guarded_gateway import GuardedGateway, breaker_of
 from exchanges.models import Account, Balance, Exchange, Market, PaperBalance, Quote, RiskProfile
 from exchanges.paper_gateway import PaperGateway
@@ -231,6 +239,33 @@ def quotes_refresh(exchange_id: int, symbols: Sequence[str]) -> int:
     return len(reports)
 
 
+def quotes_store(rows: Sequence[tuple[int, QuoteReport, datetime]]) -> int:
+    """Keep prices that came by themselves, as (market, price, our time of it): one statement, the newest wins; how many
+    were newer than what is known."""
+    newest = {market_id: (report, at) for market_id, report, at in sorted(rows, key=lambda row: row[2])}
+    if not newest:
+        return 0
+    # In the order of their ids, as quotes_refresh locks them.
+    ids = sorted(newest)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO exchanges_quote AS q (market_id, bid, ask, last, quoted_at)
+            SELECT * FROM unnest(%s::bigint[], %s::numeric[], %s::numeric[], %s::numeric[], %s::timestamptz[])
+            ON CONFLICT (market_id) DO UPDATE
+            SET bid = excluded.bid, ask = excluded.ask, last = excluded.last, quoted_at = excluded.quoted_at
+            WHERE q.quoted_at < excluded.quoted_at OR q.quoted_at >= excluded.quoted_at + make_interval(secs => %s)
+            """,
+            [
+                ids,
+                *([getattr(newest[pk][0], name) for pk in ids] for name in ("bid", "ask", "last")),
+                [newest[pk][1] for pk in ids],
+                OVERTAKEN_WITHIN.total_seconds(),
+            ],
+        )
+        return int(cursor.rowcount)
+
+
 def balances_refresh(account_id: int) -> list[BalanceReport]:
     """Read what the account holds. Raises ExchangeUnavailable; refused keys pause the account."""
     account = Account.objects.select_related("exchange").get(pk=account_id)
@@ -326,10 +361,11 @@ def account_rekey(account_id: int, credentials: Credentials, examined: KeysExami
 
     Keys that were not ``examined`` are now, so call it in no transaction then. Raises KeysRefused, and changes nothing.
     """
-    if examined is None:
-        account = Account.objects.select_related("exchange").get(pk=account_id)
-        examined = keys_examine(account.exchange, credentials, account)
-    Account.objects.filter(pk=account_id, is_paper=False).update(
+    account = Account.objects.select_related("exchange").get(pk=account_id)
+    if account.is_paper:
+        return
+    examined = examined or keys_examine(account.exchange, credentials, account)
+    Account.objects.filter(pk=account_id).update(
         credentials=credentials, key_hint=credentials.hint, status=Account.Status.ACTIVE, status_reason="",
         keys_checked_at=examined.checked_at, keys_warning=examined.warning,
     )  # fmt: skip

@@ -1,12 +1,13 @@
-"""Keeping fresh what is known of venues and keys."""
+"""Keeping fresh what is known of venues and keys; noticing streams that went away."""
 
 from __future__ import annotations
 
 import logging
 
 from celery import shared_task
+from django.utils import timezone
 
-from exchanges import services
+from exchanges import services, vitals
 from exchanges.gateway import ExchangeUnavailable
 from pipeline.sweeps import Waiting, sweep
 
@@ -52,6 +53,7 @@ def check_keys(account_ids: list[int]) -> None:
 @shared_task(name="exchanges.sweep")
 def sweep_exchanges() -> None:
     sweep(SYNC, KEYS)
+    vitals.streams_lost_alert(timezone.now())
 
 
 @shared_task(name="exchanges.watch")

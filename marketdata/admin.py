@@ -11,7 +11,7 @@ from pipeline.pages import SECTION_ROWS, Fact, ReadOnlyPage, Sections, moment, t
 
 @admin.register(Feed)
 class FeedPage(ReadOnlyPage):
-    list_display = ("market", "timeframe", "is_needed", "last_open_at", "next_due_at", "misses", "last_error")
+    list_display = ("market", "timeframe", "is_needed", "last_open_at", "next_due_at", "stale_since", "last_error")
     list_select_related = ("market__exchange",)
     list_filter = ("is_needed", "timeframe", "market__exchange")
     search_fields = ("market__symbol",)
@@ -24,6 +24,7 @@ class FeedPage(ReadOnlyPage):
                 Fact("Collected", "yes" if row.is_needed else "no", row.last_error),
                 Fact("Last candle opened", moment(row.last_open_at), "by the exchange's clock"),
                 Fact("Next due", moment(row.next_due_at), "by ours"),
+                *([Fact("Stale since", moment(row.stale_since), "no entry is decided on it")] if row.stale_since else []),
             ],
             [
                 table(

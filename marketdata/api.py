@@ -25,7 +25,7 @@ class FeedSerializer(RowSerializer[Feed]):
         model = Feed
         fields = (
             "id", "exchange_name", "market", "symbol", "timeframe", "is_needed", "next_due_at", "last_open_at",
-            "misses", "last_error",
+            "misses", "last_error", "stale_since",
         )  # fmt: skip
         read_only_fields = fields
 

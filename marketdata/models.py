@@ -24,6 +24,7 @@ class Feed(models.Model):
     misses = models.PositiveIntegerField(default=0)
     last_error = models.CharField(max_length=200, blank=True)
     stale_since = models.DateTimeField(null=True, help_text="Set while it is needed and its candles do not come.")
+    stale_told_at = models.DateTimeField(null=True, help_text="When the traders whom it concerns were told so.")
 
     class Meta:
         constraints = [
@@ -31,7 +32,13 @@ class Feed(models.Model):
         ]
         indexes = [
             # "which feeds are due": the collection sweep, every second
-            models.Index(fields=["next_due_at"], condition=Q(is_needed=True), name="feed_due")
+            models.Index(fields=["next_due_at"], condition=Q(is_needed=True), name="feed_due"),
+            # "whose standstill, or whose return, has nobody been told of": the sweep
+            models.Index(
+                fields=["stale_since"],
+                condition=Q(stale_since__isnull=False) | Q(stale_told_at__isnull=False),
+                name="feed_stale",
+            ),
         ]
 
     def __str__(self) -> str:

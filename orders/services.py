@@ -213,6 +213,26 @@ def orders_to_look_at(now: datetime) -> list[int]:
     return list(asked.order_by("not_before_at").values_list("pk", flat=True))
 
 
+def orders_hasten(account_id: int, client_order_ids: Collection[str]) -> tuple[list[int], bool]:
+    """Make due now those of the account's orders of which the venue has news; their ids, and whether any of the news is
+    about an order that is not ours.
+
+    The news changes nothing by itself. An unknown order that was looked for in vain waits its turn: misses are counted, and
+    news must not make them come faster than the protocol counts on.
+    """
+    now = timezone.now()
+    ours = Order.objects.filter(account=account_id, client_order_id__in=list(client_order_ids))
+    found = {order.client_order_id: order for order in ours.only("client_order_id", "status", "lookups")}
+    due = [
+        order.pk
+        for order in found.values()
+        if order.status == S.OPENED or (order.status == S.UNKNOWN and order.lookups == 0)
+    ]
+    waiting = Order.objects.filter(pk__in=due, status__in=(S.UNKNOWN, S.OPENED), not_before_at__gt=now)
+    waiting.update(not_before_at=now)
+    return sorted(due), not found.keys() >= set(client_order_ids)
+
+
 def accounts_with_old_balances(now: datetime) -> list[int]:
     """Accounts on which something was filled, or which were never read, since their balances were last read."""
     traded = Account.objects.filter(fills__recorded_at__gt=F("balances_synced_at"))

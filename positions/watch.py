@@ -18,6 +18,7 @@ from django.utils import timezone
 from exchanges.gateway import ExchangeUnavailable
 from exchanges.models import Exchange
 from exchanges.services import quotes_refresh
+from pipeline.claims import GuardedQuerySet
 from positions.services import PRICE_IS_OLD_AFTER, sessions_track, sessions_unsettled
 from sessions.models import SessionStatus, TradingSession
 
@@ -72,15 +73,19 @@ def prices_watch() -> int:
     """Read the prices of every market that matters, one call per exchange, and look at the sessions whose stop or target
     they crossed; how many. An exchange that has not answered the watch before is not asked again beside it."""
     wanted: dict[int, set[str]] = defaultdict(set)
-    concerned = TradingSession.objects.filter(Q(status=SessionStatus.ACTIVE) | Q(has_exposure=True))
     fields = ("config__feed__market__exchange_id", "config__feed__market__symbol")
-    for exchange_id, symbol in concerned.values_list(*fields).distinct():
+    for exchange_id, symbol in sessions_concerned().values_list(*fields).distinct():
         wanted[exchange_id].add(symbol)
     for exchange in Exchange.objects.filter(pk__in=wanted, is_enabled=True):
         _read_prices(exchange, sorted(wanted[exchange.pk]))
     crossed = sessions_crossed()
     sessions_track(crossed)
     return len(crossed)
+
+
+def sessions_concerned() -> GuardedQuerySet[TradingSession]:
+    """Sessions to which a price may matter: those that trade, and those that hold something."""
+    return TradingSession.objects.filter(Q(status=SessionStatus.ACTIVE) | Q(has_exposure=True))
 
 
 def _read_prices(exchange: Exchange, symbols: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from exchanges.gateway import ExchangeUnavailable
 from exchanges.models import Account
 from exchanges.services import balances_refresh, exchange_clock_sync
 from marketdata.models import Feed
-from marketdata.services import feed_need
+from marketdata.services import feed_need, feed_note_told
 from orders.services import orders_reread
 from pipeline.claims import GuardedQuerySet
 from pipeline.topics import Note, Topic, publish, publish_all
@@ -251,6 +251,33 @@ def sessions_of_paused_accounts(now: datetime) -> list[int]:
     )
 
 
+def feed_tell(feed_id: int) -> int:
+    """Tell the traders whose sessions need this feed that its candles do not come, or that they come again: once each, one
+    alert a trader, keyed by the first of those sessions; how many were told."""
+    feed = Feed.objects.select_related("market__exchange").get(pk=feed_id)
+    concerned = _needing(TradingSession.objects.filter(config__feed=feed)).order_by("account__owner_id", "pk")
+    by_owner: dict[int, list[tuple[int, int]]] = {}
+    for owner_id, session_id, account_id in concerned.values_list("account__owner_id", "pk", "account_id"):
+        by_owner.setdefault(owner_id, []).append((session_id, account_id))
+    with transaction.atomic():
+        if not feed_note_told(feed):
+            return 0
+        publish_all(
+            Topic.ALERTS,
+            [
+                Note(
+                    key=sessions[0][0],
+                    ids={
+                        "feed_id": feed_id, "owner_id": owner_id, "session_id": sessions[0][0], "account_id": sessions[0][1],
+                    },
+                    data={**_words_on(feed), "sessions": len(sessions)},
+                )
+                for owner_id, sessions in by_owner.items()
+            ],
+        )  # fmt: skip
+    return len(by_owner)
+
+
 def needs_align() -> None:
     """Make collection and evaluation exactly what the sessions need: two commands on one feed in the same instant may have
     left them otherwise."""
@@ -260,6 +287,17 @@ def needs_align() -> None:
     configs = TradingSession.objects.filter(status=SessionStatus.ACTIVE).values("config")
     for config_id in StrategyConfig.objects.filter(_differs_from(configs)).values_list("pk", flat=True):
         _config_refresh(config_id)
+
+
+def _words_on(feed: Feed) -> dict[str, Any]:
+    facts = {"feed": str(feed), "last_open_at": feed.last_open_at}
+    if feed.stale_since is None:
+        return {"alert": "FEED_BACK", "reason": "candles come again", **facts}
+    if feed.last_error:
+        reason = f"the venue cannot be read: {feed.last_error}"
+    else:
+        reason = "the venue answers and has no newer candle: it stands still, or nobody trades there"
+    return {"alert": "FEED_STALE", "reason": f"{reason}; no entry is decided meanwhile", **facts}
 
 
 def _command(session_id: int, command: str, to: SessionStatus, allowed: Collection[str], actor: str) -> None:

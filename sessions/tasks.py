@@ -7,6 +7,7 @@ import logging
 from celery import shared_task
 from django.utils import timezone
 
+from marketdata.services import feeds_untold
 from pipeline.sweeps import Waiting, sweep
 from sessions import services
 
@@ -15,6 +16,7 @@ logger = logging.getLogger(__name__)
 WAITING = (
     Waiting("recovery asked for", services.sessions_awaiting_recovery, "sessions.recover", "session_ids", batch=1),
     Waiting("account paused", services.sessions_of_paused_accounts, "sessions.halt", "session_ids"),
+    Waiting("feed whose standstill or return nobody was told of", feeds_untold, "sessions.tell", "feed_ids"),
 )
 
 
@@ -31,6 +33,15 @@ def recover(session_ids: list[int]) -> None:
 def halt(session_ids: list[int]) -> None:
     for session_id in session_ids:
         services.session_halt_if_paused(session_id)
+
+
+@shared_task(name="sessions.tell")
+def tell(feed_ids: list[int]) -> None:
+    for feed_id in feed_ids:
+        try:
+            services.feed_tell(feed_id)
+        except Exception:  # the sweep rings again; its neighbours need not wait
+            logger.exception("nobody was told of feed %s", feed_id)
 
 
 @shared_task(name="sessions.tick")

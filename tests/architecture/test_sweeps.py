@@ -174,6 +174,14 @@ def a_session_that_trades_on_a_paused_account() -> int:
     return session.pk
 
 
+def a_feed_that_stands_still_without_a_word() -> int:
+    return make_feed(is_needed=True, stale_since=timezone.now()).pk
+
+
+def a_feed_that_is_back_without_a_word() -> int:
+    return make_feed(is_needed=True, stale_told_at=timezone.now()).pk
+
+
 WAITING_ORDERS = {
     S.REQUESTED: "requested, not valued",
     S.READY: "valued, not submitted",
@@ -204,6 +212,8 @@ WAITING_ROWS: list[tuple[Callable[[], int], str]] = [
     (a_suspended_session_that_was_asked_to_recover, "recovery asked for"),
     (a_halted_session_that_was_asked_to_recover, "recovery asked for"),
     (a_session_that_trades_on_a_paused_account, "account paused"),
+    (a_feed_that_stands_still_without_a_word, "feed whose standstill or return nobody was told of"),
+    (a_feed_that_is_back_without_a_word, "feed whose standstill or return nobody was told of"),
 ]
 
 

@@ -136,6 +136,18 @@ def test_the_web_servers_own_health_check_is_always_allowed_in(
     assert {"trade.example.org", "127.0.0.1", "[::1]"} <= set(allowed)
 
 
+@pytest.mark.parametrize("has_stream", [False, True])
+def test_the_stream_is_started_where_it_was_asked_for_and_is_ready_when_it_says_so(
+    has_stream: bool, checkout: Checkout
+) -> None:
+    plan = Plan(Options(web_port=0, flower_port=0, has_stream=has_stream), checkout, {})
+
+    streams = [process for process in plan.with_tables() if process.name == "stream"]
+
+    assert [process.command[1:] for process in streams] == ([["manage.py", "stream"]] if has_stream else [])
+    assert not any(process.is_healthy(os.getpid()) for process in streams)
+
+
 def test_an_address_that_is_not_this_machines_is_said(checkout: Checkout) -> None:
     with pytest.raises(StartFailed, match="cannot listen on 192.0.2.1 port 8000: Cannot assign requested address"):
         Plan(Options(host="192.0.2.1"), checkout, {})

@@ -91,7 +91,7 @@ def test_nothing_of_ours_starts_before_the_migrations_are_done() -> None:
     assert all(
         SERVICES[name]["depends_on"]["prepare"] == {"condition": "service_completed_successfully"} for name in waiting
     )
-    assert len(waiting) == 9
+    assert len(waiting) == 10
 
 
 def test_ports_are_published_on_loopback_only() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -11,6 +12,7 @@ from django.utils import timezone
 
 from exchanges import services
 from exchanges.ccxt_gateway import CcxtGateway
+from exchanges.gateway import QuoteReport
 from exchanges.models import Exchange, Market, Quote
 from exchanges.services import (
     exchange_clock_sync,
@@ -18,6 +20,7 @@ from exchanges.services import (
     exchanges_due,
     gateway_for,
     quotes_refresh,
+    quotes_store,
 )
 from exchanges.tasks import sweep_exchanges, sync
 from tests.conftest import Bells
@@ -27,6 +30,7 @@ from tests.simulator.conftest import START_MS
 from tests.venue import Venue
 
 START_AT = datetime.fromtimestamp(START_MS / 1000, tz=UTC)
+SECOND = timedelta(seconds=1)
 HTML = "<html>maintenance</html>"
 
 
@@ -204,6 +208,21 @@ def test_a_delay_of_the_venues_lasts_as_long_for_us_as_its_clock_is_slow(speed: 
     assert Exchange(clock_speed=speed).wall_delay(timedelta(seconds=delay)) == timedelta(seconds=wall)
 
 
+@pytest.mark.parametrize(
+    ("speed", "venue_seconds", "seconds"), [(1.0, -3, -3.0), (60.0, -90, -1.5), (1.0, 5, 0.0), (0.0, -500, 0.0)]
+)
+def test_a_moment_of_the_venues_is_a_moment_of_ours_and_never_in_our_future(
+    speed: float, venue_seconds: int, seconds: float
+) -> None:
+    now, venue_now = timezone.now(), START_AT
+    exchange = Exchange(clock_speed=speed, clock_anchor_at=now, clock_venue_at=venue_now)
+
+    ours = exchange.our_time_of(venue_now + timedelta(seconds=venue_seconds), now)
+
+    assert ours == now + timedelta(seconds=seconds)
+    assert Exchange().our_time_of(now - SECOND, now) == now - SECOND
+
+
 # -- quotes -----------------------------------------------------------------------------------------------------------
 
 
@@ -259,6 +278,45 @@ def test_a_price_that_was_asked_for_earlier_does_not_overwrite_a_later_one(
         quotes_refresh(venue.exchange.pk, ["BTC/USDT"])
 
     assert Quote.objects.get().last == 51000
+
+
+def priced(price: str) -> QuoteReport:
+    return QuoteReport("BTC/USDT", Decimal(price) - 1, Decimal(price) + 1, Decimal(price))
+
+
+@pytest.mark.django_db
+def test_prices_that_came_by_themselves_are_one_statement_and_one_row_a_market(
+    django_assert_num_queries: Callable[..., Any],
+) -> None:
+    bitcoin, ether, now = make_market(), make_market(symbol="ETH/USDT"), timezone.now()
+    rows = [
+        (ether.pk, priced("3000"), now),
+        (bitcoin.pk, priced("50000"), now),
+        (bitcoin.pk, priced("49000"), now - SECOND),
+    ]
+
+    with django_assert_num_queries(1):
+        assert quotes_store(rows) == 2
+
+    assert quotes_store([]) == 0
+    assert dict(Quote.objects.values_list("market_id", "last")) == {bitcoin.pk: 50000, ether.pk: 3000}
+    quote = Quote.objects.get(market=bitcoin)
+    assert (quote.bid, quote.ask, quote.quoted_at) == (49999, 50001, now)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("age", "is_newer"), [(SECOND, True), (timedelta(0), False), (-SECOND, False), (-timedelta(minutes=2), True)]
+)
+def test_a_price_that_came_by_itself_does_not_overwrite_a_later_one_unless_our_clock_was_set_back(
+    age: timedelta, is_newer: bool
+) -> None:
+    market, now = make_market(), timezone.now()
+    quotes_store([(market.pk, priced("50000"), now - age)])
+
+    assert quotes_store([(market.pk, priced("49000"), now)]) == int(is_newer)
+
+    assert Quote.objects.get().last == (49000 if is_newer else 50000)
 
 
 # -- gateways ---------------------------------------------------------------------------------------------------------
