@@ -112,7 +112,7 @@ def session_halt_if_paused(session_id: int) -> bool:
     return session_halt(
         session_id,
         "the account is paused",
-        while_so=Q(status=SessionStatus.ACTIVE, account__status=Account.Status.PAUSED),
+        while_so=Q(status=SessionStatus.ACTIVE, account__in=Account.objects.filter(status=Account.Status.PAUSED)),
     )
 
 

@@ -205,7 +205,16 @@ def make_open_position(session: TradingSession, entry_price: str = "50000", quan
 
 def let_pass(order: Order, seconds: float) -> Order:
     """As if ``seconds`` had passed: every time on the order's row moves that much into the past."""
-    times = ("requested_at", "valued_at", "sent_at", "deadline_at", "not_before_at", "opened_at", "closed_at")
+    times = (
+        "requested_at",
+        "valued_at",
+        "sent_at",
+        "deadline_at",
+        "not_before_at",
+        "leased_until",
+        "opened_at",
+        "closed_at",
+    )
     Order.objects.filter(pk=order.pk).update(**{name: F(name) - timedelta(seconds=seconds) for name in times})
     order.refresh_from_db()
     return order

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from domain.orders import OrderStatus
 from exchanges.models import Account, Balance
-from orders import services
+from orders import lookups, services
 from orders.models import Fill, Order
 from orders.tasks import balances, sweep_orders
 from pipeline.models import Event
@@ -135,7 +135,7 @@ def test_secrets_show_in_no_row_no_journal_and_no_log(
         venue.fault(method="POST", path=ORDERS, **fault)
 
     services.order_submit(order.pk)
-    services.orders_look([order.pk])
+    lookups.orders_look([order.pk])
     balances([venue.account.pk])
 
     rows = serializers.serialize("json", [*Order.objects.all(), *Fill.objects.all(), *Event.objects.all()])
