@@ -35,6 +35,8 @@ LOOK_AGAIN_AT_FOREIGN = timedelta(seconds=60)
 # ``reason`` of an order that was given up, found after all, and whose intent is carried out by another attempt.
 LATE = "LATE"
 FOREIGN = "FOREIGN"
+# Among these a fill should not come any more.
+ENDED = (S.CLOSED, S.CANCELED, S.REJECTED, S.DENIED)
 
 
 def orders_announce(
@@ -166,7 +168,7 @@ def _record(order: Order, report: OrderReport, fills: Sequence[FillReport]) -> s
                 Topic.TRADE_UPDATES, order.pk, order_id=order.pk, account_id=order.account_id,
                 owner_id=order.account.owner_id, data={"new_fills": new, "filled": totals.filled},
             )  # fmt: skip
-        if totals.status in (S.CLOSED, S.CANCELED):
+        if totals.status in ENDED:
             return _reopen_the_books(totals, order) if new else str(totals.status)
         if report.is_open or not is_complete:
             _wait_for_more(order, report, timezone.now())
@@ -216,12 +218,13 @@ def _is_balance_awaited(account_id: int, but: Order) -> bool:
 def _add_fills(order: Order, fills: Sequence[FillReport]) -> int:
     """Add the fills that are not there yet and sum them all up on the locked ``order``; how many were new."""
     before = order.fills.count() if order.filled else 0
+    is_late = order.status in ENDED
     Fill.objects.bulk_create(
         [
             Fill(
                 order=order, account_id=order.account_id, market_id=order.market_id, trade_id=fill.trade_id,
                 side=fill.side, quantity=fill.quantity, price=fill.price, fee=fill.fee, fee_currency=fill.fee_currency,
-                filled_at=fill.filled_at,
+                filled_at=fill.filled_at, is_late=is_late,
             )
             for fill in fills
         ],

@@ -61,11 +61,9 @@ class MarketReading:
 
 @dataclass(slots=True)
 class Settled:
-    """What came of writing down a reading: orders that were there already and got fills after their end, orders of others
-    that are new to us, and whether all of it could be written."""
+    """What came of writing down a reading: the orders it showed, and whether all of it could be written."""
 
-    late_fills: list[Order] = field(default_factory=list)
-    taken_in: list[Order] = field(default_factory=list)
+    shown: set[int] = field(default_factory=set)
     is_whole: bool = True
 
 
@@ -76,12 +74,17 @@ def orders_look(order_ids: Iterable[int]) -> None:
         rest = group
         if len(group) >= LIST_READ_FROM:
             rest = _look_by_lists(group)
-        for order_id in rest:
-            try:
-                order_look(order_id)
-            except Exception as error:
-                logger.exception("order %s could not be looked at", order_id)
-                _look_in_vain(order_loaded(order_id), error)
+        orders_look_singly(rest)
+
+
+def orders_look_singly(order_ids: Iterable[int]) -> None:
+    """Look at each of these orders by itself; one that cannot be looked at does not keep the others from it."""
+    for order_id in order_ids:
+        try:
+            order_look(order_id)
+        except Exception as error:
+            logger.exception("order %s could not be looked at", order_id)
+            _look_in_vain(order_loaded(order_id), error)
 
 
 def order_look(order_id: int) -> str | None:
@@ -172,10 +175,10 @@ def market_settle(account: Account, market: Market, reading: MarketReading) -> S
                 settled.is_whole = False
                 continue
             order = order_take_in(account, market, report)
-            settled.taken_in.append(order)
         elif not has_new and order.status not in (*LIVE_STATUSES, S.NOT_PLACED):
             continue
-        settled.is_whole &= _write_down(order, report, fills, has_new, settled)
+        settled.shown.add(order.pk)
+        settled.is_whole &= _write_down(order, report, fills)
     crashpoint("market.settled")
     if settled.is_whole:
         FillCursor.objects.filter(pk=cursor.pk, read_until__lt=reading.read_at).update(read_until=reading.read_at)
@@ -241,18 +244,13 @@ def _look_by_lists(order_ids: Sequence[int]) -> list[int]:
     return rest + unseen_ids
 
 
-def _write_down(
-    order: Order, report: OrderReport | None, fills: Sequence[FillReport], has_new: bool, settled: Settled
-) -> bool:
-    was_done = order.status in (S.CLOSED, S.CANCELED)
+def _write_down(order: Order, report: OrderReport | None, fills: Sequence[FillReport]) -> bool:
     try:
         order_record(order, report or _as_it_stands(order), fills)
     except Exception as error:
         logger.exception("order %s could not be settled", order.client_order_id)
         _look_in_vain(order, error)
         return False
-    if was_done and has_new:
-        settled.late_fills.append(order)
     if order.status in (S.REJECTED, S.DENIED):
         # The venue has what we say it refused: nothing the program may decide.
         order_alert_once(Order.objects.all(), order.pk, "ORDER_NEEDS_REVIEW")

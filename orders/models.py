@@ -147,6 +147,7 @@ class Fill(models.Model):
     is_correction = models.BooleanField(
         default=False, help_text="Made by a trader's decision to fit a position to the venue; no money moved."
     )
+    is_late = models.BooleanField(default=False, help_text="Recorded after its order had ended.")
 
     class Meta:
         constraints = [
@@ -155,7 +156,9 @@ class Fill(models.Model):
         ]
         indexes = [
             # "what has been traded since the balance was read": equity
-            models.Index(fields=["account", "recorded_at"], name="fill_by_account")
+            models.Index(fields=["account", "recorded_at"], name="fill_by_account"),
+            # "which fills were missing": reconciliation
+            models.Index(fields=["account"], condition=Q(is_late=True), name="fill_late_by_account"),
         ]
 
     def __str__(self) -> str:
