@@ -26,7 +26,7 @@ from exchanges.models import Account, Balance, Market, Quote, RiskProfile
 from exchanges.services import balances_refresh, quotes_refresh
 from money.models import Valuation
 from orders.models import Fill, Order
-from orders.services import orders_announce
+from orders.ledger import orders_announce
 from pipeline.topics import Topic
 from positions.models import LIVE_POSITIONS, Intent, Position
 from positions.services import orders_of_positions

@@ -297,7 +297,7 @@ def _sent_times(account: Account, market: Market) -> list[datetime]:
     given_up = Q(status=S.NOT_PLACED, sent_at__gte=timezone.now() - GIVEN_UP_IS_WATCHED_FOR)
     sent = Order.objects.filter(Q(status__in=AT_VENUE_STATUSES) | given_up, account=account, market=market)
     times = sent.filter(is_foreign=False, sent_at__isnull=False).order_by("sent_at").values_list("sent_at", flat=True)
-    return [account.exchange.time_at(sent_at) for sent_at in times[:1]]
+    return [account.exchange.time_at(sent_at) for sent_at in times[:1] if sent_at is not None]
 
 
 def _find(gateway: Gateway, order: Order) -> OrderReport | None:

@@ -24,7 +24,7 @@ from exchanges.gateway import ExchangeUnavailable, OrderOutcomeUnknown, OrderRej
 from exchanges.models import Account, Exchange
 from exchanges.services import account_pause, gateway_for
 from orders.ledger import order_alert_once, order_loaded, order_settle, orders_announce
-from orders.lookups import LEASE, call_unknown, order_ask, order_look, orders_due
+from orders.lookups import LEASE, call_unknown, order_ask, orders_due
 from orders.models import Order
 from pipeline.claims import GuardedQuerySet
 from pipeline.crashpoints import crashpoint
@@ -112,20 +112,6 @@ def orders_cancel(orders: Collection[Order], *, actor: str = "system") -> None:
         orders_announce(canceled, Topic.ORDER_UPDATES, actor=actor)
         opened = [order.pk for order in locked if order.status == S.OPENED]
         transaction.on_commit(lambda: ring("orders.look", batch=1, order_ids=opened), robust=True)
-
-
-def orders_reread(account_id: int) -> int:
-    """Look at every order of an account that is or may be at the venue; how many stay unknown.
-
-    Raises ExchangeUnavailable when the venue cannot be asked at all.
-    """
-    account = Account.objects.select_related("exchange").get(pk=account_id)
-    gateway_for(account.exchange, account).time()
-    for order_id in Order.objects.filter(account=account, status__in=(S.SUBMITTING, S.UNKNOWN, S.OPENED)).values_list(
-        "pk", flat=True
-    ):
-        order_look(order_id)
-    return Order.objects.filter(account=account, status__in=(S.SUBMITTING, S.UNKNOWN)).count()
 
 
 def orders_ready(now: datetime) -> list[int]:

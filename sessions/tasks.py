@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-
 from celery import shared_task
 from django.utils import timezone
 
 from pipeline.sweeps import Waiting, sweep
 from sessions import services
 
-logger = logging.getLogger(__name__)
-
-WAITING = (
-    Waiting("recovery asked for", services.sessions_awaiting_recovery, "sessions.recover", "session_ids", batch=1),
-    Waiting("account paused", services.sessions_of_paused_accounts, "sessions.halt", "session_ids"),
-)
-
-
-@shared_task(name="sessions.recover")
-def recover(session_ids: list[int]) -> None:
-    for session_id in session_ids:
-        try:
-            services.session_recovery_carry_out(session_id)
-        except Exception:  # the sweep rings again; its neighbours need not wait
-            logger.exception("session %s was not recovered", session_id)
+WAITING = (Waiting("account paused", services.sessions_of_paused_accounts, "sessions.halt", "session_ids"),)
 
 
 @shared_task(name="sessions.halt")

@@ -16,6 +16,7 @@ from domain.orders import OrderStatus
 from exchanges.ccxt_gateway import CcxtGateway
 from exchanges.gateway import ExchangeUnavailable
 from exchanges.models import Exchange
+from exchanges.services import gateway_for
 from orders import ledger, lookups, services
 from orders.models import Fill, FillCursor, Order
 from orders.tasks import look, sweep_orders
@@ -203,7 +204,7 @@ def test_a_fill_of_an_order_that_had_ended_is_recorded_and_told(venue: Venue) ->
     late.fills.all().delete()
     Order.objects.filter(pk=late.pk).update(filled=0, filled_quote=0)
     account, market = venue.account, venue.market
-    gateway = services.gateway_for(venue.exchange, account, [market])
+    gateway = gateway_for(venue.exchange, account, [market])
 
     lookups.market_settle(account, market, lookups.market_read(gateway, account, market))
 

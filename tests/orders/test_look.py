@@ -14,7 +14,7 @@ from domain.orders import Execution, OrderStatus
 from exchanges import ccxt_gateway
 from exchanges.gateway import ExchangeUnavailable, FillReport, OrderReport
 from exchanges.models import Account
-from orders import lookups, services
+from orders import ledger, lookups, services
 from orders.models import Fill, Order
 from orders.tasks import look, sweep_orders
 from positions.models import Intent
@@ -312,7 +312,7 @@ def test_an_order_that_cannot_be_looked_at_neither_stops_the_others_nor_comes_ba
 ) -> None:
     poison, fine = open_limit_order(venue), open_limit_order(venue)
     venue.price("48900")
-    found = lookups.order_record
+    found = ledger.order_record
     monkeypatch.setattr(
         lookups, "order_record", lambda order, *rest: 1 / 0 if order.pk == poison.pk else found(order, *rest)
     )
