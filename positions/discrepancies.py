@@ -28,6 +28,11 @@ def tolerance_of(*amounts: Decimal) -> Decimal:
     return max(map(abs, amounts), default=ZERO) * TOLERANCE_RATIO + TOLERANCE_LEAST
 
 
+def figure(value: Decimal) -> str:
+    """A figure as a person writes it."""
+    return f"{value.normalize():f}"
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
     """A difference that is true now. ``is_figure``: what was decided about it holds for these figures only."""

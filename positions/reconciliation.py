@@ -29,7 +29,7 @@ from orders.ledger import FOREIGN, LATE
 from orders.lookups import GIVEN_UP_IS_WATCHED_FOR, market_read, market_settle, orders_look_singly
 from orders.models import Order
 from pipeline.crashpoints import crashpoint
-from positions.discrepancies import Difference, discrepancies_settle, discrepancy_record, tolerance_of
+from positions.discrepancies import Difference, discrepancies_settle, discrepancy_record, figure, tolerance_of
 from positions.late import orders_left_over, positions_take_up
 from positions.models import LIVE_POSITIONS, BalanceAnchor, Discrepancy, Intent, Position, Reconciliation
 from positions.models import DiscrepancyKind as Kind
@@ -230,7 +230,8 @@ def _missing_fills_tell(account: Account) -> None:
     for fill in account.fills.filter(is_late=True).select_related("order", "market"):
         one = Difference(
             Kind.MISSING_FILL, f"fill:{fill.pk}", expected=ZERO, found=fill.quantity, market=fill.market,
-            order=fill.order, detail=f"{fill} of {fill.order.client_order_id}, which had ended, was recorded",
+            order=fill.order,
+            detail=f"{figure(fill.quantity)} of {fill.order.client_order_id}, which had ended, was recorded",
         )  # fmt: skip
         if not account.discrepancies.filter(kind=one.kind, subject=one.subject).exists():
             discrepancy_record(account, one)
@@ -263,7 +264,7 @@ def _foreign_orders(account: Account) -> list[Difference]:
     return [
         Difference(
             Kind.FOREIGN_ORDER, f"order:{order.pk}", expected=ZERO, found=order.filled, market=order.market, order=order,
-            detail=f"{order.side} {order.quantity or order.filled:f} {order.market.symbol}, {order.status}, is not ours",
+            detail=f"{order.side} {figure(order.quantity or order.filled)} {order.market.symbol}, {order.status}: not ours",
         )
         for order in rows.select_related("market").order_by("pk")
     ]  # fmt: skip
@@ -290,7 +291,7 @@ def _missing_holdings(reading: _Reading, foreign: Sequence[Difference]) -> list[
             Difference(
                 Kind.MANUAL_CLOSE, f"position:{one.pk}", expected=needed, found=found, market=one.market, position=one,
                 order=sold.get(one.market_id), currency=currency, is_figure=True,
-                detail=f"the account holds {found:f} {currency}, its positions say {needed:f}",
+                detail=f"the account holds {figure(found)} {currency}, its positions say {figure(needed)}",
             )
             for one in positions
         ]  # fmt: skip
@@ -327,7 +328,7 @@ def _drift(account: Account, reading: _Reading) -> list[Difference]:
     return [
         Difference(
             Kind.BALANCE_DRIFT, f"currency:{currency}", expected=total, found=found, currency=currency, is_figure=True,
-            detail=f"holds {found:f} {currency}, its fills explain {total:f}",
+            detail=f"holds {figure(found)} {currency}, its fills explain {figure(total)}",
         )
         for currency, total in sorted(expected.items())
         if abs((found := reading.totals.get(currency, ZERO)) - total) > tolerance_of(total, found)
@@ -376,7 +377,7 @@ def _dust(account: Account, reading: _Reading) -> list[Difference]:
                 Difference(
                     Kind.DUST, f"market:{market.pk}", expected=needed, found=found, market=market,
                     currency=market.base, is_figure=True,
-                    detail=f"{found - needed:f} {market.base} is too little to be sold on {market.symbol}",
+                    detail=f"{figure(found - needed)} {market.base} is too little to be sold on {market.symbol}",
                 )
             )  # fmt: skip
     return differences

@@ -21,7 +21,7 @@ from orders.ledger import orders_announce
 from orders.models import Fill, Order, foreign_order_id
 from orders.services import orders_cancel
 from pipeline.topics import Topic
-from positions.discrepancies import discrepancy_close, tolerance_of
+from positions.discrepancies import discrepancy_close, figure, tolerance_of
 from positions.models import LIVE_POSITIONS, BalanceAnchor, Discrepancy, Intent, Position, Resolution
 from positions.models import DiscrepancyKind as Kind
 from positions.services import is_dust, session_exit, sessions_track
@@ -94,7 +94,9 @@ def _adopt_order(row: Discrepancy, position: Position | None, actor: str) -> int
         raise UnableToResolve(f"wanted exactly one long position on {order.market.symbol}, was none or several")
     is_exit = order.side == Side.SELL
     if is_exit and order.filled - position.quantity > tolerance_of(order.filled):
-        raise UnableToResolve(f"wanted at most the {position.quantity:f} held, was a sale of {order.filled:f}")
+        raise UnableToResolve(
+            f"wanted at most the {figure(position.quantity)} held, was a sale of {figure(order.filled)}"
+        )
     purpose = Intent.Purpose.EXIT if is_exit else Intent.Purpose.ENTRY
     intent = _intent(position, purpose)
     changed = Order.objects.filter(pk=order.pk, is_foreign=True).exclude(status__in=LIVE_STATUSES)
@@ -108,7 +110,7 @@ def _resize(row: Discrepancy, position: Position | None, actor: str) -> int | No
         raise UnableToResolve("wanted a position that is open, was none")
     missing = min((row.expected or ZERO) - (row.found or ZERO), position.quantity)
     if missing <= 0:
-        raise UnableToResolve(f"wanted a position that holds more than the account, was {position.quantity:f}")
+        raise UnableToResolve(f"wanted a position that holds more than the account, was {figure(position.quantity)}")
     intent = _intent(position, Intent.Purpose.EXIT)
     if Order.objects.filter(intent_id=intent.pk, status__in=LIVE_STATUSES).exists():
         raise UnableToResolve("wanted a position without an exit under way, was one: wait for its end")
@@ -148,7 +150,7 @@ def _undo(row: Discrepancy, position: Position | None, actor: str) -> int | None
     kept = sum((fill.fee for fill in order.fills.all() if fill.fee_currency == order.market.base), ZERO)
     quantity = round_quantity(order.filled - (kept if order.side == Side.BUY else ZERO), order.market.rules)
     if is_dust(quantity, order.market, quote):
-        raise UnableToResolve(f"wanted a quantity that the venue trades, was {quantity:f} {order.market.base}")
+        raise UnableToResolve(f"wanted a quantity that the venue trades, was {figure(quantity)} {order.market.base}")
     account = Account.objects.get(pk=row.account_id)
     back = Order.objects.create(
         account=account, market=order.market, intent_id=uuid.uuid4(), side=Side(order.side).opposite,
