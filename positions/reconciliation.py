@@ -29,6 +29,7 @@ from orders.ledger import FOREIGN, LATE
 from orders.lookups import GIVEN_UP_IS_WATCHED_FOR, market_read, market_settle, orders_look_singly
 from orders.models import Order
 from pipeline.crashpoints import crashpoint
+from pipeline.topics import ring
 from positions.discrepancies import Difference, discrepancies_settle, discrepancy_record, figure, tolerance_of
 from positions.late import orders_left_over, positions_take_up
 from positions.models import LIVE_POSITIONS, BalanceAnchor, Discrepancy, Intent, Position, Reconciliation
@@ -141,7 +142,9 @@ def account_reconcile_if_due(account_id: int) -> bool:
 
 def account_reconcile_soon(account_id: int) -> None:
     """Let an account be reconciled now, whatever its period says."""
-    Reconciliation.objects.update_or_create(account_id=account_id, defaults={"due_at": timezone.now()})
+    with transaction.atomic():
+        Reconciliation.objects.update_or_create(account_id=account_id, defaults={"due_at": timezone.now()})
+        transaction.on_commit(lambda: ring("positions.reconcile", account_ids=[account_id]), robust=True)
 
 
 def accounts_to_reconcile(now: datetime) -> list[int]:

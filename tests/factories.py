@@ -23,7 +23,7 @@ from marketdata.models import Feed
 from marketdata.services import candles_store, feed_ensure
 from orders.models import Fill, Order
 from pipeline.models import Event
-from positions.models import Intent, Position, PositionStatus
+from positions.models import Discrepancy, DiscrepancyKind, Intent, Position, PositionStatus
 from sessions.models import SessionStatus, TradingSession
 from strategies.models import Signal, StrategyConfig
 
@@ -201,6 +201,15 @@ def make_open_position(session: TradingSession, entry_price: str = "50000", quan
     TradingSession.objects.filter(pk=session.pk).update(has_exposure=True)
     position.refresh_from_db()
     return position
+
+
+def make_discrepancy(position: Position, kind: str = DiscrepancyKind.MANUAL_CLOSE, **fields: Any) -> Discrepancy:
+    """An open difference about a position: the account holds 0.01 of the 0.02 it says."""
+    defaults: dict[str, Any] = {
+        "account": position.account, "subject": f"position:{position.pk}", "market": position.market,
+        "position": position, "currency": "BTC", "expected": Decimal("0.02"), "found": Decimal("0.01"),
+    }  # fmt: skip
+    return Discrepancy.objects.create(kind=kind, **{**defaults, **fields})
 
 
 def let_pass(order: Order, seconds: float) -> Order:
