@@ -25,8 +25,8 @@ from exchanges.gateway import ExchangeUnavailable
 from exchanges.models import Account, Balance, Market, Quote, RiskProfile
 from exchanges.services import balances_refresh, quotes_refresh
 from money.models import Valuation
-from orders.models import Fill, Order
 from orders.ledger import orders_announce
+from orders.models import Fill, Order
 from pipeline.topics import Topic
 from positions.models import LIVE_POSITIONS, Intent, Position
 from positions.services import orders_of_positions

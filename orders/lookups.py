@@ -38,9 +38,10 @@ NOT_PLACED_MARGIN = timedelta(seconds=5)
 # The same where the venue may accept a request however late it arrives.
 NOT_PLACED_MARGIN_WITHOUT_DEADLINE = timedelta(minutes=5)
 NOT_PLACED_MISSES = 3
-# Longer than a look at a venue that hangs takes to give up; an order whose worker died waits as long for its next look.
-LEASE = timedelta(seconds=20)
-LONGEST_PAUSE = timedelta(seconds=32)
+# Longer than a look at a venue that hangs takes to give up, and no longer: an order whose worker died waits as long for its
+# next look. A look that outlasts its lease is made twice, which costs a request and nothing else.
+LEASE = timedelta(seconds=12)
+LONGEST_PAUSE = timedelta(seconds=16)
 FAILURES_BEFORE_REVIEW = 20
 # From so many orders of an account on one market on, its lists are read instead: three requests, whatever their number.
 LIST_READ_FROM = 3

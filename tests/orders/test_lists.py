@@ -250,7 +250,7 @@ def test_a_venue_that_fails_is_asked_ever_more_seldom_and_at_once_when_it_is_wel
         pauses.append(round((order.not_before_at - before).total_seconds()))
         assert lookups.order_look(order.pk) == S.OPENED  # in its pause nobody asks
 
-    assert pauses == [2, 4, 8, 16, 32, 32]
+    assert pauses == [2, 4, 8, 16, 16, 16]
     assert len(venue.requests_of("GET", LOOK_UP)) == 6
 
     venue.heal()

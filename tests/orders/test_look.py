@@ -358,7 +358,7 @@ def hide_from_lists(venue: Venue) -> None:
 
 
 def given_up_elsewhere(venue: Venue, order: Order) -> None:
-    let_pass(order, 25)  # longer than a look holds its lease
+    let_pass(order, 16)  # longer than a look holds its lease
     venue.fault(method="GET", path=LOOK_UP, count=3, **NOT_THERE)
     hide_from_lists(venue)
     looks = [lookups.order_look(let_pass(order, 2).pk) for _ in range(3)]
