@@ -25,8 +25,8 @@ from exchanges.gateway import ExchangeUnavailable
 from exchanges.models import Account, Balance, Market, Quote, RiskProfile
 from exchanges.services import balances_refresh, quotes_refresh
 from money.models import Valuation
+from orders.ledger import orders_announce
 from orders.models import Fill, Order
-from orders.services import orders_announce
 from pipeline.topics import Topic
 from positions.models import LIVE_POSITIONS, Intent, Position
 from positions.services import orders_of_positions
@@ -271,12 +271,15 @@ def _sessions_of(orders: Sequence[Order]) -> dict[UUID, TradingSession]:
 def _flow_since(account: Account, read_at: datetime) -> Decimal:
     """What fills changed in the account's currency since its balance was read."""
     flow = ZERO
-    for fill in Fill.objects.filter(account=account, recorded_at__gt=read_at).select_related("market", "order"):
+    fills = Fill.objects.filter(account=account, recorded_at__gt=read_at, is_correction=False)
+    for fill in fills.select_related("market", "order"):
         change = -Side(fill.side).sign * fill.market.rules.notional(fill.quantity, fill.price)
         change -= fill.fee if fill.fee_currency == account.currency else ZERO
         # An order sent before the reading: the venue may have booked the fill by then. What it paid is taken off all the
         # same; what it brought in is not counted twice.
-        is_counted_perhaps = fill.order.sent_at is not None and fill.order.sent_at <= read_at
+        # That of an order of others says when it was found, which is later than it was filled.
+        sent_at = fill.order.sent_at
+        is_counted_perhaps = fill.order.is_foreign or (sent_at is not None and sent_at <= read_at)
         flow += min(change, ZERO) if is_counted_perhaps else change
     return flow
 

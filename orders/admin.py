@@ -78,7 +78,7 @@ class OrderPage(LongPage):
     list_display_links = ("id", "requested_at")
     list_select_related = ("account__exchange", "account__owner", "market__exchange")
     list_filter: ClassVar[Any] = (
-        "status", "side", "is_exit", ("account", OwnRelatedFilter), ("requested_at", RangeDateTimeFilter),
+        "status", "side", "is_exit", "is_foreign", ("account", OwnRelatedFilter), ("requested_at", RangeDateTimeFilter),
     )  # fmt: skip
     list_filter_submit = True
     search_fields = ("client_order_id", "exchange_order_id", "market__symbol")
@@ -116,7 +116,7 @@ class OrderPage(LongPage):
                 Fact("Status", badge(row.status), why(row)),
                 Fact("Execution", badge(row.execution), f"{plain(row.filled)} of {plain(row.quantity)}"),
                 Fact("Average price", plain(row.average_price), row.market.quote),
-                Fact("Side", badge(row.side), "exit" if row.is_exit else "entry"),
+                Fact("Side", badge(row.side), "not ours" if row.is_foreign else "exit" if row.is_exit else "entry"),
             ],
             [fills_table("Fills", fills), events_table("Journal", events, key=row.pk)],
         )

@@ -25,8 +25,8 @@ class OrderSerializer(RowSerializer[Order]):
         model = Order
         fields: tuple[str, ...] = (
             "id", "client_order_id", "exchange_order_id", "account", "account_name", "exchange_name", "market",
-            "symbol", "side", "position_side", "order_type", "is_exit", "leverage", "quantity", "price", "stop_price",
-            "filled", "filled_quote", "average_price", "status", "execution", "reason", "reason_text",
+            "symbol", "side", "position_side", "order_type", "is_exit", "is_foreign", "leverage", "quantity", "price",
+            "stop_price", "filled", "filled_quote", "average_price", "status", "execution", "reason", "reason_text",
             "is_cancel_wanted", "requested_at", "valued_at", "sent_at", "opened_at", "closed_at",
         )  # fmt: skip
         read_only_fields = fields
@@ -47,7 +47,7 @@ class OrderFilter(Filters):
 
     class Meta:
         model = Order
-        fields = ("side", "is_exit", "client_order_id", "exchange_order_id", "reason")
+        fields = ("side", "is_exit", "is_foreign", "client_order_id", "exchange_order_id", "reason")
 
 
 class OrderViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, OwnedRows[Order]):

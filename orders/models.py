@@ -3,6 +3,7 @@ counted once per account, market and trade id, whoever reports it how often."""
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Mapping
 from decimal import Decimal
@@ -19,6 +20,8 @@ from pipeline.fields import ExactField
 
 # How our orders are told from others at the venue, and within what KuCoin accepts (40 letters, digits, - and _).
 CLIENT_ORDER_ID_PREFIX = "r3-"
+# Never sent to a venue: how the rows of orders that are not ours are named.
+FOREIGN_ORDER_ID_PREFIX = "x-"
 
 
 def _choices(kind: type[OrderStatus] | type[Side] | type[PositionSide] | type[OrderType]) -> list[tuple[str, str]]:
@@ -28,6 +31,12 @@ def _choices(kind: type[OrderStatus] | type[Side] | type[PositionSide] | type[Or
 def client_order_id_new() -> str:
     """A fresh id of ours, unguessable and unique for ever."""
     return CLIENT_ORDER_ID_PREFIX + uuid.uuid4().hex
+
+
+def foreign_order_id(account_id: int, symbol: str, exchange_order_id: str) -> str:
+    """What we call somebody else's order: the same name whoever finds it, so it gets one row."""
+    found_at = f"{account_id}:{symbol}:{exchange_order_id}"
+    return FOREIGN_ORDER_ID_PREFIX + hashlib.sha256(found_at.encode()).hexdigest()[:32]
 
 
 class Order(Guarded):
@@ -45,6 +54,7 @@ class Order(Guarded):
     position_side = models.CharField(max_length=5, choices=_choices(PositionSide), default=PositionSide.LONG)
     order_type = models.CharField(max_length=6, choices=_choices(OrderType), default=OrderType.MARKET)
     is_exit = models.BooleanField(default=False)
+    is_foreign = models.BooleanField(default=False, help_text="Somebody else's, found at the venue; only recorded.")
     leverage = ExactField(default=1)
     quantity = ExactField(null=True)
     price = ExactField(null=True, help_text="Limit price.")
@@ -58,7 +68,10 @@ class Order(Guarded):
     is_cancel_wanted = models.BooleanField(default=False)
     # How often an UNKNOWN order was looked up and not found, and when any look is next due.
     lookups = models.PositiveIntegerField(default=0)
+    # How often in succession it could not be looked at: what its pause grows by.
+    failures = models.PositiveIntegerField(default=0)
     not_before_at = models.DateTimeField(null=True)
+    leased_until = models.DateTimeField(null=True, help_text="Somebody looks at it; nobody else does before this.")
     deadline_at = models.DateTimeField(
         null=True, help_text="After this the venue refuses a request that is still on its way."
     )
@@ -93,6 +106,10 @@ class Order(Guarded):
                 name="order_live_by_account",
             ),
             models.Index(fields=["account", "-requested_at"], name="order_by_account"),
+            # "whose order is this that the venue shows": reading an account's lists
+            models.Index(fields=["account", "exchange_order_id"], name="order_by_exchange_id"),
+            # "what does somebody else trade on this account": reconciliation
+            models.Index(fields=["account"], condition=Q(is_foreign=True), name="order_foreign_by_account"),
         ]
 
     def __str__(self) -> str:
@@ -127,6 +144,10 @@ class Fill(models.Model):
     fee_currency = models.CharField(max_length=20, blank=True)
     filled_at = models.DateTimeField(help_text="By the venue's clock.")
     recorded_at = models.DateTimeField(auto_now_add=True)
+    is_correction = models.BooleanField(
+        default=False, help_text="Made by a trader's decision to fit a position to the venue; no money moved."
+    )
+    is_late = models.BooleanField(default=False, help_text="Recorded after its order had ended.")
 
     class Meta:
         constraints = [
@@ -135,8 +156,25 @@ class Fill(models.Model):
         ]
         indexes = [
             # "what has been traded since the balance was read": equity
-            models.Index(fields=["account", "recorded_at"], name="fill_by_account")
+            models.Index(fields=["account", "recorded_at"], name="fill_by_account"),
+            # "which fills were missing": reconciliation
+            models.Index(fields=["account"], condition=Q(is_late=True), name="fill_late_by_account"),
         ]
 
     def __str__(self) -> str:
         return f"{self.side} {self.quantity} at {self.price}"
+
+
+class FillCursor(models.Model):
+    """Up to when an account's fills on one market are all recorded, by the venue's clock. It moves only after they are."""
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="fill_cursors")
+    market = models.ForeignKey(Market, on_delete=models.CASCADE, related_name="fill_cursors")
+    begun_at = models.DateTimeField(help_text="What others did before this is not ours to tell of.")
+    read_until = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["account", "market"], name="fill_cursor_once_per_market")]
+
+    def __str__(self) -> str:
+        return f"{self.market_id} of account {self.account_id} until {self.read_until:%H:%M:%S}"

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from exchanges.gateway import ExchangeUnavailable
 from exchanges.services import balances_refresh
-from orders import services
+from orders import lookups, services
 from pipeline.sweeps import Waiting, sweep
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def submit(order_ids: list[int]) -> None:
 
 @shared_task(name="orders.look")
 def look(order_ids: list[int]) -> None:
-    services.orders_look(order_ids)
+    lookups.orders_look(order_ids)
 
 
 @shared_task(name="orders.balances")
@@ -47,3 +47,4 @@ def balances(account_ids: list[int]) -> None:
 def sweep_orders() -> None:
     sweep(*WAITING)
     services.unknown_orders_alert(timezone.now())
+    services.unsent_exits_alert(timezone.now())

@@ -13,12 +13,33 @@ Several rows of one kind are locked in the order of their ids. No network call i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import logging
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
-from django.db import models
+from django.db import OperationalError, connection, models
+
+logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound="Guarded")
+R = TypeVar("R")
+
+# What PostgreSQL calls a transaction that it ended in favour of another: a deadlock, a failure to serialise.
+LOST_TO_ANOTHER = frozenset({"40P01", "40001"})
+TRIES = 3
+
+
+def settled(work: Callable[[], R]) -> R:
+    """What ``work``, one whole transaction without any call outside, returns; tried again, a few times, when the database
+    ended it in favour of another. Inside a transaction it is tried once: only the outermost can be repeated."""
+    for left in reversed(range(1 if connection.in_atomic_block else TRIES)):
+        try:
+            return work()
+        except OperationalError as error:
+            if not left or getattr(error.__cause__, "sqlstate", None) not in LOST_TO_ANOTHER:
+                raise
+            logger.warning("a transaction gave way to another and is tried again: %s", type(error.__cause__).__name__)
+    raise AssertionError("the last try returns or raises")
 
 
 class GuardedQuerySet(models.QuerySet[M]):
@@ -27,8 +48,12 @@ class GuardedQuerySet(models.QuerySet[M]):
     def move(self, to: str, *, among: Collection[str] | None = None, **changes: Any) -> int:
         """Set ``status`` to ``to``, with ``changes``, on the rows whose status may become it; how many did.
 
-        ``among`` narrows the statuses to move from. Raises ValueError for a move the table does not know.
+        ``among`` narrows the statuses to move from. Raises ValueError for a move the table does not know, and for a
+        condition on a joined table: Django puts all conditions of such an update into a subquery, which the database does
+        not look at again when it has waited for somebody else's change of the row. Name the other rows by ``__in``.
         """
+        if sum(count > 0 for count in self.query.alias_refcount.values()) > 1:
+            raise ValueError(f"{self.model.__name__}: wanted conditions on its own columns, was a join: {self.query}")
         table = self.model.transitions
         sources = {status for status, targets in table.items() if to in targets}
         wanted = sources if among is None else set(among)

@@ -64,7 +64,7 @@ TOPICS: dict[Topic, Route] = {
         wakes=(
             Bell("marketdata.collect", "feed_ids"),
             Bell("strategies.evaluate", "feed_ids"),
-            Bell("sessions.recover", "session_ids"),
+            Bell("positions.recover", "session_ids"),
             Bell("positions.track", "session_ids"),
         ),
         is_broadcast=True,

@@ -35,7 +35,8 @@ from pipeline.pages import (
     signed,
     table,
 )
-from positions.models import LIVE_POSITIONS, Intent, Position
+from positions.models import LIVE_POSITIONS, Discrepancy, DiscrepancyStatus, Intent, Position, Resolution
+from positions.resolutions import CHOICES, UnableToResolve, discrepancy_resolve
 from positions.services import session_exit
 from sessions.admin import TradingSessionPage
 from sessions.models import TRACKED_STATUSES, TradingSession
@@ -56,6 +57,27 @@ def _position_exit(request: HttpRequest, position: Position) -> str:
     if position.status not in LIVE_POSITIONS:
         raise UnableToCommand(f"wanted a position that is {' or '.join(LIVE_POSITIONS)}, was {position.status}")
     return _market_exit(request, position.session)
+
+
+def _decide(request: HttpRequest, row: Discrepancy, choice: Resolution) -> str:
+    discrepancy_resolve(row.pk, choice, actor=actor_of(request))
+    return f"decided: {choice}"
+
+
+def _adopt(request: HttpRequest, row: Discrepancy) -> str:
+    return _decide(request, row, Resolution.ADOPT)
+
+
+def _resize(request: HttpRequest, row: Discrepancy) -> str:
+    return _decide(request, row, Resolution.RESIZE)
+
+
+def _close(request: HttpRequest, row: Discrepancy) -> str:
+    return _decide(request, row, Resolution.CLOSE)
+
+
+def _ignore(request: HttpRequest, row: Discrepancy) -> str:
+    return _decide(request, row, Resolution.IGNORE)
 
 
 def orders_of(session_id: int) -> QuerySet[Order]:
@@ -232,4 +254,70 @@ class PositionPage(LongPage):
                 Fact("Stop, target", f"{plain(row.stop_price)}, {plain(row.target_price)}"),
             ],
             [orders_table("Orders", orders), fills_table("Fills", fills)],
+        )
+
+
+@admin.register(Discrepancy)
+class DiscrepancyPage(LongPage):
+    owner_path = "account__owner"
+    refusals = (UnableToResolve,)
+    list_display = ("id", "kind", "status_shown", "account", "symbol", "expected", "found", "detail", "opened_at")
+    list_display_links = ("id", "kind")
+    list_select_related = ("account__exchange", "account__owner", "market__exchange")
+    list_filter = (
+        "status", "kind", "resolution", ("account", OwnRelatedFilter), ("opened_at", RangeDateTimeFilter),
+    )  # fmt: skip
+    list_filter_submit = True
+    search_fields = ("subject", "currency", "market__symbol")
+    ordering = ("-id",)
+    actions_detail = ("adopt", "resize", "close", "ignore")
+
+    adopt = button(
+        "Adopt", _adopt, icon="download_done", permission="resolve",
+        question="Takes what the venue shows for ours: an order becomes part of the position, a balance our new start.",
+    )  # fmt: skip
+    resize = button(
+        "Resize", _resize, icon="fit_width", permission="resolve",
+        question="Fits the position to what the account holds, at the last price. Nothing is traded.",
+    )  # fmt: skip
+    close = button(
+        "Close", _close, icon="logout", variant=ActionVariant.DANGER, permission="resolve",
+        question="Cancels the order, or trades back at market what it traded; a position is resized and its rest sold.",
+    )  # fmt: skip
+    ignore = button(
+        "Ignore", _ignore, icon="visibility_off", permission="resolve",
+        question="Leaves everything as it is, and does not tell of it again.",
+    )  # fmt: skip
+
+    def has_resolve_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Deciding what becomes of a holding is a command to its session."""
+        return request.user.has_perm("trading_sessions.change_tradingsession")
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+        """What may be decided about this one, while it is open."""
+        row = self.get_object(request, str(object_id))
+        if row is None or row.status != DiscrepancyStatus.OPEN:
+            return []
+        offered = {choice.lower() for choice in CHOICES[row.kind]}
+        buttons = super().get_actions_detail(request, object_id)
+        return [one for one in buttons if one.action_name.rsplit("_", 1)[-1] in offered]
+
+    @admin.display(description="market", ordering="market__symbol")
+    def symbol(self, row: Discrepancy) -> str:
+        return row.market.symbol if row.market else row.currency or "-"
+
+    @display(description="status", ordering="status", label=BADGES)
+    def status_shown(self, row: Discrepancy) -> str:
+        return row.resolution or row.status
+
+    def sections(self, request: HttpRequest, row: Discrepancy) -> Sections:
+        by = f"by {row.resolved_by}, {moment(row.resolved_at)}" if row.resolved_at else "wants a decision"
+        return Sections(
+            [
+                Fact("Status", badge(row.resolution or row.status), by),
+                Fact("Expected", plain(row.expected), row.currency),
+                Fact("Found", plain(row.found), row.currency),
+                Fact("Order", link(row.order), row.market.symbol if row.market else ""),
+                Fact("Position", link(row.position)),
+            ]
         )

@@ -15,14 +15,27 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from exchanges import api as exchanges_api
+from exchanges.models import Account
 from orders import api as orders_api
 from orders.models import Fill, Order
 from pipeline import api as pipeline_api
 from pipeline.models import Event
-from pipeline.rest import ExactDecimalField, Filters, IdFilter, OwnedRows, RowSerializer
+from pipeline.rest import ExactDecimalField, Filters, IdFilter, NoInput, OwnedRows, RowSerializer
 from pipeline.topics import TOPICS
 from positions.hops import DESCRIPTIONS, hops_p50, session_hops
-from positions.models import LIVE_POSITIONS, Intent, Position, PositionStatus
+from positions.models import (
+    LIVE_POSITIONS,
+    Discrepancy,
+    DiscrepancyKind,
+    DiscrepancyStatus,
+    Intent,
+    Position,
+    PositionStatus,
+    Resolution,
+)
+from positions.reconciliation import account_reconcile_soon
+from positions.resolutions import CHOICES, discrepancy_resolve
 from positions.services import session_exit
 from sessions import api as sessions_api
 from sessions.models import TradingSession
@@ -75,6 +88,73 @@ class PositionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, OwnedRow
     serializer_class = PositionSerializer
     filterset_class = PositionFilter
     owner_path = "account__owner"
+
+
+class DiscrepancySerializer(RowSerializer[Discrepancy]):
+    symbol = serializers.CharField(source="market.symbol", read_only=True, allow_null=True)
+    choices = serializers.SerializerMethodField(help_text="What may be decided about it now.")
+
+    class Meta:
+        model = Discrepancy
+        fields = (
+            "id", "account", "kind", "subject", "market", "symbol", "order", "position", "currency", "expected", "found",
+            "detail", "status", "choices", "resolution", "resolved_by", "opened_at", "resolved_at",
+        )  # fmt: skip
+        read_only_fields = fields
+
+    def get_choices(self, row: Discrepancy) -> list[str]:
+        is_open = row.status == DiscrepancyStatus.OPEN
+        return [str(choice) for choice in CHOICES[row.kind]] if is_open else []
+
+
+class Decision(serializers.Serializer[Any]):
+    """What is to be done about a difference."""
+
+    choice = serializers.ChoiceField(
+        choices=[Resolution.ADOPT, Resolution.CLOSE, Resolution.IGNORE, Resolution.RESIZE],
+        help_text="One of the difference's choices.",
+    )
+
+
+class DiscrepancyFilter(Filters):
+    account = IdFilter(field_name="account_id")
+    position = IdFilter(field_name="position_id")
+    order = IdFilter(field_name="order_id")
+    kind = django_filters.MultipleChoiceFilter(choices=DiscrepancyKind.choices)
+
+    class Meta:
+        model = Discrepancy
+        fields = ("status", "resolution", "currency")
+
+
+class DiscrepancyViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, OwnedRows[Discrepancy]):
+    """Differences between the books and the venue, and what was decided about them."""
+
+    queryset = Discrepancy.objects.select_related("market")
+    serializer_class = DiscrepancySerializer
+    filterset_class = DiscrepancyFilter
+    owner_path = "account__owner"
+
+    @extend_schema(request=Decision, responses=DiscrepancySerializer)
+    @action(detail=True, methods=["post"])
+    def resolve(self, request: Request, pk: str | None = None) -> Response:
+        """Decide about an open difference; 409 with the reason where that cannot be done about it, or was done."""
+        row, decision = self.get_object(), Decision(data=request.data)
+        decision.is_valid(raise_exception=True)
+        discrepancy_resolve(row.pk, decision.validated_data["choice"], actor=request.user.get_username())
+        return Response(self.get_serializer(self.get_object()).data)
+
+
+class AccountViewSet(exchanges_api.AccountViewSet):
+    """One's accounts at the venues. Keys are written and never read back."""
+
+    @extend_schema(request=None, responses={202: None})
+    @action(detail=True, methods=["post"], serializer_class=NoInput)
+    def reconcile(self, request: Request, pk: str | None = None) -> Response:
+        """Compare the account with its venue now instead of at its time; what differs is found under discrepancies."""
+        account: Account = self.get_object()
+        account_reconcile_soon(account.pk)
+        return Response(status=202)
 
 
 class SessionOrderSerializer(orders_api.OrderSerializer):

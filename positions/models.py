@@ -1,8 +1,12 @@
-"""Positions, and the intents that tie a session's wishes to orders, which know no sessions."""
+"""Positions, the intents that tie a session's wishes to orders, which know no sessions, and the differences between what we
+believe of an account and what its venue shows."""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import ClassVar
 
 from django.db import models
 from django.db.models import Q
@@ -11,6 +15,8 @@ from domain.exits import ExitLevels, ExitReason
 from domain.market import PositionSide
 from domain.positions import PositionState
 from exchanges.models import Account, Market
+from orders.models import Order
+from pipeline.claims import Guarded, GuardedQuerySet
 from pipeline.fields import ExactField
 from sessions.models import TradingSession
 from strategies.models import Signal
@@ -144,3 +150,109 @@ class Intent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.purpose} of position {self.position_id}"
+
+
+class Reconciliation(models.Model):
+    """When an account is next compared with its venue, and how that went last. No row yet: now."""
+
+    account = models.OneToOneField(Account, on_delete=models.CASCADE, primary_key=True, related_name="reconciliation")
+    due_at = models.DateTimeField(null=True, db_index=True)
+    leased_until = models.DateTimeField(null=True, help_text="Somebody is at it; nobody else is before this.")
+    done_at = models.DateTimeField(null=True)
+    compared_at = models.DateTimeField(
+        null=True, help_text="When balances were last compared: nothing was in flight then."
+    )
+    failures = models.PositiveIntegerField(default=0)
+    last_error = models.CharField(max_length=200, blank=True)
+    # The balances that the anchors expect contain the fills up to this one.
+    anchored_fill_id = models.BigIntegerField(null=True)
+
+    def __str__(self) -> str:
+        return (
+            f"account {self.account_id} due {self.due_at:%H:%M:%S}" if self.due_at else f"account {self.account_id} due"
+        )
+
+
+class BalanceAnchor(models.Model):
+    """What an account should hold of one currency: what it held when it was first read, and every fill since."""
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="anchors")
+    currency = models.CharField(max_length=20)
+    total = ExactField()
+    at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["account", "currency"], name="anchor_once_per_currency")]
+
+    def __str__(self) -> str:
+        return f"{self.total} {self.currency}"
+
+
+class DiscrepancyKind(models.TextChoices):
+    FOREIGN_ORDER = "FOREIGN_ORDER"  # not ours, at work or filled
+    MANUAL_CLOSE = "MANUAL_CLOSE"  # the account holds less than its positions say
+    MISSING_FILL = "MISSING_FILL"  # of an order that had ended; recorded, and told
+    BALANCE_DRIFT = "BALANCE_DRIFT"  # not what the fills explain
+    DUST = "DUST"  # left, and too small to be sold
+    LATE_ORDER = "LATE_ORDER"  # ours, given up, filled after all, and no session holds it
+
+
+class DiscrepancyStatus(models.TextChoices):
+    OPEN = "OPEN"
+    RESOLVED = "RESOLVED"
+
+
+class Resolution(models.TextChoices):
+    ADOPT = "ADOPT"
+    CLOSE = "CLOSE"
+    IGNORE = "IGNORE"
+    RESIZE = "RESIZE"
+    VANISHED = "VANISHED"  # no longer true
+    RECORDED = "RECORDED"  # put right by being recorded
+
+
+class Discrepancy(Guarded):
+    """One difference between the books and the venue. Nothing is adjusted in silence: it stays open until somebody decides,
+    or until it is no longer true."""
+
+    transitions: ClassVar[Mapping[str, frozenset[str]]] = {
+        DiscrepancyStatus.OPEN: frozenset({DiscrepancyStatus.RESOLVED}),
+        DiscrepancyStatus.RESOLVED: frozenset(),
+    }
+
+    account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="discrepancies")
+    kind = models.CharField(max_length=16, choices=DiscrepancyKind.choices)
+    subject = models.CharField(max_length=64, help_text="What it is about: of one subject one difference is open.")
+    market = models.ForeignKey(Market, null=True, on_delete=models.PROTECT, related_name="discrepancies")
+    order = models.ForeignKey(Order, null=True, on_delete=models.PROTECT, related_name="discrepancies")
+    position = models.ForeignKey(Position, null=True, on_delete=models.PROTECT, related_name="discrepancies")
+    currency = models.CharField(max_length=20, blank=True)
+    expected = ExactField(null=True)
+    found = ExactField(null=True)
+    detail = models.CharField(max_length=200, blank=True)
+    status = models.CharField(max_length=8, choices=DiscrepancyStatus.choices, default=DiscrepancyStatus.OPEN)
+    resolution = models.CharField(max_length=8, choices=Resolution.choices, blank=True)
+    resolved_by = models.CharField(max_length=64, blank=True)
+    opened_at = models.DateTimeField(auto_now_add=True)
+    resolved_at = models.DateTimeField(null=True)
+
+    objects = GuardedQuerySet.as_manager()
+
+    class Meta:
+        verbose_name_plural = "discrepancies"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["account", "kind", "subject"], condition=Q(status="OPEN"), name="discrepancy_open_once"
+            )
+        ]
+        indexes = [
+            # "was this decided before": filing
+            models.Index(fields=["account", "kind", "subject"], name="discrepancy_by_subject"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.subject}"
+
+    @property
+    def difference(self) -> Decimal:
+        return (self.found or Decimal(0)) - (self.expected or Decimal(0))

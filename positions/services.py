@@ -25,8 +25,9 @@ from domain.positions import FillFact, fold
 from domain.strategy import SignalKind
 from domain.tracking import Action, SessionView, decide
 from exchanges.models import Market, Quote
+from orders.ledger import orders_announce
 from orders.models import Fill, Order
-from orders.services import orders_announce, orders_cancel
+from orders.services import orders_cancel
 from pipeline.crashpoints import crashpoint
 from pipeline.topics import Note, Topic, publish, publish_all
 from positions.models import FOLDED_FIELDS, LIVE_POSITIONS, Intent, Position, PositionStatus
@@ -191,6 +192,13 @@ def sessions_unsettled(now: datetime, session_ids: Collection[int] | None = None
     return sorted(found | set(waiting.values_list("session_id", flat=True)))
 
 
+def is_dust(quantity: Decimal, market: Market, quote: Quote | None) -> bool:
+    """Whether the venue would not take an order over so little."""
+    rules = market.rules
+    is_worthless = quote is not None and rules.notional(quantity, quote.last) < rules.min_notional
+    return quantity <= 0 or quantity < rules.min_quantity or is_worthless
+
+
 def _track_alone(session_id: int) -> None:
     try:
         _track([session_id])
@@ -263,7 +271,7 @@ def _fold(one: _Facts, now: datetime, wishes: _Wishes) -> None:
         for order in (*one.entries, *one.exits)
     )
     side, was = PositionSide(position.side), position.status
-    state = fold((_fact_of(fill, one.market) for fill in one.fills), side, one.market.contract_size)
+    state = fold((fact_of(fill, one.market) for fill in one.fills), side, one.market.contract_size)
     if not has_finished and (state.entered, state.exited) == (position.entered, position.exited):
         return
     position.take(state)
@@ -374,7 +382,7 @@ def _leave(one: _Facts, reason: ExitReason, now: datetime, wishes: _Wishes) -> N
         return
     position.exit_reason = reason
     quantity = round_quantity(position.quantity, one.market.rules)
-    if _is_dust(quantity, one):
+    if is_dust(quantity, one.market, one.quote):
         # Too small for the venue to sell: booked as what it is, told once, and not tried for ever.
         position.dust = position.quantity
         position.closed_at = now
@@ -402,13 +410,6 @@ def _leave(one: _Facts, reason: ExitReason, now: datetime, wishes: _Wishes) -> N
     )  # fmt: skip
 
 
-def _is_dust(quantity: Decimal, one: _Facts) -> bool:
-    rules = one.market.rules
-    price = one.quote.last if one.quote is not None else None
-    is_worthless = price is not None and rules.notional(quantity, price) < rules.min_notional
-    return quantity <= 0 or quantity < rules.min_quantity or is_worthless
-
-
 def _exit_pause(failures: int) -> timedelta:
     # The exponent is bounded too: an exit that fails for hours must not become a number no clock can hold.
     return min(timedelta(seconds=2 ** min(failures, 10)), LONGEST_EXIT_PAUSE)
@@ -426,7 +427,8 @@ def _write(wishes: _Wishes) -> None:
         publish_all(topic, notes)
 
 
-def _fact_of(fill: Fill, market: Market) -> FillFact:
+def fact_of(fill: Fill, market: Market) -> FillFact:
+    """A fill as the fold sees it."""
     return FillFact(
         side=Side(fill.side),
         quantity=fill.quantity,

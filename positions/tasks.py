@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+
 from celery import shared_task
 
 from pipeline.sweeps import Waiting, sweep
-from positions import services, watch
+from positions import late, reconciliation, services, watch
+from sessions.services import sessions_awaiting_recovery
 
-WAITING = (Waiting("session that needs a look", services.sessions_unsettled, "positions.track", "session_ids"),)
+logger = logging.getLogger(__name__)
+
+WAITING = (
+    Waiting("session that needs a look", services.sessions_unsettled, "positions.track", "session_ids"),
+    Waiting("recovery asked for", sessions_awaiting_recovery, "positions.recover", "session_ids", batch=1),
+    Waiting(
+        "account not compared lately",
+        reconciliation.accounts_to_reconcile,
+        "positions.reconcile",
+        "account_ids",
+        batch=1,
+    ),
+)
 
 
 @shared_task(name="positions.fan_out")
@@ -22,7 +37,23 @@ def track(session_ids: list[int]) -> None:
 
 @shared_task(name="positions.follow_orders")
 def follow_orders(order_ids: list[int]) -> None:
+    late.positions_take_up(order_ids)
     services.orders_follow(order_ids)
+
+
+@shared_task(name="positions.reconcile")
+def reconcile(account_ids: list[int]) -> None:
+    for account_id in account_ids:
+        reconciliation.account_reconcile_if_due(account_id)
+
+
+@shared_task(name="positions.recover")
+def recover(session_ids: list[int]) -> None:
+    for session_id in session_ids:
+        try:
+            reconciliation.session_recovery_carry_out(session_id)
+        except Exception:  # the sweep rings again; its neighbours need not wait
+            logger.exception("session %s was not recovered", session_id)
 
 
 @shared_task(name="positions.tick")

@@ -22,13 +22,22 @@ from rest_framework.views import exception_handler as drf_exception_handler
 from rest_framework.views import set_rollback
 from rest_framework.viewsets import ViewSetMixin
 
-from exchanges.api import AccountViewSet, ExchangeViewSet, MarketViewSet, QuoteViewSet
+from exchanges.api import ExchangeViewSet, MarketViewSet, QuoteViewSet
 from exchanges.credentials import UnableToDecrypt
 from exchanges.gateway import ExchangeUnavailable
 from marketdata.api import CandleViewSet, FeedViewSet
 from money.api import ValuationViewSet
 from pipeline.rest import validation_detail
-from positions.api import EventViewSet, FillViewSet, OrderViewSet, PositionViewSet, SessionViewSet
+from positions.api import (
+    AccountViewSet,
+    DiscrepancyViewSet,
+    EventViewSet,
+    FillViewSet,
+    OrderViewSet,
+    PositionViewSet,
+    SessionViewSet,
+)
+from positions.resolutions import UnableToResolve
 from r3edge_site.tokens import TokenViewSet
 from sessions.services import UnableToCommand
 from strategies.api import ConfigInUse, ConfigViewSet, SignalViewSet, StrategyViewSet
@@ -36,6 +45,7 @@ from strategies.api import ConfigInUse, ConfigViewSet, SignalViewSet, StrategyVi
 # What the services raise, and the HTTP status that says it. What is not here is a bug, and is not caught.
 STATUSES: dict[type[Exception], int] = {
     UnableToCommand: 409,
+    UnableToResolve: 409,
     ConfigInUse: 409,
     ExchangeUnavailable: 503,
     UnableToDecrypt: 503,
@@ -56,6 +66,7 @@ ROUTES: dict[str, type[ViewSetMixin]] = {
     "orders": OrderViewSet,
     "fills": FillViewSet,
     "positions": PositionViewSet,
+    "discrepancies": DiscrepancyViewSet,
     "valuations": ValuationViewSet,
     "events": EventViewSet,
 }

@@ -18,9 +18,9 @@ from money.models import Valuation
 from orders.models import Fill, Order
 from pipeline.admin import events_table
 from pipeline.models import Event
-from pipeline.pages import SECTION_ROWS, Fact, Sections, Table, badge, link, list_url, signed, table
+from pipeline.pages import SECTION_ROWS, Fact, Sections, Table, badge, link, link_to_list, list_url, signed, table
 from pipeline.topics import Topic
-from positions.models import LIVE_POSITIONS, Position
+from positions.models import LIVE_POSITIONS, Discrepancy, DiscrepancyStatus, Position
 from sessions.models import TRACKED_STATUSES, SessionStatus, TradingSession
 from strategies.models import Signal, StrategyConfig
 
@@ -33,6 +33,7 @@ TRADING: tuple[Entry, ...] = (
 )
 RESULTS: tuple[Entry, ...] = (
     ("Positions", "show_chart", Position),
+    ("Discrepancies", "difference", Discrepancy),
     ("Orders", "receipt_long", Order),
     ("Fills", "done_all", Fill),
     ("Signals", "sensors", Signal),
@@ -70,9 +71,12 @@ def front_page(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     sessions, positions = _own(request, TradingSession), _own(request, Position)
     running = sessions.filter(status__in=TRACKED_STATUSES)
     held = positions.filter(status__in=LIVE_POSITIONS).order_by("-pk")
+    differences = _own(request, Discrepancy).filter(status=DiscrepancyStatus.OPEN).count()
     return {
         **context,
-        "front": Sections(_facts(running, held, positions), [_running(running), _held(held), _alerts(request)]),
+        "front": Sections(
+            _facts(running, held, positions, differences), [_running(running), _held(held), _alerts(request)]
+        ),
         "add_links": [
             (f"Add {model._meta.verbose_name}", list_url(model) + "add/")
             for model in (Account, StrategyConfig, TradingSession)
@@ -99,7 +103,7 @@ def _own(request: HttpRequest, model: type[Model]) -> QuerySet[Any]:
     return page.get_queryset(request).select_related(*(page.list_select_related or ()))  # type: ignore[misc]
 
 
-def _facts(running: QuerySet[Any], held: QuerySet[Any], positions: QuerySet[Any]) -> list[Fact]:
+def _facts(running: QuerySet[Any], held: QuerySet[Any], positions: QuerySet[Any], differences: int) -> list[Fact]:
     active = running.filter(status=SessionStatus.ACTIVE).count()
     sums = positions.aggregate(unrealized=Sum("unrealized_pnl"), realized=Sum("realized_pnl"))
     return [
@@ -107,6 +111,11 @@ def _facts(running: QuerySet[Any], held: QuerySet[Any], positions: QuerySet[Any]
         Fact("Positions held", held.count()),
         Fact("Unrealized", signed(sums["unrealized"] or ZERO), "in the accounts' currencies, added up"),
         Fact("Realized", signed(sums["realized"] or ZERO), "since the beginning, after fees"),
+        Fact(
+            "Discrepancies",
+            link_to_list(Discrepancy, differences, status__exact=DiscrepancyStatus.OPEN) if differences else 0,
+            "with the venues, to be decided about",
+        ),
     ]
 
 

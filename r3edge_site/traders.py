@@ -24,6 +24,7 @@ PERMISSIONS: dict[tuple[str, str], tuple[str, ...]] = {
     ("orders", "order"): ("view",),
     ("orders", "fill"): ("view",),
     ("positions", "position"): ("view",),
+    ("positions", "discrepancy"): ("view",),
     ("money", "valuation"): ("view",),
     ("pipeline", "event"): ("view",),
     ("knox", "authtoken"): ("view", "delete"),

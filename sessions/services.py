@@ -14,13 +14,9 @@ from django.db import IntegrityError, connection, transaction
 from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
-from exchanges.credentials import UnableToDecrypt
-from exchanges.gateway import ExchangeUnavailable
 from exchanges.models import Account
-from exchanges.services import balances_refresh, exchange_clock_sync
 from marketdata.models import Feed
 from marketdata.services import feed_need, feed_note_told
-from orders.services import orders_reread
 from pipeline.claims import GuardedQuerySet
 from pipeline.topics import Note, Topic, publish, publish_all
 from sessions.models import TRACKED_STATUSES, SessionStatus, SessionTick, TradingSession
@@ -61,7 +57,7 @@ def session_start(session_id: int, *, actor: str = "system") -> None:
     session = TradingSession.objects.select_related("account__exchange", "config__feed").get(pk=session_id)
     session.clean()
     session.config.build()
-    _require_active(session.account)
+    account_require_active(session.account)
     now, exchange = timezone.now(), session.account.exchange
     try:
         with transaction.atomic():
@@ -112,7 +108,7 @@ def session_halt_if_paused(session_id: int) -> bool:
     return session_halt(
         session_id,
         "the account is paused",
-        while_so=Q(status=SessionStatus.ACTIVE, account__status=Account.Status.PAUSED),
+        while_so=Q(status=SessionStatus.ACTIVE, account__in=Account.objects.filter(status=Account.Status.PAUSED)),
     )
 
 
@@ -120,8 +116,7 @@ def session_recover(session_id: int, *, actor: str = "system") -> None:
     """Ask for a suspended or halted session to trade again, after the exchange has been re-read. Raises UnableToCommand.
     A session that waits for its recovery already goes on waiting."""
     allowed = (SessionStatus.SUSPENDED, SessionStatus.HALTED)
-    account = Account.objects.get(sessions=session_id)
-    _require_active(account)
+    account_require_active(Account.objects.get(sessions=session_id))
     with transaction.atomic():
         recoverable = TradingSession.objects.filter(pk=session_id, status__in=allowed)
         if not recoverable.filter(recover_requested_at=None).update(recover_requested_at=timezone.now()):
@@ -131,30 +126,12 @@ def session_recover(session_id: int, *, actor: str = "system") -> None:
         _tell(TradingSession.objects.select_related("account", "config").get(pk=session_id), "recover", actor)
 
 
-def session_recovery_carry_out(session_id: int) -> bool:
-    """Re-read clock, balances and every order in flight, then let the session trade; whether it does now.
-
-    An exchange that cannot be reached leaves the request standing, and the sweep asks again.
-    """
+def session_recovery_finish(session_id: int, asked_at: datetime) -> bool:
+    """Let a session trade again whose account was reconciled since ``asked_at``, when that was its last request; whether it
+    does now. Suspended and asked again meanwhile, it waits for the later reading."""
     session = TradingSession.objects.select_related("account__exchange", "config").get(pk=session_id)
-    if session.recover_requested_at is None:
-        return False
-    # The request itself is the fence: suspended and asked again meanwhile, the session waits for the later re-reading.
-    asked = TradingSession.objects.filter(pk=session_id, recover_requested_at=session.recover_requested_at)
-    try:
-        _require_active(session.account)
-        exchange_clock_sync(session.account.exchange_id)
-        balances_refresh(session.account_id)
-        unsettled = orders_reread(session.account_id)
-    except (ExchangeUnavailable, UnableToDecrypt, UnableToCommand) as error:
-        asked.update(status_reason=f"recovery waits: {error}"[:200])
-        return False
-    if unsettled:
-        asked.update(status_reason=f"recovery waits: the fate of {unsettled} orders is not known yet")
-        return False
-    session.account.exchange.refresh_from_db()
     with transaction.atomic():
-        moved = asked.move(
+        moved = TradingSession.objects.filter(pk=session_id, recover_requested_at=asked_at).move(
             SessionStatus.ACTIVE,
             among=(SessionStatus.SUSPENDED, SessionStatus.HALTED),
             recover_requested_at=None,
@@ -165,6 +142,12 @@ def session_recovery_carry_out(session_id: int) -> bool:
             _needs_refresh(session)
             _tell(session, "recovered", "system")
     return bool(moved)
+
+
+def session_recovery_delay(session_id: int, asked_at: datetime, reason: str) -> None:
+    """Say on the session why its recovery waits; the request stands, and the sweep asks again."""
+    asked = TradingSession.objects.filter(pk=session_id, recover_requested_at=asked_at)
+    asked.update(status_reason=f"recovery waits: {reason}"[:200])
 
 
 def session_stop(session_id: int, *, actor: str = "system") -> None:
@@ -289,6 +272,12 @@ def needs_align() -> None:
         _config_refresh(config_id)
 
 
+def account_require_active(account: Account) -> None:
+    """Raise UnableToCommand for an account whose keys are not to be used."""
+    if account.status != Account.Status.ACTIVE:
+        raise UnableToCommand(f"wanted an active account, was {account.status}: {account.status_reason}")
+
+
 def _words_on(feed: Feed) -> dict[str, Any]:
     facts = {"feed": str(feed), "last_open_at": feed.last_open_at}
     if feed.stale_since is None:
@@ -307,11 +296,6 @@ def _command(session_id: int, command: str, to: SessionStatus, allowed: Collecti
         session = TradingSession.objects.select_related("account", "config").get(pk=session_id)
         _needs_refresh(session)
         _tell(session, command, actor)
-
-
-def _require_active(account: Account) -> None:
-    if account.status != Account.Status.ACTIVE:
-        raise UnableToCommand(f"wanted an active account, was {account.status}: {account.status_reason}")
 
 
 def _refusal(session_id: int, command: str, allowed: Collection[str]) -> str:

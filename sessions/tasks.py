@@ -14,19 +14,9 @@ from sessions import services
 logger = logging.getLogger(__name__)
 
 WAITING = (
-    Waiting("recovery asked for", services.sessions_awaiting_recovery, "sessions.recover", "session_ids", batch=1),
     Waiting("account paused", services.sessions_of_paused_accounts, "sessions.halt", "session_ids"),
     Waiting("feed whose standstill or return nobody was told of", feeds_untold, "sessions.tell", "feed_ids"),
 )
-
-
-@shared_task(name="sessions.recover")
-def recover(session_ids: list[int]) -> None:
-    for session_id in session_ids:
-        try:
-            services.session_recovery_carry_out(session_id)
-        except Exception:  # the sweep rings again; its neighbours need not wait
-            logger.exception("session %s was not recovered", session_id)
 
 
 @shared_task(name="sessions.halt")

@@ -23,7 +23,7 @@ from marketdata.models import Feed
 from marketdata.services import candles_store, feed_ensure
 from orders.models import Fill, Order
 from pipeline.models import Event
-from positions.models import Intent, Position, PositionStatus
+from positions.models import Discrepancy, DiscrepancyKind, Intent, Position, PositionStatus
 from sessions.models import SessionStatus, TradingSession
 from strategies.models import Signal, StrategyConfig
 
@@ -204,9 +204,27 @@ def make_open_position(session: TradingSession, entry_price: str = "50000", quan
     return position
 
 
+def make_discrepancy(position: Position, kind: str = DiscrepancyKind.MANUAL_CLOSE, **fields: Any) -> Discrepancy:
+    """An open difference about a position: the account holds 0.01 of the 0.02 it says."""
+    defaults: dict[str, Any] = {
+        "account": position.account, "subject": f"position:{position.pk}", "market": position.market,
+        "position": position, "currency": "BTC", "expected": Decimal("0.02"), "found": Decimal("0.01"),
+    }  # fmt: skip
+    return Discrepancy.objects.create(kind=kind, **{**defaults, **fields})
+
+
 def let_pass(order: Order, seconds: float) -> Order:
     """As if ``seconds`` had passed: every time on the order's row moves that much into the past."""
-    times = ("requested_at", "valued_at", "sent_at", "deadline_at", "not_before_at", "opened_at", "closed_at")
+    times = (
+        "requested_at",
+        "valued_at",
+        "sent_at",
+        "deadline_at",
+        "not_before_at",
+        "leased_until",
+        "opened_at",
+        "closed_at",
+    )
     Order.objects.filter(pk=order.pk).update(**{name: F(name) - timedelta(seconds=seconds) for name in times})
     order.refresh_from_db()
     return order

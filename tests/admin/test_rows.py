@@ -20,7 +20,7 @@ from money.models import Valuation
 from orders.models import Fill, Order
 from pipeline.models import Event
 from pipeline.pages import Page, ReadOnlyPage
-from positions.models import Position
+from positions.models import Discrepancy, Position
 from sessions.models import SessionStatus, TradingSession
 from strategies.models import Signal, StrategyConfig
 from tests.admin.conftest import signed_in, told, url_of, words_of
@@ -30,6 +30,7 @@ from tests.factories import (
     SECRET,
     make_account,
     make_config,
+    make_discrepancy,
     make_feed,
     make_fill,
     make_market,
@@ -41,11 +42,11 @@ from tests.factories import (
 )
 
 OWNED: list[type[Model]] = [
-    Account, Balance, StrategyConfig, Signal, TradingSession, Position, Order, Fill, Valuation, Event,
+    Account, Balance, StrategyConfig, Signal, TradingSession, Position, Order, Fill, Valuation, Event, Discrepancy,
 ]  # fmt: skip
 SHARED: list[type[Model]] = [Exchange, Market, Quote, Feed]
 READ_ONLY: list[type[Model]] = [
-    Balance, Market, Quote, Feed, Signal, Position, Order, Fill, Valuation, Event,
+    Balance, Market, Quote, Feed, Signal, Position, Order, Fill, Valuation, Event, Discrepancy,
 ]  # fmt: skip
 
 
@@ -74,6 +75,7 @@ def make_round(session: TradingSession, owner: User) -> dict[type[Model], Model]
     return {
         Signal: make_signal(session.config),
         Position: position,
+        Discrepancy: make_discrepancy(position),
         Order: order,
         Fill: make_fill(order),
         Valuation: Valuation.objects.create(order=order, verdict="APPROVED"),

@@ -27,6 +27,7 @@ from tests.factories import (
     PASSPHRASE,
     SECRET,
     make_account,
+    make_discrepancy,
     make_fill,
     make_market,
     make_open_position,
@@ -37,7 +38,18 @@ from tests.factories import (
     make_user,
 )  # fmt: skip
 
-OWNED = ("accounts", "configs", "signals", "sessions", "orders", "fills", "positions", "valuations", "events")
+OWNED = (
+    "accounts",
+    "configs",
+    "signals",
+    "sessions",
+    "orders",
+    "fills",
+    "positions",
+    "valuations",
+    "events",
+    "discrepancies",
+)
 SHARED = ("exchanges", "markets", "feeds")
 PATHS = (*OWNED, *SHARED, "quotes", "tokens", "strategies", "candles")
 
@@ -61,7 +73,7 @@ def populate(owner: Api, name: str) -> dict[str, int]:
         "accounts": session.account_id, "configs": session.config_id, "signals": make_signal(session.config).pk,
         "sessions": session.pk,
         "orders": order.pk, "fills": make_fill(order, quantity="0.01").pk, "positions": position.pk,
-        "valuations": valuation.pk,
+        "valuations": valuation.pk, "discrepancies": make_discrepancy(position).pk,
         "events": owner.ids("events")[0], "exchanges": session.account.exchange_id, "markets": position.market_id,
         "feeds": session.config.feed_id, "quotes": quote.market_id,
     }  # fmt: skip
@@ -91,6 +103,7 @@ def test_another_traders_row_is_as_unknown_as_no_row(alice: Api, bob: Api, root:
     ("method", "path"),
     [
         ("patch", "accounts/{accounts}"), ("post", "accounts/{accounts}/refresh"),
+        ("post", "accounts/{accounts}/reconcile"), ("post", "discrepancies/{discrepancies}/resolve"),
         ("get", "accounts/{accounts}/risk-profile"),
         ("patch", "accounts/{accounts}/risk-profile"), ("patch", "configs/{configs}"), ("patch", "sessions/{sessions}"),
         ("post", "sessions/{sessions}/start"), ("post", "sessions/{sessions}/suspend"),
@@ -231,6 +244,7 @@ def test_no_answer_shows_a_secret(alice: Api, root: Api) -> None:
         ("exchanges", 1), ("markets", 1), ("quotes", 1), ("feeds", 1), ("tokens", 1), ("strategies", 0),
         ("accounts", 2), ("configs", 1),
         ("signals", 1), ("sessions", 2), ("orders", 1), ("fills", 1), ("positions", 1), ("valuations", 1), ("events", 1),
+        ("discrepancies", 1),
     ],
 )  # fmt: skip
 def test_a_list_costs_the_same_however_long(

@@ -11,8 +11,8 @@ from django.db import transaction
 from exchanges.models import Account
 from marketdata.models import Candle
 from money.models import Valuation
+from orders.ledger import orders_announce
 from orders.models import Order
-from orders.services import orders_announce
 from pipeline.models import Event
 from pipeline.topics import Topic, publish
 from positions.models import Position

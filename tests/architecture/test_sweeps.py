@@ -16,7 +16,7 @@ from domain.orders import LIVE_STATUSES, OrderStatus
 from exchanges.models import Account, Exchange
 from orders.models import Order
 from pipeline.sweeps import Waiting
-from positions.models import Position
+from positions.models import Position, Reconciliation
 from r3edge_site.celery import app as celery_app
 from sessions.models import SESSION_TRANSITIONS, SessionStatus
 from tests.factories import (
@@ -182,6 +182,23 @@ def a_feed_that_is_back_without_a_word() -> int:
     return make_feed(is_needed=True, stale_told_at=timezone.now()).pk
 
 
+def an_account_never_compared() -> int:
+    return make_account().pk
+
+
+def an_account_whose_comparison_is_due() -> int:
+    account = make_account()
+    Reconciliation.objects.create(account=account, due_at=timezone.now() + SECOND)
+    return account.pk
+
+
+def an_account_whose_comparer_died() -> int:
+    account = make_account()
+    now = timezone.now()
+    Reconciliation.objects.create(account=account, due_at=now, leased_until=now + 10 * SECOND)
+    return account.pk
+
+
 WAITING_ORDERS = {
     S.REQUESTED: "requested, not valued",
     S.READY: "valued, not submitted",
@@ -214,6 +231,9 @@ WAITING_ROWS: list[tuple[Callable[[], int], str]] = [
     (a_session_that_trades_on_a_paused_account, "account paused"),
     (a_feed_that_stands_still_without_a_word, "feed whose standstill or return nobody was told of"),
     (a_feed_that_is_back_without_a_word, "feed whose standstill or return nobody was told of"),
+    (an_account_never_compared, "account not compared lately"),
+    (an_account_whose_comparison_is_due, "account not compared lately"),
+    (an_account_whose_comparer_died, "account not compared lately"),
 ]
 
 

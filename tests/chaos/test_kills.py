@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from celery import current_app
 from django.db import models
-from django.db.models import Count, F, Sum
+from django.db.models import Count, F, Q, Sum
 
 from domain.orders import LIVE_STATUSES, OrderStatus
 from embedded.processes import beat_command
@@ -31,7 +31,8 @@ from marketdata.models import Feed
 from orders.models import Fill, Order
 from pipeline.models import Event
 from pipeline.topics import QUEUES, ring
-from positions.models import Intent, Position
+from positions.models import Intent, Position, Reconciliation
+from positions.reconciliation import account_reconcile
 from sessions.models import SessionStatus, TradingSession
 from sessions.services import session_create, session_start, session_stop
 from strategies.models import Signal, StrategyConfig
@@ -103,8 +104,9 @@ class Storm:
         """Kill a process and start it again; its successor finds what it left behind as if long ago."""
         self.workers.kill(name)
         if name == "worker-light":
-            for order in Order.objects.filter(status=OrderStatus.SUBMITTING):
+            for order in Order.objects.filter(Q(status=OrderStatus.SUBMITTING) | Q(leased_until__isnull=False)):
                 let_pass(order, OUTLIVED_SECONDS)
+            Reconciliation.objects.update(leased_until=None)
             Feed.objects.update(leased_until=F("leased_until") - timedelta(seconds=OUTLIVED_SECONDS))
         if name == "beat":
             self.workers.start(name, beat_command())
@@ -268,6 +270,7 @@ def test_after_a_storm_of_kills_losses_and_faults_the_books_balance(venue: Venue
             assert_orders_match(venue)
             assert_fills_match(venue)
             assert_balances_match(venue)
+            assert account_reconcile(venue.account.pk) == []
 
             workers.kill("beat")
             bells.clear()

@@ -12,13 +12,12 @@ import pytest
 from django.core import serializers
 from django.utils import timezone
 
-from domain.orders import OrderStatus
 from exchanges.models import Account, Balance
-from orders import services
+from orders import lookups, services
 from orders.models import Fill, Order
 from orders.tasks import balances, sweep_orders
 from pipeline.models import Event
-from tests.factories import PASSPHRASE, SECRET, let_pass
+from tests.factories import PASSPHRASE, SECRET
 from tests.venue import Venue
 
 ORDERS = "/api/v1/hf/orders"
@@ -98,23 +97,6 @@ def test_the_fills_of_one_trade_id_are_one_fill_per_account_and_market(venue: Ve
         fill.save()
 
 
-def test_recovery_reads_every_order_and_counts_those_still_unknown(venue: Venue) -> None:
-    filled, unknown = venue.ready_order(order_type="LIMIT", price=Decimal(49000)), venue.ready_order()
-    services.order_submit(filled.pk)
-    venue.fault(method="POST", path=ORDERS, kind="drop", when="before")
-    services.order_submit(unknown.pk)
-    venue.price("48900")
-
-    left = services.orders_reread(venue.account.pk)
-    for _ in range(3):
-        left_later = services.orders_reread(let_pass(unknown, 11).account_id)
-
-    filled.refresh_from_db()
-    assert (left, left_later) == (1, 0)
-    assert filled.status == OrderStatus.CLOSED
-    assert Order.objects.get(pk=unknown.pk).status == OrderStatus.NOT_PLACED
-
-
 @pytest.mark.parametrize(
     "fault",
     [
@@ -135,7 +117,7 @@ def test_secrets_show_in_no_row_no_journal_and_no_log(
         venue.fault(method="POST", path=ORDERS, **fault)
 
     services.order_submit(order.pk)
-    services.orders_look([order.pk])
+    lookups.orders_look([order.pk])
     balances([venue.account.pk])
 
     rows = serializers.serialize("json", [*Order.objects.all(), *Fill.objects.all(), *Event.objects.all()])

@@ -11,7 +11,7 @@ from django.db import OperationalError, connection, transaction
 
 from domain.orders import Execution, OrderStatus
 from exchanges.ccxt_gateway import CcxtGateway
-from orders import services
+from orders import lookups, services
 from orders.models import Order
 from pipeline.claims import GuardedQuerySet
 from tests.factories import KEY, events, let_pass
@@ -59,7 +59,7 @@ def test_an_open_order_is_cancelled_at_the_venue_and_keeps_what_was_filled(venue
     order = open_limit_order(venue, price=Decimal(50003), quantity=Decimal("1.5"), reserved=Decimal(75000))
 
     services.orders_cancel([order])
-    status = services.order_look(order.pk)
+    status = lookups.order_look(order.pk)
 
     order.refresh_from_db()
     [there] = venue.orders()
@@ -98,7 +98,7 @@ def test_a_fill_that_comes_before_the_cancellation_wins(venue: Venue, monkeypatc
     happens_before(monkeypatch, CcxtGateway, "order_cancel", lambda: venue.simulator.pin("48900"))
 
     services.orders_cancel([order])
-    status = services.order_look(order.pk)
+    status = lookups.order_look(order.pk)
 
     order.refresh_from_db()
     assert (status, order.filled) == (OrderStatus.CLOSED, Decimal("0.02"))
@@ -119,7 +119,7 @@ def test_a_cancellation_that_fails_does_not_hide_a_fill(venue: Venue, fault: dic
     venue.price("48900")
     venue.fault(method="DELETE", path=CANCEL, **fault)
 
-    assert services.order_look(order.pk) == OrderStatus.CLOSED
+    assert lookups.order_look(order.pk) == OrderStatus.CLOSED
 
 
 def test_a_cancellation_that_failed_is_asked_for_again(venue: Venue) -> None:
@@ -127,7 +127,7 @@ def test_a_cancellation_that_failed_is_asked_for_again(venue: Venue) -> None:
     services.orders_cancel([order])
     venue.fault(method="DELETE", path=CANCEL, kind="drop")
 
-    looks = [services.order_look(order.pk), services.order_look(order.pk)]
+    looks = [lookups.order_look(order.pk), lookups.order_look(order.pk)]
 
     assert looks == [OrderStatus.OPENED, OrderStatus.CANCELED]
 
@@ -137,7 +137,7 @@ def test_a_cancellation_whose_answer_was_lost_is_seen_at_the_same_look(venue: Ve
     services.orders_cancel([order])
     venue.fault(method="DELETE", path=CANCEL, kind="drop", when="after")
 
-    assert services.order_look(order.pk) == OrderStatus.CANCELED
+    assert lookups.order_look(order.pk) == OrderStatus.CANCELED
 
 
 def test_an_order_wanted_gone_while_it_is_sent_is_cancelled_at_the_venue(
@@ -147,7 +147,7 @@ def test_an_order_wanted_gone_while_it_is_sent_is_cancelled_at_the_venue(
     happens_before(monkeypatch, CcxtGateway, "order_create", lambda: services.orders_cancel([order]))
 
     submitted = services.order_submit(order.pk)
-    looked = services.order_look(order.pk)
+    looked = lookups.order_look(order.pk)
 
     [there] = venue.orders()
     assert (submitted, looked) == (OrderStatus.OPENED, OrderStatus.CANCELED)
@@ -174,7 +174,7 @@ def test_an_unknown_order_wanted_gone_is_found_first_and_cancelled_then(venue: V
     services.order_submit(order.pk)
     services.orders_cancel([order])
 
-    looks = [services.order_look(order.pk), services.order_look(order.pk)]
+    looks = [lookups.order_look(order.pk), lookups.order_look(order.pk)]
 
     order.refresh_from_db()
     assert looks == [OrderStatus.OPENED, OrderStatus.CANCELED]
@@ -202,7 +202,7 @@ def test_a_sending_and_a_cancellation_at_once_leave_no_order_behind(venue: Venue
 
     at_once(calls)
     for order in orders:
-        services.order_look(order.pk)
+        lookups.order_look(order.pk)
 
     assert {order.status for order in Order.objects.all()} == {OrderStatus.CANCELED}
     assert {order["status"] for order in venue.orders()} <= {"canceled"}

@@ -14,9 +14,10 @@ from domain.orders import Execution, OrderStatus
 from exchanges import ccxt_gateway
 from exchanges.gateway import ExchangeUnavailable, FillReport, OrderReport
 from exchanges.models import Account
-from orders import services
+from orders import ledger, lookups, services
 from orders.models import Fill, Order
 from orders.tasks import look, sweep_orders
+from positions.models import Intent
 from tests.factories import KEY, PASSPHRASE, SECRET, events, let_pass, make_order
 from tests.race import at_once, happens_after, happens_before
 from tests.venue import Venue
@@ -61,7 +62,7 @@ def partly_filled_order(venue: Venue) -> Order:
     assert venue.account  # opened before it is given more
     venue.simulator.open_account(KEY, USDT="100000")
     order = open_limit_order(venue, price=Decimal(50003), quantity=Decimal("1.5"))
-    services.order_look(order.pk)
+    lookups.order_look(order.pk)
     order.refresh_from_db()
     return order
 
@@ -70,7 +71,7 @@ def test_an_order_with_a_live_worker_is_not_looked_up(venue: Venue) -> None:
     order = venue.ready_order()
     Order.objects.filter(pk=order.pk).move(OrderStatus.SUBMITTING, sent_at=timezone.now())
 
-    assert services.order_look(order.pk) is None
+    assert lookups.order_look(order.pk) is None
 
     order.refresh_from_db()
     assert order.status == OrderStatus.SUBMITTING
@@ -84,7 +85,7 @@ def test_an_order_whose_worker_died_before_the_call_is_not_placed_in_the_end(ven
     Order.objects.filter(pk=order.pk).move(OrderStatus.SUBMITTING, sent_at=now, deadline_at=now + services.WINDOW)
     let_pass(order, 16)
 
-    looks = [services.order_look(let_pass(order, 2).pk) for _ in range(services.NOT_PLACED_MISSES)]
+    looks = [lookups.order_look(let_pass(order, 2).pk) for _ in range(lookups.NOT_PLACED_MISSES)]
 
     order.refresh_from_db()
     assert looks == [OrderStatus.UNKNOWN, OrderStatus.UNKNOWN, OrderStatus.NOT_PLACED]
@@ -96,7 +97,7 @@ def test_an_order_whose_worker_died_before_the_call_is_not_placed_in_the_end(ven
 def test_misses_before_the_deadline_prove_nothing(venue: Venue, lost_order: Order) -> None:
     for _ in range(5):
         Order.objects.filter(pk=lost_order.pk).update(not_before_at=timezone.now())
-        assert services.order_look(lost_order.pk) == OrderStatus.UNKNOWN
+        assert lookups.order_look(lost_order.pk) == OrderStatus.UNKNOWN
 
     lost_order.refresh_from_db()
     assert lost_order.lookups == 0
@@ -106,7 +107,7 @@ def test_many_bells_at_once_are_no_more_evidence_than_one(venue: Venue, lost_ord
     let_pass(lost_order, 11)
 
     for _ in range(6):
-        services.order_look(lost_order.pk)
+        lookups.order_look(lost_order.pk)
 
     lost_order.refresh_from_db()
     assert (lost_order.status, lost_order.lookups) == (OrderStatus.UNKNOWN, 1)
@@ -115,7 +116,7 @@ def test_many_bells_at_once_are_no_more_evidence_than_one(venue: Venue, lost_ord
 def test_two_looks_at_once_count_one_miss(venue: Venue, lost_order: Order) -> None:
     let_pass(lost_order, 11)
 
-    at_once([lambda: services.order_look(lost_order.pk)] * 3)
+    at_once([lambda: lookups.order_look(lost_order.pk)] * 3)
 
     lost_order.refresh_from_db()
     assert (lost_order.status, lost_order.lookups) == (OrderStatus.UNKNOWN, 1)
@@ -125,7 +126,7 @@ def test_a_venue_that_shows_an_order_late_is_believed_when_it_does(venue: Venue,
     venue.fault(method="GET", path=LOOK_UP, count=2, **NOT_THERE)
     let_pass(unknown_order, 11)
 
-    looks = [services.order_look(let_pass(unknown_order, 2).pk) for _ in range(3)]
+    looks = [lookups.order_look(let_pass(unknown_order, 2).pk) for _ in range(3)]
 
     unknown_order.refresh_from_db()
     assert looks == [OrderStatus.UNKNOWN, OrderStatus.UNKNOWN, OrderStatus.CLOSED]
@@ -151,7 +152,7 @@ def test_a_venue_that_cannot_be_asked_proves_nothing(venue: Venue, lost_order: O
     venue.fault(method="GET", path=LOOK_UP, count=None, **fault)
     let_pass(lost_order, 3600)
 
-    looks = [services.order_look(let_pass(lost_order, 60).pk) for _ in range(5)]
+    looks = [lookups.order_look(let_pass(lost_order, 60).pk) for _ in range(5)]
 
     lost_order.refresh_from_db()
     assert looks == [OrderStatus.UNKNOWN] * 5
@@ -166,17 +167,17 @@ def test_refused_keys_at_a_look_pause_the_account_and_leave_the_order_unknown(
 ) -> None:
     venue.fault(method="GET", path=LOOK_UP, kind="code", code="400003", msg="no such key", status=401)
 
-    assert services.order_look(unknown_order.pk) == OrderStatus.UNKNOWN
+    assert lookups.order_look(unknown_order.pk) == OrderStatus.UNKNOWN
 
     assert Account.objects.get(pk=venue.account.pk).status == Account.Status.PAUSED
-    assert services.order_look(unknown_order.pk) == OrderStatus.CLOSED
+    assert lookups.order_look(let_pass(unknown_order, 2).pk) == OrderStatus.CLOSED
 
 
 def test_an_open_order_that_the_venue_no_longer_shows_stays_open(venue: Venue) -> None:
     order = let_pass(open_limit_order(venue), 3600)
     venue.fault(method="GET", path=LOOK_UP, count=4, **NOT_THERE)
 
-    looks = [services.order_look(let_pass(order, 60).pk) for _ in range(5)]
+    looks = [lookups.order_look(let_pass(order, 60).pk) for _ in range(5)]
 
     assert looks == [OrderStatus.OPENED] * 5
     assert len(venue.orders()) == 1
@@ -186,7 +187,7 @@ def test_fills_are_counted_once_however_often_they_are_read(venue: Venue) -> Non
     order = open_limit_order(venue)
     venue.price("48900")
 
-    at_once([lambda: services.order_look(order.pk)] * 4)
+    at_once([lambda: lookups.order_look(order.pk)] * 4)
     look([order.pk, order.pk])
 
     order.refresh_from_db()
@@ -202,8 +203,8 @@ def test_a_fill_shown_before_the_order_s_total_and_one_shown_after_it_both_count
     venue.price("48900")
     venue.fault(method="GET", path=FILLS, kind="body", body='{"code":"200000","data":{"items":[],"lastId":0}}')
 
-    first = services.order_look(order.pk)
-    second = services.order_look(order.pk)
+    first = lookups.order_look(order.pk)
+    second = lookups.order_look(order.pk)
 
     order.refresh_from_db()
     assert (first, second) == (OrderStatus.OPENED, OrderStatus.CLOSED)
@@ -217,7 +218,7 @@ def test_an_order_partly_filled_and_cancelled_by_hand_at_the_venue_says_so(venue
     client = venue.simulator.client(KEY, SECRET, PASSPHRASE)
 
     client.cancel_order(there["id"], "BTC/USDT")
-    status = services.order_look(order.pk)
+    status = lookups.order_look(order.pk)
 
     order.refresh_from_db()
     assert 0 < part < Decimal("1.5")
@@ -262,7 +263,7 @@ def fill_of(number: int, quantity: str, price: str = "50000") -> FillReport:
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def script(report: OrderReport, *fills: FillReport) -> None:
-        monkeypatch.setattr(services, "gateway_for", lambda *_: ScriptedGateway(report, list(fills)))
+        monkeypatch.setattr(lookups, "gateway_for", lambda *_: ScriptedGateway(report, list(fills)))
 
     return script
 
@@ -273,7 +274,7 @@ def test_an_order_filled_whole_is_closed_even_where_the_venue_calls_it_cancelled
     order = open_limit_order(venue)
     scripted(report_of(order, is_canceled=True), fill_of(1, "0.02"))
 
-    assert services.order_look(order.pk) == OrderStatus.CLOSED
+    assert lookups.order_look(order.pk) == OrderStatus.CLOSED
 
 
 @pytest.mark.parametrize("order_of_fills", [(1, 2, 3), (3, 1, 2), (2, 2, 1, 3, 3)])
@@ -285,9 +286,9 @@ def test_fills_add_up_the_same_in_any_order_and_number(
 
     for number in order_of_fills:
         scripted(report_of(order, is_open=True, filled=parts[number].quantity), parts[number])
-        assert services.order_look(order.pk) == OrderStatus.OPENED
+        assert lookups.order_look(order.pk) == OrderStatus.OPENED
     scripted(report_of(order), *parts.values())
-    services.order_look(order.pk)
+    lookups.order_look(order.pk)
 
     order.refresh_from_db()
     assert (order.status, order.filled, order.filled_quote) == (OrderStatus.CLOSED, Decimal("0.02"), Decimal("982.5"))
@@ -300,7 +301,7 @@ def test_an_order_on_the_other_side_under_our_id_is_never_taken_for_ours(
     scripted(report_of(order, side="SELL"), fill_of(1, "0.02"))
 
     with pytest.raises(RuntimeError, match="wanted BUY BTC/USDT, found SELL BTC/USDT"):
-        services.order_look(order.pk)
+        lookups.order_look(order.pk)
 
     order.refresh_from_db()
     assert (order.status, order.filled) == (OrderStatus.OPENED, 0)
@@ -311,9 +312,9 @@ def test_an_order_that_cannot_be_looked_at_neither_stops_the_others_nor_comes_ba
 ) -> None:
     poison, fine = open_limit_order(venue), open_limit_order(venue)
     venue.price("48900")
-    found = services._found
+    found = ledger.order_record
     monkeypatch.setattr(
-        services, "_found", lambda order, *rest: 1 / 0 if order.pk == poison.pk else found(order, *rest)
+        lookups, "order_record", lambda order, *rest: 1 / 0 if order.pk == poison.pk else found(order, *rest)
     )
 
     look([poison.pk, fine.pk])
@@ -333,7 +334,7 @@ def test_an_answer_that_comes_after_the_order_was_called_unknown_adopts_it(
     def another_worker_looks() -> None:
         let_pass(order, 16)
         venue.fault(method="GET", path=LOOK_UP, **NOT_THERE)
-        assert services.order_look(order.pk) == OrderStatus.UNKNOWN
+        assert lookups.order_look(order.pk) == OrderStatus.UNKNOWN
 
     happens_after(monkeypatch, ccxt_gateway.CcxtGateway, "order_create", another_worker_looks)
 
@@ -345,10 +346,22 @@ def test_an_answer_that_comes_after_the_order_was_called_unknown_adopts_it(
     assert events("alerts") == []
 
 
+def hide_from_lists(venue: Venue) -> None:
+    """The venue's lists show nothing, once."""
+    nothing = '{"code":"200000","data":{"items":[],"lastId":0}}'
+    for path, body in (
+        ("/api/v1/hf/orders/active", '{"code":"200000","data":[]}'),
+        ("/api/v1/hf/orders/done", nothing),
+        (FILLS, nothing),
+    ):
+        venue.fault(method="GET", path=path, kind="body", body=body)
+
+
 def given_up_elsewhere(venue: Venue, order: Order) -> None:
-    let_pass(order, 16)
+    let_pass(order, 16)  # longer than a look holds its lease
     venue.fault(method="GET", path=LOOK_UP, count=3, **NOT_THERE)
-    looks = [services.order_look(let_pass(order, 2).pk) for _ in range(3)]
+    hide_from_lists(venue)
+    looks = [lookups.order_look(let_pass(order, 2).pk) for _ in range(3)]
     assert looks[-1] == OrderStatus.NOT_PLACED
 
 
@@ -367,7 +380,7 @@ def test_an_order_found_after_it_was_given_up_is_adopted_with_an_alert(
     assert len(events("alerts", alert="ORDER_FOUND_AFTER_NOT_PLACED")) == 1
 
 
-def test_an_order_found_beside_its_next_attempt_is_told_of_and_its_place_written_down(
+def test_an_order_found_beside_its_next_attempt_is_told_of_and_recorded_by_itself(
     venue: Venue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = venue.ready_order()
@@ -382,22 +395,21 @@ def test_an_order_found_beside_its_next_attempt_is_told_of_and_its_place_written
 
     order.refresh_from_db()
     [there] = venue.orders()
-    assert (status, order.exchange_order_id) == (OrderStatus.NOT_PLACED, there["id"])
+    assert (status, order.exchange_order_id, order.filled) == (OrderStatus.CLOSED, there["id"], Decimal("0.02"))
+    assert (order.reason, Intent.objects.filter(pk=order.intent_id).exists()) == ("LATE", False)
     assert len(events("alerts", alert="ORDER_FOUND_AFTER_NOT_PLACED")) == 1
 
 
 def make_order_of_same_intent(order: Order) -> Order:
-    from positions.models import Intent
-
     return make_order(Intent.objects.get(pk=order.intent_id).position, status=OrderStatus.READY)
 
 
 def test_a_look_that_finds_what_another_one_just_gave_up_adopts_it(
     venue: Venue, unknown_order: Order, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    happens_before(monkeypatch, services, "_found", lambda: given_up_elsewhere(venue, unknown_order))
+    happens_before(monkeypatch, lookups, "order_record", lambda: given_up_elsewhere(venue, unknown_order))
 
-    assert services.order_look(unknown_order.pk) == OrderStatus.CLOSED
+    assert lookups.order_look(unknown_order.pk) == OrderStatus.CLOSED
 
     assert len(events("alerts", alert="ORDER_FOUND_AFTER_NOT_PLACED")) == 1
 

@@ -14,7 +14,7 @@ from domain.orders import Execution, OrderStatus
 from exchanges.gateway import OrderOutcomeUnknown
 from exchanges.models import Account, Exchange
 from exchanges.services import gateway_for
-from orders import services
+from orders import lookups, services
 from orders.models import Order
 from orders.tasks import submit
 from tests.factories import KEY, events, let_pass
@@ -130,7 +130,7 @@ def test_an_accepted_order_whose_answer_was_lost_is_adopted_and_exists_once(
 
     submitted = services.order_submit(order.pk)
     again = services.order_submit(order.pk)
-    looked = services.order_look(order.pk)
+    looked = lookups.order_look(order.pk)
 
     order.refresh_from_db()
     [there] = venue.orders()
@@ -148,7 +148,7 @@ def test_an_order_that_never_arrived_is_not_placed_and_never_sent_again(
     venue.fault(method="POST", path=ORDERS, when="before", **FAILURES[name])
 
     services.order_submit(order.pk)
-    looks = [services.order_look(let_pass(order, 11).pk) for _ in range(services.NOT_PLACED_MISSES)]
+    looks = [lookups.order_look(let_pass(order, 11).pk) for _ in range(lookups.NOT_PLACED_MISSES)]
 
     order.refresh_from_db()
     assert looks == [OrderStatus.UNKNOWN, OrderStatus.UNKNOWN, OrderStatus.NOT_PLACED]
@@ -180,7 +180,7 @@ def test_a_client_order_id_that_is_already_live_is_looked_up_and_adopted(venue: 
     Order.objects.filter(pk=order.pk).update(status=OrderStatus.READY, exchange_order_id="", not_before_at=None)
 
     submitted = services.order_submit(order.pk)
-    looked = services.order_look(order.pk)
+    looked = lookups.order_look(order.pk)
 
     order.refresh_from_db()
     [there] = venue.orders()
@@ -210,7 +210,7 @@ def test_a_refusal_is_final(venue: Venue, code: str, message: str, http: int) ->
     assert message in order.detail
     assert (order.reserved, order.execution) == (0, Execution.NOT_EXECUTED)
     assert services.order_submit(order.pk) is None
-    assert services.order_look(order.pk) is None
+    assert lookups.order_look(order.pk) is None
     assert [event["status"] for event in events("orderUpdates")] == ["REJECTED"]
 
 

@@ -237,7 +237,7 @@ def test_a_run_is_counted_by_the_row_not_by_what_the_caller_had_read(monkeypatch
         session_stop(session.pk)
         session_mark_stopped(session.pk)
 
-    happens_before(monkeypatch, services, "_require_active", a_whole_run)
+    happens_before(monkeypatch, services, "account_require_active", a_whole_run)
     session_start(session.pk)
 
     assert fresh(session).run == 2

@@ -13,18 +13,18 @@ from domain.orders import OrderStatus
 from exchanges.ccxt_gateway import CcxtGateway
 from exchanges.models import Account
 from orders.services import order_submit
-from sessions import services
+from positions import reconciliation
+from positions.reconciliation import session_recovery_carry_out
+from positions.tasks import recover, sweep_sessions
 from sessions.models import SessionStatus, TradingSession
 from sessions.services import (
     UnableToCommand,
     session_halt,
     session_recover,
-    session_recovery_carry_out,
     session_stop,
     session_suspend,
     sessions_awaiting_recovery,
 )
-from sessions.tasks import recover, sweep_sessions
 from tests.conftest import Bells
 from tests.factories import (
     KEY,
@@ -90,7 +90,7 @@ def test_a_lost_recovery_bell_is_rung_again_by_the_sweep(venue: Venue, bells: Be
 
     sweep_sessions()
 
-    assert bells.rung("sessions.recover") == [{"session_ids": [session.pk]}]
+    assert bells.rung("positions.recover") == [{"session_ids": [session.pk]}]
 
 
 def test_a_recovery_just_asked_for_is_left_to_its_own_bell(venue: Venue, bells: Bells) -> None:
@@ -102,7 +102,7 @@ def test_a_recovery_just_asked_for_is_left_to_its_own_bell(venue: Venue, bells: 
 
     assert sessions_awaiting_recovery(timezone.now()) == []
     assert sessions_awaiting_recovery(timezone.now() + timedelta(seconds=6)) == [session.pk]
-    assert bells.rung("sessions.recover") == [{"session_ids": [session.pk]}]
+    assert bells.rung("positions.recover") == [{"session_ids": [session.pk]}]
 
 
 def test_of_many_recoveries_at_once_one_is_told(venue: Venue) -> None:
@@ -190,7 +190,7 @@ def test_an_order_that_is_there_is_adopted_before_the_session_trades(venue: Venu
 @pytest.mark.parametrize("status", [S.SUSPENDED, S.HALTED])
 def test_a_stop_in_the_middle_of_a_recovery_wins(venue: Venue, monkeypatch: pytest.MonkeyPatch, status: str) -> None:
     session = waiting_session(venue, status)
-    happens_before(monkeypatch, services, "orders_reread", lambda: session_stop(session.pk))
+    happens_before(monkeypatch, reconciliation, "account_reconcile", lambda: session_stop(session.pk))
 
     assert not session_recovery_carry_out(session.pk)
 
@@ -199,7 +199,7 @@ def test_a_stop_in_the_middle_of_a_recovery_wins(venue: Venue, monkeypatch: pyte
 
 def test_a_halt_in_the_middle_of_a_recovery_wins(venue: Venue, monkeypatch: pytest.MonkeyPatch) -> None:
     session = waiting_session(venue)
-    happens_before(monkeypatch, services, "orders_reread", lambda: session_halt(session.pk, "drawdown"))
+    happens_before(monkeypatch, reconciliation, "account_reconcile", lambda: session_halt(session.pk, "drawdown"))
 
     assert not session_recovery_carry_out(session.pk)
 
