@@ -92,10 +92,10 @@ def account_reconcile(account_id: int) -> list[Discrepancy]:
                 break
     except ExchangeUnavailable as error:
         if error.is_refused_key:
-            account_pause(account_id, str(error))
+            account_pause(account_id, str(error), keys=account.credentials)
         raise
     except UnableToDecrypt as error:
-        account_pause(account_id, str(error))
+        account_pause(account_id, str(error), keys=account.credentials)
         raise
     crashpoint("reconciliation.read")
     _missing_fills_tell(account)
@@ -143,8 +143,13 @@ def account_reconcile_if_due(account_id: int) -> bool:
 def account_reconcile_soon(account_id: int) -> None:
     """Let an account be reconciled now, whatever its period says."""
     with transaction.atomic():
-        Reconciliation.objects.update_or_create(account_id=account_id, defaults={"due_at": timezone.now()})
+        account_make_due(account_id)
         transaction.on_commit(lambda: ring("positions.reconcile", account_ids=[account_id]), robust=True)
+
+
+def account_make_due(account_id: int) -> None:
+    """Let the account's time have come; who calls rings, or leaves it to the sweep."""
+    Reconciliation.objects.update_or_create(account_id=account_id, defaults={"due_at": timezone.now()})
 
 
 def accounts_to_reconcile(now: datetime) -> list[int]:

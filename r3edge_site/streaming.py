@@ -37,6 +37,7 @@ from marketdata.models import Feed
 from marketdata.services import feeds_hasten
 from orders.services import orders_hasten
 from pipeline.topics import ring
+from positions.reconciliation import account_make_due
 from positions.watch import sessions_concerned, sessions_crossed
 
 logger = logging.getLogger(__name__)
@@ -302,11 +303,14 @@ class ExchangeStream:
             looks += due
             foreign += [account_id] if has_foreign else []
         crossed = sessions_crossed() if quotes_store(prices) else []
+        strangers = self._not_just_rung("positions.reconcile", foreign)
+        for account_id in strangers:
+            account_make_due(account_id)
         return {
             "marketdata.collect": [pk for pk, is_due in verdicts.items() if is_due],
             "orders.look": looks,
             "positions.track": self._not_just_rung("positions.track", crossed),
-            "positions.reconcile": self._not_just_rung("positions.reconcile", foreign),
+            "positions.reconcile": strangers,
         }, verdicts
 
     def _not_just_rung(self, task: str, ids: Iterable[int]) -> list[int]:

@@ -18,7 +18,8 @@ from marketdata.tasks import collect
 from orders.models import Order
 from orders.services import order_submit
 from orders.tasks import look
-from positions.models import Position
+from positions.models import Position, Reconciliation
+from positions.reconciliation import accounts_to_reconcile
 from sessions.models import SessionStatus, TradingSession
 from tests.conftest import Bells
 from tests.factories import PASSPHRASE, SECRET, make_config, make_feed, make_open_position, make_session
@@ -151,6 +152,7 @@ def test_messages_doubled_lost_late_or_out_of_order_change_nothing_but_when(
 
 def test_an_order_made_by_hand_asks_for_a_reconciliation_of_its_account_once(venue: Venue, bells: Bells) -> None:
     a_session(venue)
+    Reconciliation.objects.create(account=venue.account, due_at=timezone.now() + timedelta(hours=1))
     with listening():
         wait_for_topics(venue, ORDERS)
         bells.clear()
@@ -160,6 +162,7 @@ def test_an_order_made_by_hand_asks_for_a_reconciliation_of_its_account_once(ven
         wait_until(lambda: bells.rung("positions.reconcile"), "the bell of the reconciliation", 15)
 
     assert bells.rung("positions.reconcile") == [{"account_ids": [venue.account.pk]}]
+    assert accounts_to_reconcile(timezone.now()) == [venue.account.pk]
     assert bells.rung("orders.look") == []
 
 
