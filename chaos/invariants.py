@@ -219,13 +219,14 @@ def _wrong_profits(
         if position.status in (PositionStatus.PENDING, PositionStatus.OPEN) or position.dust:
             excused.add(position.account.name)
         profits[position.account.name, position.account.currency] += position.realized_pnl
-    return [
-        f"account {key}: its positions realized {profit} {currency}, the venue's books {found[key, currency] - deposits.get((key, currency), ZERO)}"
-        for (key, currency), profit in profits.items()
-        if key not in excused
-        and (key, currency) in found
-        and found[key, currency] - deposits.get((key, currency), ZERO) != profit
-    ]
+    breaches = []
+    for (key, currency), profit in profits.items():
+        if key in excused or (key, currency) not in found:
+            continue
+        made = found[key, currency] - deposits.get((key, currency), ZERO)
+        if made != profit:
+            breaches.append(f"account {key}: its positions realized {profit} {currency}, the venue's books {made}")
+    return breaches
 
 
 def nothing_unknown_in_silence(now: datetime, limit: timedelta = LONGEST_IN_SILENCE) -> list[str]:

@@ -1,4 +1,4 @@
-"""Turns a process that has just been forked into a Celery worker or beat of the platform, in a hurry and perhaps mutilated."""
+"""Turns a process that was just forked into a worker or beat of the platform, in a hurry and perhaps mutilated."""
 
 from __future__ import annotations
 

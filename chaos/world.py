@@ -78,7 +78,7 @@ class World:
         active = Market.objects.filter(exchange=self.exchange, is_active=True, kind=Market.Kind.SPOT)
         quotes_refresh(self.exchange.pk, list(active.values_list("symbol", flat=True)))
 
-    def sim(self, path: str, **body: Any) -> dict[str, Any]:
+    def sim(self, path: str, /, **body: Any) -> dict[str, Any]:
         """POST to the simulator's control API (``faults``, ``settings``, ``clock``, ``market/BTC-USDT/price`` ...)."""
         response = requests.post(f"{self.url}/_sim/{path}", json=body, timeout=30)
         response.raise_for_status()
@@ -226,6 +226,12 @@ class World:
         """Ring for these orders to be sent."""
         self.ring("orders.submit", order_ids=[order.pk for order in orders])
 
+    def ring_all(self, task: str, argument: str, ids: Sequence[int]) -> int:
+        """Ring a doorbell once for each of these ids, in this order, however often one is named; how many bells."""
+        for one in ids:
+            self.ring(task, **{argument: [one]})
+        return len(ids)
+
     def bells(self) -> Iterator[tuple[str, str, list[int]]]:
         """Every task of the platform that takes ids, its argument, and the ids of every row there is of that kind."""
         current_app.loader.import_default_modules()
@@ -252,7 +258,7 @@ class World:
             try:
                 gate.wait()
                 results[index] = action()
-            except Exception as error:  # noqa: BLE001  # whatever it is, the caller judges it
+            except Exception as error:  # whatever it is, the caller judges it
                 results[index] = error
             finally:
                 connections.close_all()

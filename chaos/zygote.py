@@ -37,7 +37,8 @@ class Zygote:
     def fork(self, arguments: Sequence[str], env: Mapping[str, str], log: Path) -> int:
         """A new process that leads a session of its own; its id. Raises RuntimeError when the zygote has died."""
         asked, answers = self._process.stdin, self._process.stdout
-        assert asked is not None and answers is not None
+        assert asked is not None
+        assert answers is not None
         try:
             asked.write(json.dumps({"arguments": list(arguments), "env": dict(env), "log": str(log)}).encode() + b"\n")
             asked.flush()
