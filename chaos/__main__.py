@@ -14,18 +14,21 @@ from chaos.breach import CannotRun
 from chaos.options import parser
 from chaos.servers import ground_made
 from embedded.child import StartFailed
+from embedded.commands import ONLY_TO_LOAD_SETTINGS
 
 
 def main(options: argparse.Namespace) -> int:
+    if options.list:
+        os.environ.update({"DJANGO_SETTINGS_MODULE": "r3edge_site.settings", **ONLY_TO_LOAD_SETTINGS})
+        django.setup()
+        print(importlib.import_module("chaos.run").listing())
+        return 0
     try:
         with ground_made() as ground:
             os.environ.update(ground.own_env)
             django.setup()
             # After Django's setup: what follows imports models.
             run = importlib.import_module("chaos.run")
-            if options.list:
-                print(run.listing())
-                return 0
             call_command("migrate", verbosity=0)
             report = run.run(options, ground)
     except (CannotRun, StartFailed) as failure:

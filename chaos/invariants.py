@@ -93,7 +93,8 @@ def _sold_too_much(there: Sequence[Mapping[str, Any]]) -> list[str]:
     filled: dict[Any, dict[bool, Decimal]] = defaultdict(lambda: {False: ZERO, True: ZERO})
     is_exit = dict(Order.objects.values_list("client_order_id", "is_exit"))
     for order in there:
-        position = position_of.get(intents.get(order["clientOid"]))
+        intent = intents.get(order["clientOid"])
+        position = position_of.get(intent) if intent is not None else None
         if position is not None:
             filled[position][is_exit[order["clientOid"]]] += Decimal(order["dealSize"])
     return [
@@ -237,9 +238,7 @@ def nothing_unknown_in_silence(now: datetime, limit: timedelta = LONGEST_IN_SILE
     )
     told = set(Event.objects.filter(topic=Topic.ALERTS).values_list("ids__order_id", flat=True))
     return [
-        f"{order} is {order.status} since {now - order.sent_at} and nobody was told"
-        for order in late
-        if order.pk not in told
+        f"{order} is {order.status} since {order.sent_at} and nobody was told" for order in late if order.pk not in told
     ]
 
 
@@ -284,7 +283,7 @@ def nothing_accepted_when_stopped(oracle: Oracle) -> list[str]:
     """I7: between a session's stop and its next start the venue accepted no order for it."""
     stops: dict[int, list[tuple[datetime, datetime | None]]] = defaultdict(list)
     commands = Event.objects.filter(topic=Topic.COMMAND, data__command__in=("start", "stopped")).order_by("at", "id")
-    for session_id, command, at in commands.values_list("session_id", "data__command", "at"):
+    for session_id, command, at in commands.values_list("key", "data__command", "at"):
         pauses = stops[session_id]
         if command == "stopped":
             pauses.append((at, None))
@@ -295,7 +294,7 @@ def nothing_accepted_when_stopped(oracle: Oracle) -> list[str]:
     breaches = []
     for order in _ours(oracle):
         arrived_at = datetime.fromtimestamp(order["arrivedAt"] / 1000, UTC)
-        for stopped_at, started_at in stops.get(owners.get(order["clientOid"]) or 0, ()):
+        for stopped_at, started_at in stops.get(owners.get(order["clientOid"]) or 0, []):
             if stopped_at + CLOCK_MARGIN < arrived_at and (started_at is None or arrived_at < started_at):
                 breaches.append(
                     f"{order['clientOid']} was accepted {arrived_at - stopped_at} after its session had stopped"

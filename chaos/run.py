@@ -8,13 +8,14 @@ import sys
 import time
 from collections import Counter
 
-from chaos import invariants, storm
+from chaos import invariants
 from chaos.breach import Breach, CannotRun
 from chaos.options import ALL, STORM
 from chaos.report import Report, Row
 from chaos.scenarios import Scenario, load
 from chaos.servers import Ground
 from chaos.stage import Stage, stage_set
+from chaos.storm import Storm
 from orders.models import Fill, Order
 from positions.models import Position
 
@@ -93,7 +94,7 @@ class Playbook:
     def storm(self, seconds: float) -> None:
         """Rage in rounds until the time is over; once at least."""
         until = time.monotonic() + seconds
-        raging = storm.Storm(self.stage, seconds)
+        raging = Storm(self.stage, seconds)
         row = self.report.row(STORM)
         while True:
             try:
@@ -104,16 +105,17 @@ class Playbook:
             if time.monotonic() > until:
                 break
 
-    def conclude(self, row: Row, raging: storm.Storm | None = None) -> None:
+    def conclude(self, row: Row, raging: Storm | None = None) -> None:
         """Heal, let everything come to rest, check I1 to I8, write the row."""
         stage, began = self.stage, time.monotonic()
         findings: list[invariants.Finding] = []
         try:
             stage.heal()
+            healed = time.monotonic()
             if raging is not None:
                 raging.end()
-            # Counted from the moment when all is well again and everything has been asked to end.
-            row.converged_s = max(row.converged_s, stage.settle(CONVERGE_LIMIT_SECONDS))
+            stage.settle(CONVERGE_LIMIT_SECONDS)
+            row.converged_s = max(row.converged_s, time.monotonic() - healed)
             findings = stage.check() + stage.check_bells()
         except Breach as breach:
             row.breaches.append(str(breach))

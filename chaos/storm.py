@@ -20,10 +20,10 @@ from positions.services import session_exit
 from sessions.models import SessionStatus, TradingSession
 from sessions.services import UnableToCommand, session_recover, session_start, session_stop, session_suspend
 
-ACCOUNTS = 8
+ACCOUNTS = 16
 CONFIGS = ((2, 3), (2, 4), (2, 5), (3, 5))
-# Market seconds per second: a candle of a minute closes every two seconds.
-SPEED = 30
+# Market seconds per second: a candle of a minute closes every second.
+SPEED = 60
 ROUND_SECONDS = 25.0
 PRICES = {"BTC-USDT": 50000.0, "ETH-USDT": 3000.0, "SOL-USDT": 150.0}
 CALM_MINUTES = 30

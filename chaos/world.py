@@ -53,7 +53,10 @@ _numbers = itertools.count(1)
 
 
 class World:
-    """The venue at ``url`` as rows, and shorthands for what scenarios ask of both."""
+    """The venue at ``url`` as rows, and shorthands for what scenarios ask of both. ``pace`` is how much of its patience the
+    platform has here: waits of the product's own are to be multiplied by it."""
+
+    pace = 1.0
 
     def __init__(self, url: str) -> None:
         self.url = url
