@@ -10,6 +10,9 @@ import importlib
 from datetime import timedelta
 from typing import Any
 
+from celery import Celery
+from celery.schedules import schedule as every
+
 # Module and name of everything that is scaled. How old a price or a signal may be is not: the venue's own clock runs as
 # fast as a run wants it to.
 SCALED = (
@@ -37,15 +40,20 @@ def hurry(factor: float) -> None:
     for module, name in SCALED:
         place = importlib.import_module(module)
         setattr(place, name, _scaled(getattr(place, name), factor))
-    celery = importlib.import_module("r3edge_site.celery").app
-    options = celery.conf.broker_transport_options
-    celery.conf.broker_transport_options = {
-        **options, **{name: options[name] * factor for name in SCALED_TRANSPORT},
-    }  # fmt: skip
-    for entry in celery.conf.beat_schedule.values():
+    hurry_celery(importlib.import_module("r3edge_site.celery").app, factor)
+
+
+def hurry_celery(app: Celery, factor: float) -> None:
+    """Scale how long this application waits for its broker, and how often its beat beats."""
+    options = app.conf.broker_transport_options
+    patience = {name: options[name] * factor for name in SCALED_TRANSPORT}
+    app.conf.broker_transport_options = {**options, **patience}
+    periods = {}
+    for name, entry in app.conf.beat_schedule.items():
         # In whole seconds, as the database keeps them.
-        seconds = entry["schedule"].run_every.total_seconds() * factor
-        entry["schedule"].run_every = timedelta(seconds=max(1, round(seconds)))
+        seconds = max(1, round(entry["schedule"].run_every.total_seconds() * factor))
+        periods[name] = {**entry, "schedule": every(timedelta(seconds=seconds))}
+    app.conf.beat_schedule = periods
 
 
 def _scaled(value: Any, factor: float) -> Any:

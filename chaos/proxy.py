@@ -6,6 +6,8 @@ It runs on a thread of its own; every method may be called from any other.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,8 +28,15 @@ class _Link:
 
     def cut(self) -> None:
         for writer in (self.client, self.server):
-            # Abort, not close: the other side sees a reset, as from a machine that went away.
-            writer.transport.abort()
+            _reset(writer)
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Close at once; the other side sees a reset, as from a machine that went away, and no orderly end."""
+    if connection := writer.get_extra_info("socket"):
+        with suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 class Proxy:
@@ -131,12 +140,12 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._mode == "cut":
-            writer.transport.abort()
+            _reset(writer)
             return
         try:
             back_reader, back_writer = await asyncio.open_connection("127.0.0.1", self.target)
         except OSError:
-            writer.transport.abort()
+            _reset(writer)
             return
         link = _Link(writer, back_writer)
         self._links.add(link)
@@ -167,7 +176,7 @@ class Proxy:
                 self.cuts_made += 1
                 if cut == "after":
                     # The server acts on it; its answer is what gets lost.
-                    link.client.transport.abort()
+                    _reset(link.client)
                     await asyncio.sleep(0.05)
                 link.cut()
                 return

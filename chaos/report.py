@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ class Report:
             "pace": self.pace,
             "faults": self.faults,
             "facts": self.facts,
-            "rows": [asdict(row) for row in self.rows.values()],
+            "rows": [vars(row) for row in self.rows.values()],
             "breaches": self.breaches,
         }
         path.write_text(json.dumps(content, indent=1, default=str) + "\n")

@@ -13,6 +13,7 @@ from chaos.breach import Breach, CannotRun
 from chaos.options import ALL, STORM
 from chaos.report import Report, Row
 from chaos.scenarios import Scenario, load
+from chaos.scenarios.acts import leave_all
 from chaos.servers import Ground
 from chaos.stage import Stage, stage_set
 from chaos.storm import Storm
@@ -114,6 +115,9 @@ class Playbook:
             healed = time.monotonic()
             if raging is not None:
                 raging.end()
+            else:
+                # A position that is held is valued anew by every tick: only what is flat can be rung for in vain.
+                leave_all(stage)
             stage.settle(CONVERGE_LIMIT_SECONDS)
             row.converged_s = max(row.converged_s, time.monotonic() - healed)
             findings = stage.check() + stage.check_bells()
