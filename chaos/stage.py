@@ -130,21 +130,28 @@ class Stage(World):
 
     def kill(self, name: str) -> None:
         """SIGKILL a process and all below it; it stays away until it is started again."""
+        self._end(name)
+        self.kills += 1
+        self.count("kill")
+
+    def _end(self, name: str) -> None:
         process = self.running.pop(name)
         if process.is_alive:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         select.select([process.handle], [], [], 10)
         os.close(process.handle)
-        self.kills += 1
-        self.count("kill")
 
     def stop(self, name: str, number: signal.Signals = signal.SIGTERM, limit: float = 30) -> float:
         """Ask a process to end, as a deployment does, and wait until it has; how long that took."""
         process, began = self.running.pop(name), time.monotonic()
         signal.pidfd_send_signal(process.handle, number)
         if not select.select([process.handle], [], [], limit)[0]:
-            raise Breach(f"{name} had not ended {limit:g} s after {number.name}")
+            # It tells where each of its threads stands (see zygote.py) before it is ended.
+            signal.pidfd_send_signal(process.handle, signal.SIGUSR2)
+            time.sleep(0.5)
+            signal.pidfd_send_signal(process.handle, signal.SIGKILL)
+            raise Breach(f"{name} had not ended {limit:g} s after {number.name}:\n{self.log(name)}")
         os.close(process.handle)
         return time.monotonic() - began
 
@@ -275,7 +282,7 @@ class Stage(World):
         """I8: at rest, ring every bell for every row there is; what changed. Wants everything settled before."""
         beats = [name for name in self.running if name.startswith("beat")]
         for name in beats:
-            self.stop(name)
+            self._end(name)
         # What dead workers held would come back some day; that is a ring more, and today's come first.
         self.client.flushall()
         time.sleep(0.2)

@@ -31,7 +31,10 @@ CRASH_POINTS = (
     "order.claimed", "order.answered", "order.settled", "fills.recorded", "sessions.before_commit", "bells.before",
 )  # fmt: skip
 # Requests that meet each of the faults at the venue, on average; and those of the ones that take a request's whole time.
-CHANCE, SLOW_CHANCE = 0.02, 0.005
+CHANCE, SLOW_CHANCE = 0.025, 0.005
+
+# Of each kind of row the newest are rung for again: what is long over would only cost time. At rest all are.
+RUNG_AGAIN = 100
 
 Blow = tuple[str, int, Callable[[], None]]
 
@@ -59,7 +62,7 @@ class Storm:
             [index] = self.rng.choices(range(len(names)), weights)
             blows[index][2]()
             self.stage.revive()
-            time.sleep(self.rng.uniform(0.1, 0.5))
+            time.sleep(self.rng.uniform(0.05, 0.4))
 
     def end(self) -> None:
         """Healed: stop every session, some of them twice at once, and stop the venue's clock once all have been asked."""
@@ -78,7 +81,7 @@ class Storm:
     def _blows(self) -> list[Blow]:
         stage, rng = self.stage, self.rng
         return [
-            ("kill", 60, self._kill),
+            ("kill", 80, self._kill),
             ("crash at a point", 20, self._crash),
             ("kill a prefork child's worker", 2, lambda: self._restart("strategies")),
             ("broker loses all", 3, stage.broker_lose),
@@ -95,6 +98,7 @@ class Storm:
             ("venue behaves otherwise", 6, self._change_venue),
             ("every bell rung", 2, self._ring),
             ("a bell rung five times, shuffled", 6, self._ring_shuffled),
+            ("everybody asks the venue", 40, self._ask),
             ("clicks", 12, self._click),
             ("two beats", 2, self._second_beat),
             ("frozen and thawed", 3, lambda: self._freeze(rng.choice(PROCESSES))),
@@ -173,14 +177,21 @@ class Storm:
             self.stage.sim("stream", drop=True)
 
     def _ring(self) -> None:
-        self.stage.count("bells", self._rung(self.stage.ring_everything))
+        self.stage.count("bells", self._rung(partial(self.stage.ring_everything, RUNG_AGAIN)))
 
     def _ring_shuffled(self) -> None:
-        bells = [(task, argument, ids) for task, argument, ids in self.stage.bells() if ids]
+        bells = [(task, argument, ids) for task, argument, ids in self.stage.bells(RUNG_AGAIN) if ids]
         task, argument, ids = self.rng.choice(bells)
         chosen = self.rng.sample(ids, min(10, len(ids))) * 5
         self.rng.shuffle(chosen)
         self.stage.count("bells", self._rung(lambda: self.stage.ring_all(task, argument, chosen)))
+
+    def _ask(self) -> None:
+        """Every account's balances are read, and the venue's clock and markets, by bells that come three at a time."""
+        bells = {task: (argument, ids) for task, argument, ids in self.stage.bells()}
+        for task in ("orders.balances", "exchanges.sync"):
+            argument, ids = bells[task]
+            self.stage.count("bells", self._rung(partial(self.stage.ring_all, task, argument, ids * 3)))
 
     @staticmethod
     def _rung(ring: Callable[[], int]) -> int:

@@ -235,19 +235,21 @@ class World:
             self.ring(task, **{argument: [one]})
         return len(ids)
 
-    def bells(self) -> Iterator[tuple[str, str, list[int]]]:
-        """Every task of the platform that takes ids, its argument, and the ids of every row there is of that kind."""
+    def bells(self, latest: int | None = None) -> Iterator[tuple[str, str, list[int]]]:
+        """Every task of the platform that takes ids, its argument, and the ids of the rows there are of that kind, newest
+        first; all of them, or the ``latest`` so many."""
         current_app.loader.import_default_modules()
         for name, task in sorted(current_app.tasks.items()):
             arguments = list(inspect.signature(task.run).parameters) if name.split(".")[0] in QUEUES else []
             if arguments:
                 [argument] = arguments
-                yield name, argument, list(NAMED[argument]._default_manager.order_by("pk").values_list("pk", flat=True))
+                rows = NAMED[argument]._default_manager.order_by("-pk")[:latest]
+                yield name, argument, list(rows.values_list("pk", flat=True))
 
-    def ring_everything(self) -> int:
-        """Ring every bell for every row there is; how many bells."""
+    def ring_everything(self, latest: int | None = None) -> int:
+        """Ring every bell for every row there is, or for the ``latest`` so many of each kind; how many bells."""
         rung = 0
-        for task, argument, ids in self.bells():
+        for task, argument, ids in self.bells(latest):
             self.expect(ring(task, batch=200, **{argument: ids}), f"wanted the broker to take {task}, it did not")
             rung += len(ids)
         return rung

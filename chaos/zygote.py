@@ -8,6 +8,7 @@ new process's id on its standard output.
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import gc
 import json
 import os
@@ -89,6 +90,8 @@ def _begin(env: Mapping[str, str], log: str) -> None:
         os.dup2(source, target)
     os.close(output)
     os.close(nothing)
+    # Asked by this signal, it writes down where each of its threads stands: a process that does not end has its reason.
+    faulthandler.register(signal.SIGUSR2, all_threads=True)
 
 
 if __name__ == "__main__":
