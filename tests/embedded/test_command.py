@@ -13,7 +13,7 @@ import pytest
 from embedded.checkout import ROOT
 from tests.embedded.conftest import Run, clean_env
 
-COMMANDS = ("demo", "up", "worker", "test", "check", "bench", "manage")
+COMMANDS = ("demo", "up", "worker", "test", "check", "bench", "chaos", "manage")
 
 
 @pytest.mark.parametrize("asked", [[], ["--help"], ["-h"], ["help"]])
