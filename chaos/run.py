@@ -10,6 +10,7 @@ from collections import Counter
 
 from chaos import invariants
 from chaos.breach import Breach, CannotRun
+from chaos.mutants import MUTANTS
 from chaos.options import ALL, STORM
 from chaos.report import Report, Row
 from chaos.scenarios import Scenario, load
@@ -57,6 +58,8 @@ def run(options: argparse.Namespace, ground: Ground) -> Report:
     logging.getLogger().setLevel(logging.CRITICAL)
     report = Report(options.seed, options.pace)
     plays, began = chosen(options), time.monotonic()
+    if options.mutant and options.mutant not in MUTANTS:
+        raise CannotRun(f"unknown mutant '{options.mutant}', wanted one of: {', '.join(MUTANTS)}")
     with stage_set(ground, seed=options.seed, pace=options.pace, mutant=options.mutant) as stage:
         play = Playbook(stage, report)
         for scenario in plays:

@@ -21,7 +21,7 @@ import redis
 import requests
 from django.db import connections
 
-from chaos import invariants
+from chaos import invariants, mutants
 from chaos.breach import Breach, CannotRun
 from chaos.pace import DEFAULT_FACTOR
 from chaos.servers import Ground, valkey_data_remove
@@ -83,6 +83,8 @@ class Stage(World):
         self.kills = 0  # processes that died by our hand or at a crash point
         self.client = redis.Redis.from_url(ground.valkey.url, socket_timeout=10)
         env = {**ground.platform_env, "R3EDGE_CHAOS_PACE": str(pace), "R3EDGE_CHAOS_MUTANT": mutant}
+        if mutant:
+            mutants.drop(mutant)
         self._zygote = Zygote(env, ground.home.log("zygote"))
         self._simulator: subprocess.Popen[bytes] | None = None
         self._simulator_port = free_port()
