@@ -23,6 +23,8 @@ from positions.models import Position
 
 # A stage is at rest at the latest so long after it was healed.
 CONVERGE_LIMIT_SECONDS = 60.0
+# A storm makes rows by the thousand: of each kind the newest are rung for again, those of its last rounds.
+RUNG_AGAIN = 500
 DUPLICATED, UNRESOLVED = "I1", "I5"
 LOST = ("I2", "I3")
 
@@ -123,7 +125,7 @@ class Playbook:
                 leave_all(stage)
             stage.settle(CONVERGE_LIMIT_SECONDS)
             row.converged_s = max(row.converged_s, time.monotonic() - healed)
-            findings = stage.check() + stage.check_bells()
+            findings = stage.check() + stage.check_bells(RUNG_AGAIN if raging is not None else None)
         except Breach as breach:
             row.breaches.append(str(breach))
             row.unresolved += len(stage.waiting())
@@ -132,11 +134,15 @@ class Playbook:
         row.runs += 1
         row.faults += stage.injected
         stage.injected = Counter()
+        self._say(row, time.monotonic() - began)
+
+    def _say(self, row: Row, seconds: float) -> None:
         verdict = "ok" if not row.breaches else "BREACH"
-        took = time.monotonic() - began
+        kills, exchange = self.stage.kills, self.report.faults["exchange"]
         print(
-            f"chaos: {row.name} {verdict}, at rest and judged {took:.1f} s after healing", file=sys.stderr, flush=True
-        )
+            f"chaos: {row.name} {verdict}, healed and judged in {seconds:.1f} s; {kills} processes killed and {exchange} "
+            "exchange faults so far", file=sys.stderr, flush=True,
+        )  # fmt: skip
 
     def _note(self, row: Row, findings: list[invariants.Finding]) -> None:
         for finding in findings:

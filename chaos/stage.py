@@ -280,8 +280,9 @@ class Stage(World):
         self.revive()
         self.start_all()
 
-    def check_bells(self) -> list[invariants.Finding]:
-        """I8: at rest, ring every bell for every row there is; what changed. Wants everything settled before."""
+    def check_bells(self, latest: int | None = None) -> list[invariants.Finding]:
+        """I8: at rest, ring every bell for every row there is (or the ``latest`` so many of each kind); what changed of all
+        there is. Wants everything settled before."""
         beats = [name for name in self.running if name.startswith("beat")]
         for name in beats:
             self._end(name)
@@ -290,7 +291,7 @@ class Stage(World):
         time.sleep(0.2)
         self._wait_for_bells()
         before = self.snapshot()
-        self.ring_everything()
+        self.ring_everything(latest)
         self._wait_for_bells()
         found = invariants.differences(before, self.snapshot())
         for name in beats:
