@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import redis
 import requests
@@ -135,6 +136,21 @@ class Stage(World):
         self._end(name)
         self.kills += 1
         self.count("kill")
+
+    def kill_child(self, name: str) -> bool:
+        """SIGKILL one process that a prefork worker computes in, as the system does when memory runs out; whether there was
+        one. The worker itself lives on."""
+        pid = self.running[name].pid
+        try:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        except OSError:
+            children = []  # it has died itself, or this is no Linux
+        for child in children[:1]:
+            with suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
+                self.kills += 1
+                self.count("kill")
+        return bool(children)
 
     def _end(self, name: str) -> None:
         process = self.running.pop(name)

@@ -36,7 +36,7 @@ CHANCE, SLOW_CHANCE = 0.025, 0.005
 # Of each kind of row the newest are rung for again: what is long over would only cost time. At rest all are.
 RUNG_AGAIN = 100
 
-Blow = tuple[str, int, Callable[[], None]]
+Blow = tuple[str, int, Callable[[], object]]
 
 
 class Storm:
@@ -83,7 +83,7 @@ class Storm:
         return [
             ("kill", 80, self._kill),
             ("crash at a point", 20, self._crash),
-            ("kill a prefork child's worker", 2, lambda: self._restart("strategies")),
+            ("a computing child killed", 4, lambda: "strategies" in stage.running and stage.kill_child("strategies")),
             ("broker loses all", 3, stage.broker_lose),
             ("broker restarted empty", 1, lambda: stage.broker_restart(is_data_lost=True)),
             ("broker killed", 1, stage.broker_restart),
