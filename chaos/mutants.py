@@ -1,125 +1,33 @@
 """Builds of the platform with one guard gone, or with a naive way of talking to a venue: each must fail a scenario.
 
-A mutant patches names of the product, in the process that is to be spoiled and before it takes its first message; some also
-drop a constraint. A name that is gone is an error: a mutant that spoils nothing would prove nothing. Where a second guard
-stops what the first lets through, the mutant removes both and ``second`` says which the other one is.
+A list, so it is long. Where a second guard stops what the first lets through, the mutant is without both, and ``second``
+says which the other one is. The product is imported when it is patched: this list is read by whoever asks for a name.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import connection, models, transaction
+from django.db import transaction
 
-Change = Callable[[Any], Any]
-
-
-class NoSuchName(Exception):
-    """The product has no such name any more; the mutant must be brought up to date."""
-
-
-@dataclass(frozen=True, slots=True)
-class Patch:
-    """``place`` is a module, or ``module:Class``; ``change`` makes the new value of its ``name`` from the old."""
-
-    place: str
-    name: str
-    change: Change
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """A constraint or index that is gone; ``again`` makes it anew."""
-
-    gone: str
-    again: str
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """``misses`` is what the build lacks, in words; ``caught_by`` are the scenarios of which each must fail with it."""
-
-    name: str
-    misses: str
-    caught_by: tuple[str, ...]
-    patches: tuple[Patch, ...] = ()
-    drops: tuple[Drop, ...] = ()
-    second: str = ""
-
-
-MUTANTS: dict[str, Mutant] = {}
-
-
-def apply(name: str) -> None:
-    """Spoil this process, for good. Raises NoSuchName for a mutant, or a name of the product, that is not there."""
-    if name not in MUTANTS:
-        raise NoSuchName(f"wanted one of {', '.join(MUTANTS)}, was {name!r}")
-    for patch in MUTANTS[name].patches:
-        owner, old = _found(patch)
-        setattr(owner, patch.name, patch.change(old))
-
-
-def drop(name: str) -> None:
-    """Drop what the mutant has dropped, in the database of this process; again is no harm."""
-    with connection.cursor() as cursor:
-        for one in MUTANTS[name].drops:
-            cursor.execute(one.gone)
-
-
-@contextmanager
-def applied(name: str) -> Iterator[None]:
-    """Spoiled inside the block only; the database must be empty of what breaks its constraints at the end."""
-    mutant = MUTANTS[name]
-    before = [(*_found(patch), patch) for patch in mutant.patches]
-    apply(name)
-    drop(name)
-    try:
-        yield
-    finally:
-        for owner, old, patch in reversed(before):
-            setattr(owner, patch.name, old)
-
-
-def restore(name: str) -> None:
-    """Make the dropped constraints anew, on tables that are empty."""
-    with connection.cursor() as cursor:
-        for one in MUTANTS[name].drops:
-            cursor.execute(one.again)
-
-
-def _found(patch: Patch) -> tuple[Any, Any]:
-    module, _, class_name = patch.place.partition(":")
-    owner = importlib.import_module(module)
-    if class_name:
-        owner = getattr(owner, class_name, None) or _missing(patch)
-    # Of a class its own namespace: a method it inherits would be patched for good.
-    return owner, vars(owner)[patch.name] if patch.name in vars(owner) else _missing(patch)
-
-
-def _missing(patch: Patch) -> Any:
-    raise NoSuchName(f"wanted {patch.name} in {patch.place}, it is gone")
-
-
-def _mutant(name: str, misses: str, *caught_by: str, drops: tuple[Drop, ...] = (), second: str = "") -> None:
-    MUTANTS[name] = Mutant(name, misses, caught_by, (), drops, second)
-
-
-def _patched(name: str, place: str, attribute: str) -> Callable[[Change], Change]:
-    """Add a patch to a mutant: the function below makes the new value from the old."""
-
-    def add(change: Change) -> Change:
-        mutant = MUTANTS[name]
-        MUTANTS[name] = replace(mutant, patches=(*mutant.patches, Patch(place, attribute, change)))
-        return change
-
-    return add
+from chaos.mutant import (
+    MUTANTS,
+    Change,
+    Drop,
+    Mutant,
+    NoSuchName,
+    applied,
+    apply,
+    drop,
+    restore,
+)
+from chaos.mutant import mutant as _mutant
+from chaos.mutant import patched as _patched
 
 
 def _set_to(value: Any) -> Change:
@@ -339,10 +247,12 @@ _patched("given_up_for_good", "orders.services", "_take_back")(_set_to(lambda or
 
 _mutant("fills_counted_again", "a fill that is reported again is recorded again", "partial-fills", drops=(FILL_ONCE,))
 
-_mutant("fills_not_locked", "two looks add up the same fills side by side", "fills-summed-twice")
+_mutant(
+    "sums_add_up", "an order's sums are counted up look by look instead of summed up from its fills", "partial-fills"
+)
 
 
-@_patched("fills_not_locked", "orders.services", "_record_fills")
+@_patched("sums_add_up", "orders.services", "_record_fills")
 @_wrapped
 def _added(original: Callable[..., int], order: Any, fills: Any) -> int:
     # What is summed up is what was read, and not what is there.
@@ -358,7 +268,7 @@ def _added(original: Callable[..., int], order: Any, fills: Any) -> int:
 _mutant("cancel_is_believed", "an order is called cancelled when its cancellation is asked for", "cancel-and-fill")
 
 
-@_patched("cancel_is_believed", "orders.services", "orders_cancel")
+@_patched("cancel_is_believed", "positions.services", "orders_cancel")
 @_wrapped
 def _believed(original: Callable[..., None], orders: Any, **kwargs: Any) -> None:
     original(orders, **kwargs)
@@ -442,10 +352,14 @@ _patched("trackers_side_by_side", "pipeline.claims:GuardedQuerySet", "locked")(
 
 
 def _unlocked_rows(original: Callable[..., Any], rows: Any, model: str) -> Any:
-    if rows.model.__name__ != model:
-        return original(rows)
-    time.sleep(0.05)
-    return rows.order_by("pk")
+    return original(rows) if rows.model.__name__ != model else rows.order_by("pk")
+
+
+@_patched("trackers_side_by_side", "positions.services", "_write")
+@_wrapped
+def _late(original: Callable[..., None], wishes: Any) -> None:
+    time.sleep(0.1)
+    original(wishes)
 
 
 _mutant(
@@ -468,8 +382,6 @@ _mutant("signals_of_the_last_run", "a run acts on signals of the run before", "s
 @_wrapped
 def _nostalgic(original: Callable[..., Any], one: Any, now: Any) -> Any:
     one.session.signals_after -= timedelta(days=1)
-    if one.signal is not None:
-        one.signal.candle_close_at += timedelta(days=1) - timedelta(days=1)
     return original(one, now)
 
 
@@ -587,4 +499,3 @@ for _drop, _what in (
     )
 
 __all__ = ["MUTANTS", "Mutant", "NoSuchName", "applied", "apply", "drop", "restore"]
-_ = (field, models)

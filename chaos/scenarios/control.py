@@ -100,7 +100,8 @@ def stop_start_stop(stage: World) -> None:
     # The old run's last word is an entry; the new run begins after it.
     signal = say(stage, session.config)
     TradingSession.objects.filter(pk=session.pk).update(last_signal=None)
-    stage.advance(300)
+    # Past its close, and before it is old news.
+    stage.advance(200)
     stage.read_prices()
     session_start(session.pk)
     stage.ring("positions.fan_out", signal_ids=[signal.pk])
@@ -117,8 +118,7 @@ def stop_start_stop(stage: World) -> None:
 def old_signal(stage: World) -> None:
     """A signal told over and over, even after its position has come and gone, enters the market once."""
     session = stage.session(status=SessionStatus.ACTIVE)
-    enter(stage, session)
-    signal = session.config.signals.get()
+    signal = enter(stage, session).entry_signal
     Position.objects.filter(session=session).update(is_exit_wanted=True)
     stage.ring("positions.track", session_ids=[session.pk])
     stage.wait(session.positions.filter(status=PositionStatus.CLOSED).exists, "the position to close")
@@ -185,12 +185,14 @@ def exit_in_flight(stage: World) -> None:
                 seconds=3 * stage.pace, count=None)  # fmt: skip
     Position.objects.filter(pk=position.pk).update(is_exit_wanted=True)
     closed = Position.objects.filter(pk=position.pk, status=PositionStatus.CLOSED)
-    until = timezone.now() + timedelta(seconds=30)
-    while not closed.exists() and timezone.now() < until:
+
+    def is_closed() -> bool:
         for task in ("positions.track", "positions.tick"):
             stage.ring(task, session_ids=[session.pk])
         stage.count("bell", 2)
-        stage.pause()
+        return closed.exists()
+
+    stage.wait(is_closed, "the position to close")
     exits = Order.objects.filter(intent_id__in=Intent.objects.filter(position=position), is_exit=True)
     stage.expect(exits.count() == 1, f"wanted one exit, were {exits.count()}")
 

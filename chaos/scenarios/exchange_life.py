@@ -96,8 +96,7 @@ def cancel_answer_lost(stage: World) -> None:
         stage.expect_order(order, S.CANCELED, accepted=1, sent=1)
 
 
-@scenario("outcome-comes-late", rows=(4, 24))
-@scenario("outcome-comes-late-by-hand", rows=(), needs_stage=False)
+@scenario("outcome-comes-late", rows=(4, 24), needs_stage=False)
 def outcome_comes_late(stage: Any) -> None:
     """A worker is held up between the venue's answer and its row; others have long found out: it changes nothing."""
     order = stage.ready_order()
@@ -119,8 +118,7 @@ def outcome_comes_late(stage: Any) -> None:
     stage.expect(told.count(S.CLOSED) == 1, f"wanted it told closed once, was told {' '.join(told)}")
 
 
-@scenario("found-after-given-up", rows=(32,))
-@scenario("found-after-given-up-by-hand", rows=(), needs_stage=False)
+@scenario("found-after-given-up", rows=(32,), needs_stage=False)
 def found_after_given_up(stage: Any) -> None:
     """The venue hides an order for longer than anybody waits, and its answer comes after all: adopted, loudly."""
     market = stage.market()
