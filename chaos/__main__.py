@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 
 import django
@@ -23,6 +24,8 @@ def main(options: argparse.Namespace) -> int:
         django.setup()
         print(importlib.import_module("chaos.run").listing())
         return 0
+    # Asked to end, a run says what it has found so far, and takes its servers down.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with ground_made() as ground:
             os.environ.update(ground.own_env)

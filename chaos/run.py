@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 
 from chaos import invariants
 from chaos.breach import Breach, CannotRun
@@ -48,7 +49,8 @@ def chosen(options: argparse.Namespace) -> list[Scenario | None]:
     played: list[Scenario | None] = []
     for name in names:
         if name == ALL:
-            played += [one for one in known.values() if not (options.short and one.is_slow)]
+            # The short run plays what needs real processes; the rest is played by hand, with every mutant, in the tests.
+            played += [one for one in known.values() if not options.short or (one.needs_stage and not one.is_slow)]
         else:
             played.append(None if name == STORM else known[name])
     return played
@@ -64,13 +66,14 @@ def run(options: argparse.Namespace, ground: Ground) -> Report:
         raise CannotRun(f"unknown mutant '{options.mutant}', wanted one of: {', '.join(MUTANTS)}")
     with stage_set(ground, seed=options.seed, pace=options.pace, mutant=options.mutant) as stage:
         play = Playbook(stage, report)
-        for scenario in plays:
-            if scenario is not None:
-                play.scenario(scenario)
-            elif options.short:
-                play.storm(0.0)
-            else:
-                play.storm(max(0.0, options.minutes * 60 - (time.monotonic() - began)))
+        with suppress(KeyboardInterrupt):  # what was found until then is the report
+            for scenario in plays:
+                if scenario is not None:
+                    play.scenario(scenario, with_bells=not options.short)
+                elif options.short:
+                    play.storm(0.0)
+                else:
+                    play.storm(max(0.0, options.minutes * 60 - (time.monotonic() - began)))
         report.facts = {
             "orders": Order.objects.count(),
             "fills": Fill.objects.count(),
@@ -88,14 +91,14 @@ class Playbook:
         self.stage, self.report = stage, report
         self._known: set[str] = set()
 
-    def scenario(self, scenario: Scenario) -> None:
-        """Play one, heal, wait, judge."""
+    def scenario(self, scenario: Scenario, *, with_bells: bool) -> None:
+        """Play one, heal, wait, judge; I8 too, or leave that to what comes after."""
         row = self.report.row(scenario.name)
         try:
             scenario.play(self.stage)
         except Breach as breach:
-            row.breaches.append(str(breach))
-        self.conclude(row)
+            self._breach(row, str(breach))
+        self.conclude(row, with_bells=with_bells)
 
     def storm(self, seconds: float) -> None:
         """Rage in rounds until the time is over; once at least."""
@@ -106,12 +109,12 @@ class Playbook:
             try:
                 raging.rage()
             except Breach as breach:
-                row.breaches.append(str(breach))
+                self._breach(row, str(breach))
             self.conclude(row, raging)
             if time.monotonic() > until:
                 break
 
-    def conclude(self, row: Row, raging: Storm | None = None) -> None:
+    def conclude(self, row: Row, raging: Storm | None = None, *, with_bells: bool = True) -> None:
         """Heal, let everything come to rest, check I1 to I8, write the row."""
         stage, began = self.stage, time.monotonic()
         findings: list[invariants.Finding] = []
@@ -125,9 +128,11 @@ class Playbook:
                 leave_all(stage)
             stage.settle(CONVERGE_LIMIT_SECONDS)
             row.converged_s = max(row.converged_s, time.monotonic() - healed)
-            findings = stage.check() + stage.check_bells(RUNG_AGAIN if raging is not None else None)
+            findings = stage.check()
+            if with_bells:
+                findings += stage.check_bells(RUNG_AGAIN if raging is not None else None)
         except Breach as breach:
-            row.breaches.append(str(breach))
+            self._breach(row, str(breach))
             row.unresolved += len(stage.waiting())
             findings = stage.check()
         self._note(row, findings)
@@ -144,13 +149,18 @@ class Playbook:
             "exchange faults so far", file=sys.stderr, flush=True,
         )  # fmt: skip
 
+    @staticmethod
+    def _breach(row: Row, words: str) -> None:
+        row.breaches.append(words)
+        print(f"chaos: BREACH {row.name}: {words}", file=sys.stderr, flush=True)
+
     def _note(self, row: Row, findings: list[invariants.Finding]) -> None:
         for finding in findings:
             # What one scenario broke stays broken: the next is not to blame.
             if str(finding) in self._known:
                 continue
             self._known.add(str(finding))
-            row.breaches.append(str(finding))
+            self._breach(row, str(finding))
             row.lost += finding.invariant in LOST
             row.duplicated += finding.invariant == DUPLICATED
             row.unresolved += finding.invariant == UNRESOLVED
