@@ -294,10 +294,11 @@ _mutant("exits_grow_old", "an exit that has waited long is let go of, like an en
 @_patched("exits_grow_old", "orders.services", "order_submit")
 @_wrapped
 def _forgetful(original: Callable[..., Any], order_id: int) -> Any:
-    from orders import services  # noqa: PLC0415
+    from orders.models import Order  # noqa: PLC0415
+    from orders.services import ENTRY_IS_OLD_AFTER  # noqa: PLC0415
 
-    old = datetime.now().astimezone() - services.ENTRY_IS_OLD_AFTER
-    rows = services.Order.objects.filter(pk=order_id, valued_at__lt=old)
+    old = datetime.now().astimezone() - ENTRY_IS_OLD_AFTER
+    rows = Order.objects.filter(pk=order_id, valued_at__lt=old)
     return "CANCELED" if rows.move("CANCELED", among=("READY",)) else original(order_id)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
 
@@ -64,6 +65,15 @@ def enter(stage: World, session: TradingSession) -> Position:
     held = Position.objects.filter(session=session, status=PositionStatus.OPEN)
     stage.wait(held.exists, f"{session} to hold a position")
     return held.get()
+
+
+def wait_ended(stage: World, orders: Sequence[Order], seconds: float = 60) -> None:
+    """Wait until each of these has ended, and want it to be at the venue exactly if it says so, and once."""
+    waiting = Order.objects.filter(pk__in=[order.pk for order in orders]).exclude(status__in=(S.CLOSED, S.NOT_PLACED))
+    stage.wait(lambda: not waiting.exists(), "every order to end", seconds)
+    for order in orders:
+        order.refresh_from_db()
+        stage.expect_order(order, order.status, accepted=int(order.status == S.CLOSED))
 
 
 def leave(stage: World, *sessions: TradingSession, seconds: float = 30) -> None:

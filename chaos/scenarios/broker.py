@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from typing import Any
 
 import redis
 from celery import current_app
@@ -122,7 +123,7 @@ def broker_full(stage: Stage) -> None:
 def bells_of_nobody(stage: Stage) -> None:
     """Bells for rows that are gone, tasks of another version, and arguments that make no sense: dropped, and no more."""
     # Also what a worker of the version before finds in its queue, or one of the next.
-    strange = [
+    strange: list[tuple[str, dict[str, Any]]] = [
         ("orders.submit", {"order_ids": [10**9]}),
         ("orders.look", {"order_ids": [10**9]}),
         ("positions.track", {"session_ids": [10**9]}),

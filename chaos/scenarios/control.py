@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from decimal import Decimal
 
+from django.db import models
 from django.utils import timezone
 
 from chaos.breach import Breach
@@ -23,6 +24,7 @@ from pipeline.topics import Topic
 from positions.models import Intent, Position, PositionStatus
 from sessions.models import SessionStatus, SessionTick, TradingSession
 from sessions.services import UnableToCommand, session_recover, session_start, session_stop, session_suspend
+from strategies.models import Signal
 
 S = OrderStatus
 
@@ -118,12 +120,13 @@ def stop_start_stop(stage: World) -> None:
 def old_signal(stage: World) -> None:
     """A signal told over and over, even after its position has come and gone, enters the market once."""
     session = stage.session(status=SessionStatus.ACTIVE)
-    signal = enter(stage, session).entry_signal
+    enter(stage, session)
+    signal_id = Signal.objects.get(config=session.config, kind=SignalKind.ENTER_LONG).pk
     Position.objects.filter(session=session).update(is_exit_wanted=True)
     stage.ring("positions.track", session_ids=[session.pk])
     stage.wait(session.positions.filter(status=PositionStatus.CLOSED).exists, "the position to close")
     for _ in range(5):
-        stage.ring("positions.fan_out", signal_ids=[signal.pk])
+        stage.ring("positions.fan_out", signal_ids=[signal_id])
         stage.ring("positions.track", session_ids=[session.pk])
         stage.count("bell", 2)
     until = timezone.now() + timedelta(seconds=0.6)
@@ -317,8 +320,8 @@ def signal_intent(position: Position) -> object:
     return Intent.objects.create(position=position, purpose="EXIT").pk
 
 
-def _copy(row: object, **changes: object) -> None:
-    row = type(row).objects.get(pk=row.pk)  # type: ignore[attr-defined]
+def _copy(original: models.Model, **changes: object) -> None:
+    row = type(original)._default_manager.get(pk=original.pk)
     row.pk = None
     row._state.adding = True
     for name, value in changes.items():

@@ -11,24 +11,14 @@ import psycopg
 from django.db import connection, connections
 
 from chaos.scenarios import scenario
-from chaos.scenarios.acts import let_go_by, tell
+from chaos.scenarios.acts import let_go_by, tell, wait_ended
 from chaos.stage import Stage
 from chaos.world import World
 from domain.orders import OrderStatus
-from orders.models import Order
 from positions.models import PositionStatus
 from sessions.models import SessionStatus
 
 S = OrderStatus
-
-
-def _ended(stage: World, orders: list[Order], seconds: float = 60) -> None:
-    waiting = Order.objects.filter(pk__in=[order.pk for order in orders]).exclude(status__in=(S.CLOSED, S.NOT_PLACED))
-    stage.wait(lambda: not waiting.exists(), "every order to end", seconds)
-    for order in orders:
-        there = len(stage.orders_there(order.account, clientOid=order.client_order_id))
-        order.refresh_from_db()
-        stage.expect(there == (order.status == S.CLOSED), f"{order} is {order.status}, and {there} are at the venue")
 
 
 @scenario("database-restarts", rows=(19,))
@@ -42,7 +32,7 @@ def database_restarts(stage: Stage) -> None:
         tell(stage, sessions[number].config)
         time.sleep(stage.rng.uniform(0, 0.2))
         stage.postgres_restart(SIGQUIT if number % 2 else SIGKILL)
-    _ended(stage, orders)
+    wait_ended(stage, orders)
     for session in sessions:
         stage.wait(session.positions.filter(status=PositionStatus.OPEN).exists, f"{session} to enter", 60)
 
@@ -60,7 +50,7 @@ def commit_cut(stage: Stage) -> None:
     stage.database_proxy.heal()
     stage.count("database", stage.database_proxy.cuts_made - made)
     stage.expect(stage.database_proxy.cuts_made - made >= 4, "wanted some commits cut, were fewer than 4")
-    _ended(stage, orders)
+    wait_ended(stage, orders)
 
 
 @scenario("database-hangs", rows=(19, 20))
@@ -75,7 +65,7 @@ def database_hangs(stage: Stage) -> None:
     stage.database_proxy.cut()
     time.sleep(0.5)
     stage.database_proxy.heal()
-    _ended(stage, orders)
+    wait_ended(stage, orders)
 
 
 @scenario("disk-full", rows=(22,), needs_stage=False)
@@ -139,4 +129,4 @@ def connections_used_up(stage: Stage) -> None:
             with suppress(psycopg.Error):
                 one.close()
         connections.close_all()
-    _ended(stage, orders)
+    wait_ended(stage, orders)

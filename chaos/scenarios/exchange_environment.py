@@ -73,7 +73,7 @@ def clock_skew(stage: World) -> None:
     for order, offset in zip(orders, (20_000, -20_000), strict=True):
         stage.settings(clockOffsetMs=offset)
         stage.submit(order)
-        let_go_by(stage, 4 * stage.pace)  # type: ignore[attr-defined]  # every stage has its pace
+        let_go_by(stage, 4 * stage.pace)
         order.refresh_from_db()
         stage.expect(order.status in (S.READY, S.SUBMITTING), f"wanted it to wait, was {order.status} {order.detail}")
     stage.heal()

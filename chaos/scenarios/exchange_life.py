@@ -71,7 +71,7 @@ def partial_fills(stage: World) -> None:
 def cancel_and_fill(stage: World) -> None:
     """A cancellation is accepted and takes its time, and the order fills meanwhile, in part or whole: what filled, counts."""
     whole, part = resting_order(stage), resting_order(stage)
-    stage.settings(cancelDelayMs=int(8_000 * stage.pace))  # type: ignore[attr-defined]  # every stage has its pace
+    stage.settings(cancelDelayMs=int(8_000 * stage.pace))
     for order in (whole, part):
         session_stop(stage.position_of(order).session_id)
     wanted = Order.objects.filter(pk__in=(whole.pk, part.pk), is_cancel_wanted=True)

@@ -6,7 +6,7 @@ import time
 from signal import SIGKILL, SIGTERM
 
 from chaos.scenarios import scenario
-from chaos.scenarios.acts import enter, say, tell
+from chaos.scenarios.acts import enter, say, tell, wait_ended
 from chaos.stage import PROCESSES, Stage
 from chaos.world import World
 from domain.orders import OrderStatus
@@ -114,8 +114,7 @@ def killed_at_random(stage: Stage) -> None:
         stage.submit(*orders[start : start + 3])
         time.sleep(stage.rng.uniform(0, 0.3))
         stage.restart(stage.rng.choice(PROCESSES))
-    waiting = Order.objects.filter(pk__in=[order.pk for order in orders]).exclude(status__in=(S.CLOSED, S.NOT_PLACED))
-    stage.wait(lambda: not waiting.exists(), "every order to end", 60)
+    wait_ended(stage, orders)
 
 
 @scenario("terminated-in-flight", rows=(10,))
@@ -155,7 +154,9 @@ def power_off(stage: Stage) -> None:
     stage.settle(60)
     took = time.monotonic() - began
     stage.expect(took < 60, f"wanted everything at rest within 60 s, was {took:.0f} s")
-    for order in orders:
+    # What was only claimed when the power went was never sent, and is known not to be there.
+    wait_ended(stage, orders)
+    for order in orders[:2]:
         stage.expect_order(order, S.CLOSED, accepted=1, sent=1)
 
 

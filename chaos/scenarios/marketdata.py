@@ -57,7 +57,7 @@ def many_collectors(stage: World) -> None:
     feed = session.config.feed
     _collected(stage, feed)
     stage.wait(lambda: Feed.objects.get(pk=feed.pk).leased_until is None, "the collector to be done")
-    stage.fault(method="GET", path=CANDLES, kind="delay", when="after", seconds=1.5 * stage.pace, count=None)  # type: ignore[attr-defined]
+    stage.fault(method="GET", path=CANDLES, kind="delay", when="after", seconds=1.5 * stage.pace, count=None)
     before = _asked(stage)
     stage.advance(60)
     Feed.objects.filter(pk=feed.pk).update(next_due_at=timezone.now())
@@ -66,7 +66,7 @@ def many_collectors(stage: World) -> None:
         stage.pause()
     stage.count("bell", 10)
     _collected(stage, feed)
-    let_go_by(stage, 2 * stage.pace)  # type: ignore[attr-defined]
+    let_go_by(stage, 2 * stage.pace)
     asked = _asked(stage) - before
     stage.expect(asked == 1, f"wanted the venue asked once, was asked {asked} times")
 

@@ -29,7 +29,6 @@ import pipeline.topics
 import positions.services
 from chaos import invariants
 from chaos.breach import Breach
-from chaos.invariants import Finding
 from chaos.pace import SCALED
 from chaos.scenarios import Scenario
 from chaos.scenarios.acts import leave_all
@@ -102,7 +101,7 @@ class HandStage(World):
         self.broker.flushdb()
         self.count("broker")
 
-    def check_bells(self) -> list[Finding]:
+    def check_bells(self) -> list[str]:
         """I8: at rest, ring every bell for every row there is; what changed."""
         self._is_sweeping.clear()
         self._wait_for_bells()
@@ -204,12 +203,11 @@ def hand_stage(patch: pytest.MonkeyPatch, url: str, broker: redis.Redis) -> Iter
     current_app.loader.import_default_modules()
     gateways_warm()
     for module, name in SCALED:
-        place = importlib.import_module(module)
-        value = getattr(place, name)
-        patch.setattr(place, name, value * PACE if isinstance(value, timedelta) else int(value * PACE))
+        value = getattr(importlib.import_module(module), name)
+        patch.setattr(f"{module}.{name}", value * PACE if isinstance(value, timedelta) else int(value * PACE))
     stage = HandStage(url, broker)
-    for module in (orders.services, positions.services, pipeline.topics):
-        patch.setattr(module, "crashpoint", stage.crashpoint)
+    for place in (orders.services, positions.services, pipeline.topics):
+        patch.setattr(place, "crashpoint", stage.crashpoint)
     stage.begin()
     try:
         yield stage
@@ -230,4 +228,4 @@ def played(stage: HandStage, scenario: Scenario, limit: float = 20) -> list[str]
     except Breach as breach:
         # What it broke is one finding; what else it left is of no more interest.
         return [str(breach)]
-    return [str(finding) for finding in [*stage.check(), *stage.check_bells()]]
+    return [*map(str, stage.check()), *stage.check_bells()]

@@ -5,6 +5,9 @@ Played by hand, in this process, with the guard patched away; a few again on rea
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,6 +18,7 @@ from django.db import connection
 
 from chaos.mutants import MUTANTS, Mutant, NoSuchName, applied, apply, restore
 from chaos.scenarios import SCENARIOS, Scenario, load
+from embedded.checkout import ROOT
 from tests.chaos.hand import HandStage, hand_stage, played
 from tests.conftest import Bells
 from tests.simulator.conftest import Simulator, made_exchange
@@ -102,3 +106,18 @@ def test_a_mutant_of_a_name_that_is_gone_is_an_error(monkeypatch: pytest.MonkeyP
 
     with pytest.raises(NoSuchName, match="wanted NOT_PLACED_MISSES in orders.services, it is gone"):
         apply("not_found_is_absent")
+
+
+@pytest.mark.flow
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("name", ["any_error_is_rejection", "claim_not_guarded", "stop_does_not_wait"])
+def test_a_build_without_a_guard_fails_on_real_processes_too(name: str) -> None:
+    [scenario] = MUTANTS[name].caught_by
+    command = [sys.executable, "-m", "chaos", "--mutant", name, "--scenario", scenario]
+
+    done = subprocess.run(
+        command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False, timeout=230
+    )
+
+    assert done.returncode == 1, f"{done.stdout}\n{done.stderr}"
+    assert f"chaos: {scenario} BREACH" in done.stderr
