@@ -151,11 +151,12 @@ def power_off(stage: Stage) -> None:
     stage.postgres_kill(SIGKILL)
     began = time.monotonic()
     stage.heal()
-    stage.settle(60)
-    took = time.monotonic() - began
-    stage.expect(took < 60, f"wanted everything at rest within 60 s, was {took:.0f} s")
-    # What was only claimed when the power went was never sent, and is known not to be there.
     wait_ended(stage, orders)
+    for session in sessions:
+        stage.wait(session.positions.filter(status=PositionStatus.OPEN).exists, f"{session} to enter", 60)
+    took = time.monotonic() - began
+    stage.expect(took < 60, f"wanted everything done within 60 s, was {took:.0f} s")
+    # Of the others, what was only claimed when the power went was never sent, and is known not to be there.
     for order in orders[:2]:
         stage.expect_order(order, S.CLOSED, accepted=1, sent=1)
 
