@@ -1,4 +1,4 @@
-"""The commands that run another program to its end: test, check, bench, manage and worker.
+"""The commands that run another program to its end: test, check, bench, chaos, manage and worker.
 
 Each gives that program its services and its environment, the terminal, and its exit code back.
 """
@@ -26,7 +26,7 @@ JOIN_WAIT_S = 90.0
 
 PACKAGES = (
     "domain", "pipeline", "exchanges", "marketdata", "strategies", "orders", "sessions", "positions", "money",
-    "backtesting", "notifications", "dashboard", "r3edge_site", "simulator", "embedded", "benchmarks", "tests",
+    "backtesting", "notifications", "dashboard", "r3edge_site", "simulator", "embedded", "benchmarks", "chaos", "tests",
 )  # fmt: skip
 
 
@@ -88,6 +88,19 @@ async def bench(arguments: Sequence[str], say: Say) -> int:
         # A file named relative to where the caller stands is written there.
         env["R3EDGE_CALLER_DIR"] = os.environ.get("R3EDGE_CALLER_DIR") or os.getcwd()
         return await foreground([sys.executable, "-m", "benchmarks", *arguments], env, ROOT)
+
+
+def chaos_options() -> argparse.ArgumentParser:
+    """What `chaos` accepts. Imported when asked for, as for the benchmarks."""
+    parser: argparse.ArgumentParser = importlib.import_module("chaos.options").parser()
+    return parser
+
+
+async def chaos(arguments: Sequence[str]) -> int:
+    """Break the platform on purpose; on servers that chaos starts and kills itself, whatever the environment names."""
+    env = {name: value for name, value in running.base_env().items() if name not in ("DATABASE_URL", "REDIS_URL")}
+    env["R3EDGE_CALLER_DIR"] = os.environ.get("R3EDGE_CALLER_DIR") or os.getcwd()
+    return await foreground([sys.executable, "-m", "chaos", *arguments], env, ROOT)
 
 
 def checks() -> dict[str, list[str]]:

@@ -43,6 +43,7 @@ BAD = [
         ["check", "all"],
         "argument NAME: unknown check 'all', wanted some of: lint, format, types, floors, migrations, django",
     ),
+    (["chaos", "--seed", "x"], "r3edge chaos: argument --seed: wanted a whole number from 0 to 2147483647, was 'x'"),
     (["bench"], "the following arguments are required: NAME"),
     (["fly"], "argument COMMAND: invalid choice: 'fly'"),
 ]

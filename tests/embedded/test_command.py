@@ -13,7 +13,7 @@ import pytest
 from embedded.checkout import ROOT
 from tests.embedded.conftest import Run, clean_env
 
-COMMANDS = ("demo", "up", "worker", "test", "check", "bench", "manage")
+COMMANDS = ("demo", "up", "worker", "test", "check", "bench", "chaos", "manage")
 
 
 @pytest.mark.parametrize("asked", [[], ["--help"], ["-h"], ["help"]])
@@ -35,7 +35,7 @@ def test_an_unknown_command_is_one_clear_line(run: Run, clone: Path) -> None:
 
     assert done.returncode == 2
     assert done.stderr == (
-        "r3edge: unknown command 'fly', wanted one of: demo, up, worker, test, check, bench, manage\n"
+        "r3edge: unknown command 'fly', wanted one of: demo, up, worker, test, check, bench, chaos, manage\n"
     )
     assert not (clone / ".venv").exists()
 

@@ -1,0 +1,62 @@
+"""A platform in a hurry: what its patience is measured by, shortened by one factor, so that recovery takes seconds.
+
+All of it is scaled alike, so which patience outlasts which stays as it is. Only the processes of a run are hurried; the
+product knows nothing of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from datetime import timedelta
+from typing import Any
+
+from celery import Celery
+from celery.schedules import schedule as every
+
+# Module and name of everything that is scaled. How old a price or a signal may be is not: the venue's own clock runs as
+# fast as a run wants it to.
+SCALED = (
+    ("orders.services", "WINDOW"),
+    ("orders.services", "OUTCOME_IS_LATE_AFTER"),
+    ("orders.services", "NOT_PLACED_MARGIN"),
+    ("orders.services", "LOOK_AGAIN"),
+    ("orders.services", "UNSEEN_PAUSE"),
+    ("orders.services", "BELL_IS_LATE_AFTER"),
+    ("orders.services", "UNKNOWN_ALERT_AFTER"),
+    ("positions.services", "LONGEST_EXIT_PAUSE"),
+    ("money.services", "BELL_IS_LATE_AFTER"),
+    ("sessions.services", "RECOVERY_IS_LATE_AFTER"),
+    ("marketdata.services", "LEASE"),
+    ("marketdata.services", "LONGEST_BACK_OFF"),
+    ("exchanges.ccxt_gateway", "HTTP_TIMEOUT_MS"),
+)
+# How long a worker waits for a broker that does not answer.
+SCALED_TRANSPORT = ("socket_timeout", "health_check_interval")
+DEFAULT_FACTOR = 0.2
+
+
+def hurry(factor: float) -> None:
+    """Scale this process: its constants, the broker's patience and the periods of its beat. Once, before it begins."""
+    for module, name in SCALED:
+        place = importlib.import_module(module)
+        setattr(place, name, _scaled(getattr(place, name), factor))
+    hurry_celery(importlib.import_module("r3edge_site.celery").app, factor)
+
+
+def hurry_celery(app: Celery, factor: float) -> None:
+    """Scale how long this application waits for its broker, and how often its beat beats."""
+    options = app.conf.broker_transport_options
+    patience = {name: options[name] * factor for name in SCALED_TRANSPORT}
+    app.conf.broker_transport_options = {**options, **patience}
+    periods = {}
+    for name, entry in app.conf.beat_schedule.items():
+        # In whole seconds, as the database keeps them.
+        seconds = max(1, round(entry["schedule"].run_every.total_seconds() * factor))
+        periods[name] = {**entry, "schedule": every(timedelta(seconds=seconds))}
+    app.conf.beat_schedule = periods
+
+
+def _scaled(value: Any, factor: float) -> Any:
+    if isinstance(value, timedelta):
+        return value * factor
+    return max(1, int(value * factor))

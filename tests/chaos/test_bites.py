@@ -1,0 +1,123 @@
+"""The scenarios bite: a build without one of its guards fails the scenario that is meant to miss it, and a sound one passes.
+
+Played by hand, in this process, with the guard patched away; a few again on real processes, by the command itself.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+import redis
+from django.db import connection
+
+from chaos.mutants import MUTANTS, Mutant, NoSuchName, applied, apply, restore
+from chaos.scenarios import SCENARIOS, Scenario, load
+from embedded.checkout import ROOT
+from tests.chaos.hand import HandStage, hand_stage, played
+from tests.conftest import Bells
+from tests.simulator.conftest import Simulator, made_exchange
+
+load()
+
+SWEEPS = [mutant for mutant in MUTANTS.values() if mutant.name.startswith("no_sweep_of_")]
+CONSTRAINTS = {
+    "no_constraint_on_live_attempts": "a second live attempt of an intent",
+    "no_constraint_on_fills": "a fill again",
+    "no_constraint_on_live_positions": "a second live position of a session",
+    "no_constraint_on_intents": "a second intent of one purpose",
+    "no_constraint_on_runs": "a second run of a configuration on an account",
+    "no_constraint_on_signals": "a second signal of one candle",
+    "no_constraint_on_candles": "a second candle of one minute",
+}
+ALONE = [mutant for mutant in MUTANTS.values() if mutant not in SWEEPS and mutant.name not in CONSTRAINTS]
+USED = sorted({name for mutant in MUTANTS.values() for name in mutant.caught_by})
+
+
+@contextmanager
+def build_without(patch: pytest.MonkeyPatch, broker: redis.Redis, *mutants: Mutant) -> Iterator[HandStage]:
+    """A stage by hand whose build lacks what these mutants lack."""
+    if mutants:
+        first, *rest = mutants
+        with applied(first.name), build_without(patch, broker, *rest) as stage:
+            yield stage
+        if first.drops:
+            with connection.cursor() as cursor:
+                cursor.execute("TRUNCATE orders_order, positions_position, trading_sessions_tradingsession, "
+                               "strategies_signal, marketdata_candle CASCADE")  # fmt: skip
+            restore(first.name)
+        return
+    with Simulator(made_exchange()) as simulator, hand_stage(patch, simulator.url, broker) as stage:
+        yield stage
+
+
+@pytest.mark.parametrize("name", USED)
+def test_a_sound_build_passes(name: str, stage: HandStage) -> None:
+    assert played(stage, SCENARIOS[name]) == []
+
+
+@pytest.mark.parametrize("mutant", ALONE, ids=lambda mutant: mutant.name)
+def test_a_build_without_a_guard_fails(
+    mutant: Mutant, transactional_db: None, bells: Bells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in mutant.caught_by:
+        with build_without(monkeypatch, bells.client, mutant) as stage:
+            stage.longest_wait = 6
+            assert played(stage, SCENARIOS[name], limit=6), f"wanted {name} to miss it: {mutant.misses}"
+
+
+def test_without_any_sweep_each_bell_that_is_lost_is_missed(
+    transactional_db: None, bells: Bells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def play(scenario: Scenario) -> str:
+        scenario.play(stage)
+        return scenario.name
+
+    with build_without(monkeypatch, bells.client, *SWEEPS) as stage:
+        scenarios = [SCENARIOS[name] for mutant in SWEEPS for name in mutant.caught_by]
+        outcomes = stage.together(*(partial(play, scenario) for scenario in scenarios))
+
+    assert len(scenarios) == 10
+    assert [type(outcome).__name__ for outcome in outcomes] == ["Breach"] * 10, outcomes
+
+
+def test_without_its_constraints_the_database_takes_everything_twice(
+    transactional_db: None, bells: Bells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with build_without(monkeypatch, bells.client, *(MUTANTS[name] for name in CONSTRAINTS)) as stage:
+        [breach] = played(stage, SCENARIOS["second-writer"])
+
+    assert [what for what in CONSTRAINTS.values() if f"{what} was" not in breach] == []
+
+
+def test_every_mutant_says_what_misses_it() -> None:
+    assert {name for mutant in MUTANTS.values() for name in mutant.caught_by} <= set(SCENARIOS)
+    assert all(mutant.caught_by and mutant.misses for mutant in MUTANTS.values())
+    assert all(mutant.patches or mutant.drops for mutant in MUTANTS.values())
+
+
+def test_a_mutant_of_a_name_that_is_gone_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("orders.services.NOT_PLACED_MISSES")
+
+    with pytest.raises(NoSuchName, match="wanted NOT_PLACED_MISSES in orders.services, it is gone"):
+        apply("not_found_is_absent")
+
+
+@pytest.mark.flow
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("name", ["any_error_is_rejection", "claim_not_guarded", "stop_does_not_wait"])
+def test_a_build_without_a_guard_fails_on_real_processes_too(name: str) -> None:
+    [scenario] = MUTANTS[name].caught_by
+    command = [sys.executable, "-m", "chaos", "--mutant", name, "--scenario", scenario]
+
+    done = subprocess.run(
+        command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False, timeout=230
+    )
+
+    assert done.returncode == 1, f"{done.stdout}\n{done.stderr}"
+    assert f"chaos: {scenario} BREACH" in done.stderr

@@ -1,0 +1,239 @@
+"""Each invariant is silent about books that balance, and says what is wrong with each way in which they do not."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.db import transaction
+from django.utils import timezone
+
+from chaos import invariants
+from domain.orders import OrderStatus
+from exchanges.models import Account
+from orders.models import Fill, Order
+from orders.services import order_submit, orders_announce
+from pipeline.topics import Topic, publish
+from positions.models import Position, PositionStatus
+from positions.services import sessions_track
+from sessions.services import session_mark_stopped, session_stop
+from tests.venue import Venue
+
+Oracle = dict[str, Any]
+
+
+@pytest.fixture
+def round_trip(venue: Venue) -> tuple[Order, Order]:
+    """An entry and an exit that the venue filled, of a session that is stopped now; the account is known by its key."""
+    Account.objects.filter(pk=venue.account.pk).update(name="key-of-alice")
+    entry = venue.ready_order()
+    tell(entry)
+    order_submit(entry.pk)
+    [session_id] = Position.objects.filter(intents=entry.intent_id).values_list("session_id", flat=True)
+    sessions_track([session_id])
+    session_stop(session_id)
+    sessions_track([session_id])
+    exit_order = Order.objects.get(is_exit=True)
+    order_submit(exit_order.pk)
+    sessions_track([session_id])
+    sessions_track([session_id])
+    entry.refresh_from_db()
+    exit_order.refresh_from_db()
+    return entry, exit_order
+
+
+def tell(order: Order, topic: Topic = Topic.ORDERS) -> None:
+    with transaction.atomic():
+        orders_announce([order], topic)
+
+
+def found(oracle: Oracle, name: str) -> list[str]:
+    return [finding.words for finding in invariants.check(oracle) if finding.invariant == name]
+
+
+def test_books_that_balance_break_nothing(venue: Venue, round_trip: tuple[Order, Order]) -> None:
+    oracle = venue.simulator.oracle()
+
+    assert invariants.check(oracle) == []
+    assert len(oracle["orders"]) == 2
+    assert Position.objects.get().status == PositionStatus.CLOSED
+
+
+def test_i1_sees_an_order_that_was_accepted_twice(venue: Venue, round_trip: tuple[Order, Order]) -> None:
+    oracle = venue.simulator.oracle()
+    oracle["orders"].append(deepcopy(oracle["orders"][0]))
+
+    assert f"{round_trip[0].client_order_id} was accepted 2 times" in found(oracle, "I1")
+
+
+def test_i1_sees_a_second_order_of_one_intent(venue: Venue, round_trip: tuple[Order, Order]) -> None:
+    entry, exit_order = round_trip
+    Order.objects.filter(pk=exit_order.pk).update(intent_id=entry.intent_id)
+
+    [words] = [one for one in found(venue.simulator.oracle(), "I1") if one.startswith("intent")]
+
+    assert words == (
+        f"intent {entry.intent_id} has 2 accepted orders: {entry.client_order_id}, {exit_order.client_order_id}"
+    )
+
+
+def test_i1_forgives_a_second_order_after_the_first_was_cancelled(
+    venue: Venue, round_trip: tuple[Order, Order]
+) -> None:
+    entry, exit_order = round_trip
+    Order.objects.filter(pk=exit_order.pk).update(intent_id=entry.intent_id)
+    oracle = venue.simulator.oracle()
+    oracle["orders"][0]["status"] = "canceled"
+
+    assert [one for one in found(oracle, "I1") if one.startswith("intent")] == []
+
+
+def test_i1_sees_that_more_was_sold_than_bought(venue: Venue, round_trip: tuple[Order, Order]) -> None:
+    oracle = venue.simulator.oracle()
+    oracle["orders"][1]["dealSize"] = "0.03"
+
+    assert found(oracle, "I1") == [f"position {Position.objects.get().pk}: its entries filled 0.02 and its exits 0.03"]
+
+
+def test_i2_sees_an_order_without_a_row(venue: Venue, round_trip: tuple[Order, Order]) -> None:
+    oracle = venue.simulator.oracle()
+    oracle["orders"].append({**oracle["orders"][0], "clientOid": "r3-stranger", "id": "77"})
+
+    assert found(oracle, "I2") == ["r3-stranger is at the venue and has no row"]
+
+
+def test_i2_sees_a_row_that_does_not_know_its_order(venue: Venue, round_trip: tuple[Order, Order]) -> None:
+    entry, exit_order = round_trip
+    Order.objects.filter(pk=entry.pk).update(exchange_order_id="", status=OrderStatus.NOT_PLACED)
+    oracle = venue.simulator.oracle()
+    del oracle["orders"][1]
+
+    assert found(oracle, "I2") == [
+        f"{entry.client_order_id}: wanted the venue's id {entry.exchange_order_id}, was none",
+        f"{exit_order.client_order_id} has a venue's id and is not there",
+    ]
+
+
+def test_i3_sees_a_fill_that_was_not_recorded(venue: Venue, round_trip: tuple[Order, Order]) -> None:
+    entry = round_trip[0]
+    Fill.objects.filter(order=entry).delete()
+
+    first, second = found(venue.simulator.oracle(), "I3")
+
+    assert first == f"fill ('key-of-alice', 'BTC-USDT', '1') of {entry.client_order_id} was not recorded"
+    assert second.startswith(f"{entry}: wanted 0 filled for 0, was 0.02")
+
+
+def test_i3_sees_a_fill_that_is_not_the_venues_and_one_that_differs(
+    venue: Venue, round_trip: tuple[Order, Order]
+) -> None:
+    entry, exit_order = round_trip
+    oracle = venue.simulator.oracle()
+    oracle["fills"][0]["price"] = "1"
+    del oracle["fills"][1]
+
+    first, second = found(oracle, "I3")
+
+    assert first == f"fill ('key-of-alice', 'BTC-USDT', '2') of {exit_order.client_order_id} is not the venue's"
+    assert second.startswith("fill ('key-of-alice', 'BTC-USDT', '1'): wanted")
+
+
+def test_i4_sees_money_that_nobody_can_explain(venue: Venue, round_trip: tuple[Order, Order]) -> None:
+    oracle = venue.simulator.oracle()
+    oracle["balances"]["key-of-alice"]["BTC"]["balance"] = "0.5"
+
+    assert found(oracle, "I4") == ["account key-of-alice: wanted 0E-18 BTC, the venue holds 0.5"]
+
+
+def test_i4_explains_deposits_and_the_fills_of_others(venue: Venue, round_trip: tuple[Order, Order]) -> None:
+    venue.simulator.control("accounts", apiKey="key-of-alice", balances={"USDT": "12345"})
+
+    assert found(venue.simulator.oracle(), "I4") == []
+
+
+def test_i4_sees_a_position_that_realized_something_else(venue: Venue, round_trip: tuple[Order, Order]) -> None:
+    position = Position.objects.get()
+    Position.objects.update(realized_pnl=position.realized_pnl + Decimal("0.01"))
+
+    [words] = found(venue.simulator.oracle(), "I4")
+
+    assert words.startswith("account key-of-alice: its positions realized")
+
+
+@pytest.mark.parametrize("status", [OrderStatus.SUBMITTING, OrderStatus.UNKNOWN])
+def test_i5_sees_what_stays_unknown_in_silence(
+    venue: Venue, round_trip: tuple[Order, Order], status: OrderStatus
+) -> None:
+    entry = round_trip[0]
+    Order.objects.filter(pk=entry.pk).update(status=status)
+    now = timezone.now()
+
+    assert invariants.nothing_unknown_in_silence(now + timedelta(seconds=140)) == []
+    [words] = invariants.nothing_unknown_in_silence(now + timedelta(seconds=160))
+    assert words.startswith(f"{entry} is {status} since ")
+
+    with transaction.atomic():
+        publish(Topic.ALERTS, entry.account_id, order_id=entry.pk, data={"alert": "ORDER_UNKNOWN"})
+    assert invariants.nothing_unknown_in_silence(now + timedelta(seconds=160)) == []
+
+
+def test_i6_sees_a_step_that_was_told_twice(venue: Venue, round_trip: tuple[Order, Order]) -> None:
+    tell(round_trip[0], Topic.ORDER_UPDATES)
+
+    assert found(venue.simulator.oracle(), "I6") == [
+        f"{round_trip[0]} is CLOSED, told twice as CLOSED: the journal says READY OPENED CLOSED CLOSED"
+    ]
+
+
+def test_i6_sees_a_move_that_the_table_does_not_know(venue: Venue, round_trip: tuple[Order, Order]) -> None:
+    round_trip[0].status = OrderStatus.UNKNOWN
+    tell(round_trip[0], Topic.ORDER_UPDATES)
+
+    assert found(venue.simulator.oracle(), "I6") == [
+        f"{round_trip[0]} is CLOSED, told as UNKNOWN after CLOSED: the journal says READY OPENED CLOSED UNKNOWN"
+    ]
+
+
+def test_i6_sees_a_move_that_was_not_told(venue: Venue, round_trip: tuple[Order, Order]) -> None:
+    Order.objects.filter(pk=round_trip[0].pk).update(status=OrderStatus.CANCELED)
+
+    assert found(venue.simulator.oracle(), "I6") == [
+        f"{round_trip[0]} is CANCELED, last told as CLOSED: the journal says READY OPENED CLOSED"
+    ]
+
+
+def test_i7_sees_an_order_that_was_accepted_after_its_sessions_stop(
+    venue: Venue, round_trip: tuple[Order, Order]
+) -> None:
+    oracle = venue.simulator.oracle()
+    oracle["orders"][1]["arrivedAt"] += 60_000
+
+    [words] = found(oracle, "I7")
+
+    assert words.startswith(f"{round_trip[1].client_order_id} was accepted 0:00:")
+    assert words.endswith("after its session had stopped")
+
+
+def test_i7_forgives_what_was_accepted_in_the_next_run(venue: Venue, round_trip: tuple[Order, Order]) -> None:
+    session = Position.objects.get().session
+    with transaction.atomic():
+        publish(Topic.COMMAND, session.pk, session_id=session.pk, data={"command": "start"})
+    oracle = venue.simulator.oracle()
+    oracle["orders"][1]["arrivedAt"] = int((datetime.now(UTC) + timedelta(seconds=60)).timestamp() * 1000)
+
+    assert found(oracle, "I7") == []
+
+
+def test_i8_says_what_a_second_ring_changed(venue: Venue, round_trip: tuple[Order, Order]) -> None:
+    before = invariants.snapshot(venue.simulator.oracle())
+    sessions_track([Position.objects.get().session_id])
+    assert not session_mark_stopped(Position.objects.get().session_id)
+    assert invariants.differences(before, invariants.snapshot(venue.simulator.oracle())) == []
+
+    Order.objects.filter(pk=round_trip[0].pk).update(detail="touched")
+
+    [words] = invariants.differences(before, invariants.snapshot(venue.simulator.oracle()))
+    assert words.startswith("ringing again changed 1 of Order: ")
