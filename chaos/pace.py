@@ -17,10 +17,15 @@ from celery.schedules import schedule as every
 # fast as a run wants it to.
 SCALED = (
     ("orders.services", "WINDOW"),
-    ("orders.services", "OUTCOME_IS_LATE_AFTER"),
-    ("orders.services", "NOT_PLACED_MARGIN"),
-    ("orders.services", "LOOK_AGAIN"),
+    ("orders.lookups", "OUTCOME_IS_LATE_AFTER"),
+    ("orders.lookups", "NOT_PLACED_MARGIN"),
+    ("orders.lookups", "LEASE"),
+    ("orders.lookups", "LONGEST_PAUSE"),
+    ("orders.lookups", "LOOK_AGAIN"),
+    ("orders.ledger", "LOOK_AGAIN"),
+    ("orders.services", "LEASE"),
     ("orders.services", "UNSEEN_PAUSE"),
+    ("orders.services", "HELD_PAUSE"),
     ("orders.services", "BELL_IS_LATE_AFTER"),
     ("orders.services", "UNKNOWN_ALERT_AFTER"),
     ("positions.services", "LONGEST_EXIT_PAUSE"),
@@ -28,7 +33,14 @@ SCALED = (
     ("sessions.services", "RECOVERY_IS_LATE_AFTER"),
     ("marketdata.services", "LEASE"),
     ("marketdata.services", "LONGEST_BACK_OFF"),
+    ("positions.reconciliation", "PERIOD"),
+    ("positions.reconciliation", "SOON"),
+    ("positions.reconciliation", "LEASE"),
+    ("positions.reconciliation", "SHORTEST_PAUSE"),
+    ("exchanges.breaker", "OPEN_MS"),
+    ("exchanges.breaker", "TRYING_MS"),
     ("exchanges.ccxt_gateway", "HTTP_TIMEOUT_MS"),
+    ("exchanges.ccxt_gateway", "RATE_LIMIT_PAUSE"),
 )
 # How long a worker waits for a broker that does not answer.
 SCALED_TRANSPORT = ("socket_timeout", "health_check_interval")
