@@ -456,3 +456,18 @@ def test_a_guarded_move_on_a_joined_condition_is_refused() -> None:
 
     with pytest.raises(ValueError, match="wanted conditions on its own columns, was a join"):
         Order.objects.filter(account__exchange__is_enabled=True).move(S.CLOSED, among=(S.OPENED,))
+
+
+def test_an_order_that_the_lists_show_is_never_given_up_even_where_it_cannot_be_recorded(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = venue.ready_order()
+    venue.fault(method="POST", path=ORDERS, when="after", kind="drop")
+    services.order_submit(order.pk)
+    let_pass(order, 16)
+    venue.fault(method="GET", path=LOOK_UP, count=None, **NOT_THERE)
+    monkeypatch.setattr(ledger, "_record", lambda *_: 1 / 0)
+
+    looks = [lookups.order_look(let_pass(order, 20).pk) for _ in range(5)]
+
+    assert looks == [S.UNKNOWN] * 5
