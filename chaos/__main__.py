@@ -34,6 +34,8 @@ def main(options: argparse.Namespace) -> int:
             run = importlib.import_module("chaos.run")
             call_command("migrate", verbosity=0)
             report = run.run(options, ground)
+            if report.breaches:
+                print(f"r3edge chaos: what the processes said is in {ground.home.keep_logs()}", file=sys.stderr)
     except (CannotRun, StartFailed) as failure:
         print(f"r3edge chaos: {failure} (seed {options.seed})", file=sys.stderr)
         return 2

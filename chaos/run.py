@@ -14,7 +14,7 @@ from chaos.breach import Breach, CannotRun
 from chaos.mutants import MUTANTS
 from chaos.options import ALL, STORM
 from chaos.report import Report, Row
-from chaos.scenarios import Scenario, load
+from chaos.scenarios import Scenario, coverage, load
 from chaos.scenarios.acts import leave_all
 from chaos.servers import Ground
 from chaos.stage import Stage, stage_set
@@ -31,12 +31,14 @@ LOST = ("I2", "I3")
 
 
 def listing() -> str:
-    """Every scenario with the rows of the fault table it covers, and what it does."""
+    """Every scenario with the rows of the fault table it covers, and what it does; then the table, row by row, with what
+    covers each or why nothing can."""
     lines = [
         f"{one.name:32} {','.join(map(str, one.rows)):12} {one.text}{' (slow)' if one.is_slow else ''}"
         for one in load().values()
     ]
-    return "\n".join([*lines, f"{STORM:32} {'all at once':12} many sessions and every fault at random, by the seed"])
+    lines.append(f"{STORM:32} {'all at once':12} many sessions and every fault at random, by the seed")
+    return "\n".join([*lines, "", "the fault table", *coverage.lines()])
 
 
 def chosen(options: argparse.Namespace) -> list[Scenario | None]:

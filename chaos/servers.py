@@ -48,6 +48,15 @@ class Home:
     def log(self, name: str) -> Path:
         return self.run_dir / f"{name}.log"
 
+    def keep_logs(self) -> Path:
+        """Copy what the processes said to where it outlives the run; over what an earlier run left there."""
+        kept = Checkout().var / "chaos"
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.mkdir(parents=True)
+        for log in self.run_dir.glob("*.log"):
+            shutil.copy(log, kept)
+        return kept
+
     def close(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
         self.guard.close()

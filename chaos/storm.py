@@ -24,7 +24,7 @@ ACCOUNTS = 16
 CONFIGS = ((2, 3), (2, 4), (2, 5), (3, 5))
 # Market seconds per second: a candle of a minute closes every second.
 SPEED = 60
-ROUND_SECONDS = 25.0
+ROUND_SECONDS, SHORT_ROUND_SECONDS = 25.0, 15.0
 PRICES = {"BTC-USDT": 50000.0, "ETH-USDT": 3000.0, "SOL-USDT": 150.0}
 CALM_MINUTES = 30
 CRASH_POINTS = (
@@ -41,10 +41,11 @@ Blow = tuple[str, int, Callable[[], object]]
 
 
 class Storm:
-    """Rounds of ``rage`` and ``end`` on one stage, for about ``seconds``."""
+    """Rounds of ``rage`` and ``end`` on one stage, for about ``seconds``; of one short round where these are none."""
 
     def __init__(self, stage: Stage, seconds: float) -> None:
         self.stage, self.rng = stage, stage.rng
+        self._round_seconds = ROUND_SECONDS if seconds else SHORT_ROUND_SECONDS
         self._script_markets(minutes=CALM_MINUTES + int((seconds * 2 + 600) * SPEED / 60))
         self.sessions = self._make_sessions()
 
@@ -56,7 +57,7 @@ class Storm:
         for session_id in self.sessions:
             self._try(session_start, session_id)
         self._spoil_venue()
-        until = time.monotonic() + ROUND_SECONDS
+        until = time.monotonic() + self._round_seconds
         blows = self._blows()
         names, weights = [blow[0] for blow in blows], [blow[1] for blow in blows]
         while time.monotonic() < until:
