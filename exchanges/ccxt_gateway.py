@@ -388,7 +388,8 @@ class CcxtGateway:
         if isinstance(error, errors.InvalidNonce) and self._is_sent:
             message += self._learn_clock()
         if isinstance(error, errors.RateLimitExceeded | errors.DDoSProtection):
-            retry_after = self._retry_after() or RATE_LIMIT_PAUSE
+            said = self._retry_after()
+            retry_after = RATE_LIMIT_PAUSE if said is None else said
         spoken = errors.ExchangeError | errors.InvalidNonce | errors.RateLimitExceeded | errors.DDoSProtection
         return ExchangeUnavailable(
             message,

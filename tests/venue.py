@@ -72,9 +72,10 @@ class Venue:
         requests.delete(f"{self.simulator.url}/_sim/faults", timeout=10).raise_for_status()
 
     def limits_reset(self) -> None:
-        """As if its rate limits had begun to count anew."""
-        for key in shared.client().keys("r3edge:blocked:*"):  # type: ignore[union-attr]
-            shared.client().delete(key)
+        """As if its rate limits had begun to count anew, and nothing had ever failed there."""
+        for kind in ("blocked", "exchange"):
+            for key in shared.client().keys(f"r3edge:{kind}:*"):  # type: ignore[union-attr]
+                shared.client().delete(key)
 
     def ready_order(self, **fields: Any) -> Order:
         """An entry of a new session and position, valued and waiting to be sent: 0.02 BTC at market unless told."""
