@@ -277,14 +277,17 @@ def _rows(
     account: Account, market: Market, reports: Iterable[OrderReport], fills: Mapping[str, Sequence[FillReport]]
 ) -> dict[str, Order]:
     """The rows of these orders by the venue's ids: found by those, or by our own where the venue's is not on the row yet."""
-    ours = {report.client_order_id: report.exchange_order_id for report in reports if report.client_order_id}
-    ids = {*ours.values(), *fills, *(report.exchange_order_id for report in reports)}
-    mine = Order.objects.filter(account=account, market=market).select_related("account__exchange", "market")
-    found = {
-        order.exchange_order_id: order for order in mine.filter(exchange_order_id__in=ids).exclude(exchange_order_id="")
-    }
-    for order in mine.filter(client_order_id__in=ours, exchange_order_id=""):
-        found.setdefault(ours[order.client_order_id], order)
+    ids = {report.client_order_id: report.exchange_order_id for report in reports if report.client_order_id}
+    known = {*ids.values(), *fills, *(report.exchange_order_id for report in reports)}
+    # One statement: an order whose answer comes in between two would be found by neither id, and be taken for a stranger's.
+    mine = Order.objects.filter(
+        Q(exchange_order_id__in=known) | Q(client_order_id__in=ids), account=account, market=market
+    )
+    rows = list(mine.select_related("account__exchange", "market"))
+    found = {order.exchange_order_id: order for order in rows if order.exchange_order_id}
+    for order in rows:
+        if not order.exchange_order_id:
+            found.setdefault(ids[order.client_order_id], order)
     return found
 
 

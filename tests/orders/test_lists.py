@@ -22,7 +22,7 @@ from orders.models import Fill, FillCursor, Order
 from orders.tasks import look, sweep_orders
 from pipeline.claims import settled
 from tests.factories import KEY, PASSPHRASE, SECRET, events, let_pass, make_market
-from tests.race import at_once, happens_before
+from tests.race import at_once, elsewhere, happens_before
 from tests.venue import Venue
 
 ORDERS = "/api/v1/hf/orders"
@@ -157,6 +157,30 @@ def test_an_order_of_somebody_else_gets_one_row_with_its_fills(venue: Venue) -> 
     assert (foreign.filled, foreign.client_order_id[:2], len(foreign.client_order_id)) == (Decimal("0.1"), "x-", 34)
     assert foreign.detail.startswith("placed by others as ")
     assert foreign.fills.count() == 1
+
+
+def test_an_order_whose_answer_comes_while_a_list_is_written_down_is_no_strangers(venue: Venue) -> None:
+    order = venue.ready_order()
+    venue.fault(method="POST", path=ORDERS, when="after", kind="drop")
+    services.order_submit(order.pk)
+    [there] = venue.orders()
+    reading = lookups.market_read(
+        gateway_for(venue.exchange, venue.account, [venue.market]), venue.account, venue.market
+    )
+    # Whatever is asked of the orders first, the answer is written down right after it.
+    answers = [lambda: elsewhere(lambda: Order.objects.filter(pk=order.pk).update(exchange_order_id=there["id"]))]
+
+    def answered(execute: Any, sql: str, *rest: Any) -> Any:
+        result = execute(sql, *rest)
+        if sql.startswith("SELECT") and 'FROM "orders_order"' in sql and answers:
+            answers.pop()()
+        return result
+
+    with connection.execute_wrapper(answered):
+        lookups.market_settle(venue.account, venue.market, reading)
+
+    assert answers == []
+    assert list(Order.objects.values_list("pk", "is_foreign", "status")) == [(order.pk, False, S.CLOSED)]
 
 
 def test_what_others_did_before_the_market_is_watched_is_not_told(venue: Venue) -> None:
