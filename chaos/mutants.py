@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
+from django.utils import timezone
 
 from chaos.mutant import (
     MUTANTS,
@@ -113,6 +114,18 @@ RUN_ONCE = _index(
 )
 CANDLE_ONCE = _constraint("marketdata_candle", "marketdata_candle_pkey", "PRIMARY KEY (feed_id, open_at)")
 
+
+def _listless(name: str) -> None:
+    """Looks that read no list, nor think of one before they give an order up; a reconciliation still does."""
+
+    def read(gateway: Any, account: Any, market: Any) -> Any:
+        from orders.lookups import MarketReading  # noqa: PLC0415
+
+        return MarketReading({}, {}, account.exchange.time_at(timezone.now()))
+
+    _patched(name, "orders.lookups", "market_read")(_set_to(read))
+
+
 # -- naive gateways -----------------------------------------------------------------------------------------------
 
 GATEWAY = "exchanges.ccxt_gateway:CcxtGateway"
@@ -152,7 +165,9 @@ def _retrying(original: Callable[..., None], gateway: Any, *args: Any, **kwargs:
     gateway._venue.options |= {"maxRetriesOnFailure": 3, "maxRetriesOnFailureDelay": 10}
 
 
-_mutant("classic_lookup", "look-ups on the endpoint that does not know done orders", "answer-lost")
+_mutant("classic_lookup", "look-ups on the endpoint that does not know done orders", "answer-lost",
+        second="the lists' last word")  # fmt: skip
+_listless("classic_lookup")
 
 
 @_patched("classic_lookup", GATEWAY, "order_find")
@@ -166,7 +181,9 @@ def _classic(original: Callable[..., Any], gateway: Any, symbol: str, client_ord
         options["hf"] = True
 
 
-_mutant("network_error_is_a_miss", "a look-up that fails counts as one that finds nothing", "look-ups-fail")
+_mutant("network_error_is_a_miss", "a look-up that fails counts as one that finds nothing", "look-ups-fail",
+        second="the lists' last word")  # fmt: skip
+_listless("network_error_is_a_miss")
 
 
 @_patched("network_error_is_a_miss", GATEWAY, "order_find")
@@ -214,26 +231,26 @@ def _unread(venues: dict[str, Any]) -> dict[str, Any]:
 # -- orders -------------------------------------------------------------------------------------------------------
 
 _mutant("not_found_is_absent", "the first look-up that finds nothing decides", "reads-lag")
-_patched("not_found_is_absent", "orders.services", "NOT_PLACED_MISSES")(_set_to(0))
+_patched("not_found_is_absent", "orders.lookups", "NOT_PLACED_MISSES")(_set_to(0))
 
 _mutant("misses_before_deadline", "look-ups before the deadline count as misses", "reads-lag")
 
 
-@_patched("misses_before_deadline", "orders.services", "_not_found")
+@_patched("misses_before_deadline", "orders.lookups", "_not_found")
 @_wrapped
-def _early(original: Callable[..., str], order: Any) -> str:
+def _early(original: Callable[..., str], gateway: Any, order: Any) -> str:
     order.deadline_at = order.sent_at - timedelta(days=1)
-    return original(order)
+    return original(gateway, order)
 
 
 _mutant("misses_not_spaced", "every look-up counts, however soon after the last", "reads-lag-many-bells")
 
 
-@_patched("misses_not_spaced", "orders.services", "_not_found")
+@_patched("misses_not_spaced", "orders.lookups", "_not_found")
 @_wrapped
-def _unspaced(original: Callable[..., str], order: Any) -> str:
+def _unspaced(original: Callable[..., str], gateway: Any, order: Any) -> str:
     order.not_before_at = None
-    return original(order)
+    return original(gateway, order)
 
 
 _mutant("claim_not_guarded", "an order is claimed whatever its status", "bells-doubled")
@@ -243,7 +260,7 @@ _mutant("outcome_not_guarded", "an outcome is written over whatever is known by 
 _patched("outcome_not_guarded", "pipeline.claims:GuardedQuerySet", "move")(_unguarded("UNKNOWN", "OPENED"))
 
 _mutant("given_up_for_good", "an order found after it was given up is not taken back", "found-after-given-up")
-_patched("given_up_for_good", "orders.services", "_take_back")(_set_to(lambda order, changes: 0))
+_patched("given_up_for_good", "orders.ledger", "_take_back")(_set_to(lambda order, changes: 0))
 
 _mutant("fills_counted_again", "a fill that is reported again is recorded again", "partial-fills", drops=(FILL_ONCE,))
 
@@ -252,7 +269,7 @@ _mutant(
 )
 
 
-@_patched("sums_add_up", "orders.services", "_record_fills")
+@_patched("sums_add_up", "orders.ledger", "_add_fills")
 @_wrapped
 def _added(original: Callable[..., int], order: Any, fills: Any) -> int:
     # What is summed up is what was read, and not what is there.
@@ -279,7 +296,7 @@ def _believed(original: Callable[..., None], orders: Any, **kwargs: Any) -> None
 _mutant("quantities_not_asked", "a venue's word 'canceled' counts more than what it filled", "cancel-and-fill")
 
 
-@_patched("quantities_not_asked", "orders.services", "_found")
+@_patched("quantities_not_asked", "orders.lookups", "order_record")
 @_wrapped
 def _worded(original: Callable[..., str], order: Any, report: Any, fills: Any) -> str:
     return original(order, replace(report, filled=type(report.filled)(0)), [])
@@ -303,8 +320,8 @@ def _forgetful(original: Callable[..., Any], order_id: int) -> Any:
 
 
 _mutant("refused_keys_go_on", "an account whose key is refused is not paused", "account-paused")
-_patched("refused_keys_go_on", "orders.services", "account_pause")(_set_to(lambda account_id, reason: False))
-_patched("refused_keys_go_on", "exchanges.services", "account_pause")(_set_to(lambda account_id, reason: False))
+for _place in ("orders.services", "orders.lookups", "exchanges.services", "positions.reconciliation"):
+    _patched("refused_keys_go_on", _place, "account_pause")(_set_to(lambda account_id, reason, keys=None: False))
 
 # -- positions, sessions, money -----------------------------------------------------------------------------------
 
@@ -330,7 +347,19 @@ def _hasty(original: Callable[..., Any], view: Any) -> Any:
 
 
 _mutant("recovery_trusts_silence", "a session recovers without knowing its orders' fates", "recover-knows")
-_patched("recovery_trusts_silence", "sessions.services", "orders_reread")(_set_to(lambda account_id: 0))
+
+
+@_patched("recovery_trusts_silence", "positions.reconciliation", "session_recovery_carry_out")
+def _trusting(_: Any) -> Callable[[int], bool]:
+    def carry_out(session_id: int) -> bool:
+        from sessions.models import TradingSession  # noqa: PLC0415
+        from sessions.services import session_recovery_finish  # noqa: PLC0415
+
+        asked_at = TradingSession.objects.get(pk=session_id).recover_requested_at
+        return asked_at is not None and session_recovery_finish(session_id, asked_at)
+
+    return carry_out
+
 
 _mutant("position_adds_up", "a position is counted up look by look instead of folded from its fills", "partial-fills")
 
@@ -471,7 +500,7 @@ for _app, _task in (
     ("orders", "orders.balances"),
     ("money", "money.value"),
     ("positions", "positions.track"),
-    ("sessions", "sessions.recover"),
+    ("positions", "positions.recover"),
     ("sessions", "sessions.halt"),
     ("strategies", "strategies.evaluate"),
     ("marketdata", "marketdata.collect"),

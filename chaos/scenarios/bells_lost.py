@@ -75,8 +75,8 @@ def bell_lost_positions_track(stage: World) -> None:
     stage.wait(session.positions.exists, f"{session} to act", patience(stage, SWEPT_WITHIN))
 
 
-@scenario("bell-lost-sessions-recover", rows=(12,), needs_stage=False)
-def bell_lost_sessions_recover(stage: World) -> None:
+@scenario("bell-lost-positions-recover", rows=(12,), needs_stage=False)
+def bell_lost_positions_recover(stage: World) -> None:
     """A recovery that nobody was rung for is carried out."""
     session = stage.session(status=SessionStatus.SUSPENDED)
     mine = TradingSession.objects.filter(pk=session.pk)

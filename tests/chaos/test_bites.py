@@ -100,9 +100,9 @@ def test_every_mutant_says_what_misses_it() -> None:
 
 
 def test_a_mutant_of_a_name_that_is_gone_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr("orders.services.NOT_PLACED_MISSES")
+    monkeypatch.delattr("orders.lookups.NOT_PLACED_MISSES")
 
-    with pytest.raises(NoSuchName, match="wanted NOT_PLACED_MISSES in orders.services, it is gone"):
+    with pytest.raises(NoSuchName, match="wanted NOT_PLACED_MISSES in orders.lookups, it is gone"):
         apply("not_found_is_absent")
 
 
