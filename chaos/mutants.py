@@ -102,14 +102,15 @@ CANDLE_ONCE = _constraint("marketdata_candle", "marketdata_candle_pkey", "PRIMAR
 
 
 def _listless(name: str) -> None:
-    """Looks that read no list, nor think of one before they give an order up; a reconciliation still does."""
+    """Nobody reads a list of orders or fills, nor thinks of one before an order is given up."""
 
     def read(gateway: Any, account: Any, market: Any) -> Any:
         from orders.lookups import MarketReading  # noqa: PLC0415
 
         return MarketReading({}, {}, account.exchange.time_at(timezone.now()))
 
-    _patched(name, "orders.lookups", "market_read")(set_to(read))
+    for place in ("orders.lookups", "positions.reconciliation"):
+        _patched(name, place, "market_read")(set_to(read))
 
 
 # -- naive gateways -----------------------------------------------------------------------------------------------
@@ -555,14 +556,26 @@ for _app, _task in (
     ("money", "money.value"),
     ("positions", "positions.track"),
     ("positions", "positions.recover"),
+    ("positions", "positions.reconcile"),
     ("sessions", "sessions.halt"),
+    ("sessions", "sessions.tell"),
     ("strategies", "strategies.evaluate"),
     ("marketdata", "marketdata.collect"),
-    ("exchanges", "exchanges.sync"),
 ):
     _name = f"no_sweep_of_{_task.replace('.', '_')}"
     _mutant(_name, f"a bell of {_task} that was lost is not rung again", f"bell-lost-{_task.replace('.', '-')}")
     _patched(_name, f"{_app}.tasks", "WAITING")(_deaf(_task))
+
+# Of these each rule has a name, for they are swept at different paces.
+for _rule, _task in (("SYNC", "sync"), ("KEYS", "check-keys"), ("STATUS", "read-status")):
+    _name = f"no_sweep_of_exchanges_{_task.replace('-', '_')}"
+    _mutant(_name, f"a bell of {_task} that was lost is not rung again", f"bell-lost-exchanges-{_task}")
+    _patched(_name, "exchanges.tasks", _rule)(lambda rule: replace(rule, query=lambda now: []))
+
+# A comparison of the account would look at them, too.
+_patched("no_sweep_of_orders_look", "positions.reconciliation", "_look_at_what_no_list_shows")(
+    set_to(lambda account, shown: None)
+)
 
 # -- constraints: facts of the database, whoever writes ------------------------------------------------------------
 

@@ -238,8 +238,9 @@ def killed_before_the_cursor(stage: Any) -> None:
     session = stage.session(stage.account(), status=SessionStatus.ACTIVE)
     account, market = session.account, session.config.feed.market
     compare(stage, account)
-    _, exchange_order_id = trade_by_hand(account, market, Side.BUY, "0.01")
-    stage.count("exchange")
+    # The reading dies at the first of them, before it has a row for the second.
+    theirs = [trade_by_hand(account, market, Side.BUY, quantity)[1] for quantity in ("0.01", "0.02")]
+    stage.count("exchange", 2)
     # Longer than what every reading reads again.
     stage.advance(600)
     kills = stage.kills
@@ -251,9 +252,10 @@ def killed_before_the_cursor(stage: Any) -> None:
     stage.advance(600)
     Reconciliation.objects.filter(pk=account.pk).update(leased_until=None)
     compare(stage, account)
-    rows = Order.objects.filter(account=account, exchange_order_id=exchange_order_id)
-    filled = list(rows.values_list("filled", flat=True))
-    stage.expect(filled == [Decimal("0.01")], f"wanted their 0.01 in the books once, was {filled}")
+    rows = Order.objects.filter(account=account, exchange_order_id__in=theirs)
+    filled = sorted(rows.values_list("filled", flat=True))
+    wanted = [Decimal("0.01"), Decimal("0.02")]
+    stage.expect(filled == wanted, f"wanted their 0.01 and 0.02 in the books once, was {filled}")
 
 
 def _make_due(account: Account) -> None:
