@@ -18,7 +18,8 @@ patched("late_orders_not_told", "positions.reconciliation", "_late_orders")(set_
 mutant("manual_close_not_told", "a position sold by hand goes on as if it were there", "sold-by-hand")
 patched("manual_close_not_told", "positions.reconciliation", "_missing_holdings")(set_to(lambda reading, foreign: []))
 
-mutant("recovery_trusts_silence", "a session recovers without knowing its orders' fates", "recover-knows")
+mutant("recovery_trusts_silence", "a session recovers whatever became of its orders and of what it holds",
+       "recover-knows", "sold-by-hand")  # fmt: skip
 
 
 @patched("recovery_trusts_silence", "positions.reconciliation", "session_recovery_carry_out")
@@ -31,14 +32,6 @@ def _trusting(_: Any) -> Callable[[int], bool]:
         return asked_at is not None and session_recovery_finish(session_id, asked_at)
 
     return carry_out
-
-
-mutant("recovery_takes_what_is_gone", "a session recovers onto a position that was sold by hand", "sold-by-hand")
-
-
-@patched("recovery_takes_what_is_gone", "positions.reconciliation", "session_recovery_carry_out")
-def _regardless(_: Any) -> Callable[[int], bool]:
-    return _trusting(None)
 
 
 mutant("drift_not_told", "money that comes and goes past the platform is nobody's business", "money-moves")

@@ -322,6 +322,9 @@ def limit_of_one_account(stage: World) -> None:
     for one, sent in ((order, 1), (first, 2)):
         stage.wait_order(one, S.CLOSED)
         stage.expect_order(one, S.CLOSED, accepted=1, sent=sent)
+    assert until is not None
+    assert order.opened_at is not None
+    assert first.opened_at is not None
     stage.expect(order.opened_at < until < first.opened_at, f"wanted {order} sent before {until}, and {first} after it")
 
 

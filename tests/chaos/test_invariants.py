@@ -14,8 +14,9 @@ from django.utils import timezone
 from chaos import invariants
 from domain.orders import OrderStatus
 from exchanges.models import Account
+from orders.ledger import orders_announce
 from orders.models import Fill, Order
-from orders.services import order_submit, orders_announce
+from orders.services import order_submit
 from pipeline.topics import Topic, publish
 from positions.models import Discrepancy, Position, PositionStatus
 from positions.reconciliation import account_reconcile
