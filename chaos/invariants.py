@@ -21,13 +21,14 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
-from domain.market import ZERO, Side
+from domain.market import ZERO, PositionSide, Side
 from domain.orders import LIVE_STATUSES, ORDER_TRANSITIONS, OrderStatus
+from exchanges.models import Market
 from orders.models import CLIENT_ORDER_ID_PREFIX, Fill, Order
 from orders.services import UNKNOWN_ALERT_AFTER
 from pipeline.models import Event
 from pipeline.topics import Topic
-from positions.models import Intent, Position, PositionStatus
+from positions.models import LIVE_POSITIONS, Discrepancy, DiscrepancyKind, Intent, Position, PositionStatus
 from sessions.models import TradingSession
 from strategies.models import Signal
 
@@ -193,7 +194,35 @@ def balances_are_the_venues(oracle: Oracle) -> list[str]:
         for (key, currency), held in found.items()
         if key not in open_yet and held != expected.get((key, currency), ZERO)
     ]
-    return breaches + _wrong_profits(profits, found, open_yet | foreign)
+    return breaches + _wrong_profits(profits, found, open_yet | foreign) + _held_by_nobody(open_yet)
+
+
+def _held_by_nobody(excused: set[str]) -> list[str]:
+    """What our orders bought is in a position, or left over as dust, or somebody was told of it."""
+    held: dict[tuple[str, str], Decimal] = defaultdict(lambda: ZERO)
+    fills = Fill.objects.filter(market__kind=Market.Kind.SPOT).exclude(order__intent_id__in=_unadopted())
+    for fill in fills.select_related("account", "market"):
+        held[fill.account.name, fill.market.base] += Side(fill.side).sign * fill.quantity
+        if fill.fee_currency == fill.market.base:
+            held[fill.account.name, fill.market.base] -= fill.fee
+    positions = Position.objects.filter(side=PositionSide.LONG, market__kind=Market.Kind.SPOT)
+    for position in positions.select_related("account", "market"):
+        in_it = position.quantity if position.status in LIVE_POSITIONS else ZERO
+        held[position.account.name, position.market.base] -= in_it + position.dust
+    told = Event.objects.filter(topic=Topic.ALERTS, data__alert="ORDER_FOUND_AFTER_NOT_PLACED")
+    found_late = Order.objects.filter(pk__in=list(told.values_list("ids__order_id", flat=True)))
+    excused = excused | set(found_late.values_list("account__name", flat=True))
+    return [
+        f"account {key}: {left} {currency} of what our orders bought are in no position"
+        for (key, currency), left in held.items()
+        if left != 0 and key not in excused
+    ]
+
+
+def _unadopted() -> models.QuerySet[Order, Any]:
+    """Intents of others: their orders carry one of their own until a trader takes them into a position."""
+    known = Intent.objects.values("pk")
+    return Order.objects.filter(is_foreign=True).exclude(intent_id__in=known).values("intent_id")
 
 
 def _book(
@@ -216,6 +245,10 @@ def _wrong_profits(
     deposits: Mapping[tuple[str, str], Decimal], found: Mapping[tuple[str, str], Decimal], excused: set[str]
 ) -> list[str]:
     profits: dict[tuple[str, str], Decimal] = defaultdict(lambda: ZERO)
+    # What a trader decided to correct moved no money, and what no session holds is no position's profit; both are on file.
+    excused |= set(Fill.objects.filter(is_correction=True).values_list("account__name", flat=True))
+    late = Discrepancy.objects.filter(kind=DiscrepancyKind.LATE_ORDER)
+    excused |= set(late.values_list("account__name", flat=True))
     for position in Position.objects.select_related("account"):
         if position.status in (PositionStatus.PENDING, PositionStatus.OPEN) or position.dust:
             excused.add(position.account.name)

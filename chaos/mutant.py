@@ -5,6 +5,7 @@ A name that is gone is an error: a mutant that spoils nothing would prove nothin
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -116,3 +117,21 @@ def patched(name: str, place: str, attribute: str) -> Callable[[Change], Change]
         return change
 
     return add
+
+
+def set_to(value: Any) -> Change:
+    """Whatever it was, it is ``value``."""
+    return lambda _: value
+
+
+def wrapped(wrapper: Callable[..., Any]) -> Change:
+    """``wrapper`` is called with the original and its arguments in its place."""
+
+    def change(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return wrapper(original, *args, **kwargs)
+
+        return call
+
+    return change

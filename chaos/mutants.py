@@ -14,7 +14,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
+from django.utils import timezone
 
+from chaos import mutants_books  # noqa: F401  # registers its own
 from chaos.mutant import (
     MUTANTS,
     Change,
@@ -25,26 +27,11 @@ from chaos.mutant import (
     apply,
     drop,
     restore,
+    set_to,
+    wrapped,
 )
 from chaos.mutant import mutant as _mutant
 from chaos.mutant import patched as _patched
-
-
-def _set_to(value: Any) -> Change:
-    return lambda _: value
-
-
-def _wrapped(wrapper: Callable[..., Any]) -> Change:
-    """``wrapper`` is called with the original and its arguments in its place."""
-
-    def change(original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return wrapper(original, *args, **kwargs)
-
-        return call
-
-    return change
 
 
 def _unguarded(*statuses: str) -> Change:
@@ -55,7 +42,7 @@ def _unguarded(*statuses: str) -> Change:
             return int(rows.update(status=to, **changes))
         return original(rows, to, among=among, **changes)
 
-    return _wrapped(move)
+    return wrapped(move)
 
 
 def _unlocked(model: str, *, holding: float = 0.0) -> Change:
@@ -67,7 +54,7 @@ def _unlocked(model: str, *, holding: float = 0.0) -> Change:
         time.sleep(holding)
         return rows.all()
 
-    return _wrapped(select)
+    return wrapped(select)
 
 
 def _deaf(task: str) -> Change:
@@ -113,6 +100,19 @@ RUN_ONCE = _index(
 )
 CANDLE_ONCE = _constraint("marketdata_candle", "marketdata_candle_pkey", "PRIMARY KEY (feed_id, open_at)")
 
+
+def _listless(name: str) -> None:
+    """Nobody reads a list of orders or fills, nor thinks of one before an order is given up."""
+
+    def read(gateway: Any, account: Any, market: Any) -> Any:
+        from orders.lookups import MarketReading  # noqa: PLC0415
+
+        return MarketReading({}, {}, account.exchange.time_at(timezone.now()))
+
+    for place in ("orders.lookups", "positions.reconciliation"):
+        _patched(name, place, "market_read")(set_to(read))
+
+
 # -- naive gateways -----------------------------------------------------------------------------------------------
 
 GATEWAY = "exchanges.ccxt_gateway:CcxtGateway"
@@ -121,7 +121,7 @@ _mutant("any_error_is_rejection", "an error of the create call is taken for the 
 
 
 @_patched("any_error_is_rejection", GATEWAY, "_create_failure")
-@_wrapped
+@wrapped
 def _rejected(original: Callable[..., Exception], gateway: Any, error: Exception) -> Exception:
     from exchanges.gateway import OrderRejected  # noqa: PLC0415  # the product, when it is patched
 
@@ -132,7 +132,7 @@ _mutant("resend_on_timeout", "a create call without an answer is made again", "a
 
 
 @_patched("resend_on_timeout", GATEWAY, "order_create")
-@_wrapped
+@wrapped
 def _resent(original: Callable[..., str], gateway: Any, ticket: Any) -> str:
     from exchanges.gateway import OrderOutcomeUnknown  # noqa: PLC0415
 
@@ -146,17 +146,19 @@ _mutant("ccxt_retries", "ccxt repeats requests that failed, behind our back", "a
 
 
 @_patched("ccxt_retries", GATEWAY, "__init__")
-@_wrapped
+@wrapped
 def _retrying(original: Callable[..., None], gateway: Any, *args: Any, **kwargs: Any) -> None:
     original(gateway, *args, **kwargs)
     gateway._venue.options |= {"maxRetriesOnFailure": 3, "maxRetriesOnFailureDelay": 10}
 
 
-_mutant("classic_lookup", "look-ups on the endpoint that does not know done orders", "answer-lost")
+_mutant("classic_lookup", "look-ups on the endpoint that does not know done orders", "answer-lost",
+        second="the lists' last word")  # fmt: skip
+_listless("classic_lookup")
 
 
 @_patched("classic_lookup", GATEWAY, "order_find")
-@_wrapped
+@wrapped
 def _classic(original: Callable[..., Any], gateway: Any, symbol: str, client_order_id: str) -> Any:
     options = gateway._venue.options
     options["hf"] = False
@@ -166,11 +168,13 @@ def _classic(original: Callable[..., Any], gateway: Any, symbol: str, client_ord
         options["hf"] = True
 
 
-_mutant("network_error_is_a_miss", "a look-up that fails counts as one that finds nothing", "look-ups-fail")
+_mutant("network_error_is_a_miss", "a look-up that fails counts as one that finds nothing", "look-ups-fail",
+        second="the lists' last word")  # fmt: skip
+_listless("network_error_is_a_miss")
 
 
 @_patched("network_error_is_a_miss", GATEWAY, "order_find")
-@_wrapped
+@wrapped
 def _blind(original: Callable[..., Any], gateway: Any, symbol: str, client_order_id: str) -> Any:
     from exchanges.gateway import ExchangeUnavailable  # noqa: PLC0415
 
@@ -184,7 +188,7 @@ _mutant("no_answer_is_an_answer", "a page that is not the venue's is read as 'th
 
 
 @_patched("no_answer_is_an_answer", GATEWAY, "_fetch_answer")
-@_wrapped
+@wrapped
 def _gullible(original: Callable[..., Any], gateway: Any, *args: Any, **kwargs: Any) -> Any:
     gateway._is_sent = True
     answer = gateway._fetch(*args, **kwargs)
@@ -214,26 +218,26 @@ def _unread(venues: dict[str, Any]) -> dict[str, Any]:
 # -- orders -------------------------------------------------------------------------------------------------------
 
 _mutant("not_found_is_absent", "the first look-up that finds nothing decides", "reads-lag")
-_patched("not_found_is_absent", "orders.services", "NOT_PLACED_MISSES")(_set_to(0))
+_patched("not_found_is_absent", "orders.lookups", "NOT_PLACED_MISSES")(set_to(0))
 
 _mutant("misses_before_deadline", "look-ups before the deadline count as misses", "reads-lag")
 
 
-@_patched("misses_before_deadline", "orders.services", "_not_found")
-@_wrapped
-def _early(original: Callable[..., str], order: Any) -> str:
+@_patched("misses_before_deadline", "orders.lookups", "_not_found")
+@wrapped
+def _early(original: Callable[..., str], gateway: Any, order: Any) -> str:
     order.deadline_at = order.sent_at - timedelta(days=1)
-    return original(order)
+    return original(gateway, order)
 
 
 _mutant("misses_not_spaced", "every look-up counts, however soon after the last", "reads-lag-many-bells")
 
 
-@_patched("misses_not_spaced", "orders.services", "_not_found")
-@_wrapped
-def _unspaced(original: Callable[..., str], order: Any) -> str:
+@_patched("misses_not_spaced", "orders.lookups", "_not_found")
+@wrapped
+def _unspaced(original: Callable[..., str], gateway: Any, order: Any) -> str:
     order.not_before_at = None
-    return original(order)
+    return original(gateway, order)
 
 
 _mutant("claim_not_guarded", "an order is claimed whatever its status", "bells-doubled")
@@ -243,7 +247,7 @@ _mutant("outcome_not_guarded", "an outcome is written over whatever is known by 
 _patched("outcome_not_guarded", "pipeline.claims:GuardedQuerySet", "move")(_unguarded("UNKNOWN", "OPENED"))
 
 _mutant("given_up_for_good", "an order found after it was given up is not taken back", "found-after-given-up")
-_patched("given_up_for_good", "orders.services", "_take_back")(_set_to(lambda order, changes: 0))
+_patched("given_up_for_good", "orders.ledger", "_take_back")(set_to(lambda order, changes: 0))
 
 _mutant("fills_counted_again", "a fill that is reported again is recorded again", "partial-fills", drops=(FILL_ONCE,))
 
@@ -252,8 +256,8 @@ _mutant(
 )
 
 
-@_patched("sums_add_up", "orders.services", "_record_fills")
-@_wrapped
+@_patched("sums_add_up", "orders.ledger", "_add_fills")
+@wrapped
 def _added(original: Callable[..., int], order: Any, fills: Any) -> int:
     # What is summed up is what was read, and not what is there.
     known = order.filled, order.filled_quote
@@ -269,7 +273,7 @@ _mutant("cancel_is_believed", "an order is called cancelled when its cancellatio
 
 
 @_patched("cancel_is_believed", "positions.services", "orders_cancel")
-@_wrapped
+@wrapped
 def _believed(original: Callable[..., None], orders: Any, **kwargs: Any) -> None:
     original(orders, **kwargs)
     for order in orders:
@@ -279,20 +283,20 @@ def _believed(original: Callable[..., None], orders: Any, **kwargs: Any) -> None
 _mutant("quantities_not_asked", "a venue's word 'canceled' counts more than what it filled", "cancel-and-fill")
 
 
-@_patched("quantities_not_asked", "orders.services", "_found")
-@_wrapped
+@_patched("quantities_not_asked", "orders.lookups", "order_record")
+@wrapped
 def _worded(original: Callable[..., str], order: Any, report: Any, fills: Any) -> str:
     return original(order, replace(report, filled=type(report.filled)(0)), [])
 
 
 _mutant("old_entries_are_sent", "an entry is sent however long it has waited", "too-old-to-send")
-_patched("old_entries_are_sent", "orders.services", "ENTRY_IS_OLD_AFTER")(_set_to(timedelta(days=1)))
+_patched("old_entries_are_sent", "orders.services", "ENTRY_IS_OLD_AFTER")(set_to(timedelta(days=1)))
 
 _mutant("exits_grow_old", "an exit that has waited long is let go of, like an entry", "too-old-to-send")
 
 
 @_patched("exits_grow_old", "orders.services", "order_submit")
-@_wrapped
+@wrapped
 def _forgetful(original: Callable[..., Any], order_id: int) -> Any:
     from orders.models import Order  # noqa: PLC0415
     from orders.services import ENTRY_IS_OLD_AFTER  # noqa: PLC0415
@@ -303,15 +307,98 @@ def _forgetful(original: Callable[..., Any], order_id: int) -> Any:
 
 
 _mutant("refused_keys_go_on", "an account whose key is refused is not paused", "account-paused")
-_patched("refused_keys_go_on", "orders.services", "account_pause")(_set_to(lambda account_id, reason: False))
-_patched("refused_keys_go_on", "exchanges.services", "account_pause")(_set_to(lambda account_id, reason: False))
+for _place in ("orders.services", "orders.lookups", "exchanges.services", "positions.reconciliation"):
+    _patched("refused_keys_go_on", _place, "account_pause")(set_to(lambda account_id, reason, keys=None: False))
+
+_mutant("looks_not_leased", "an order is looked at by whoever comes, as often as they come", "one-look-at-a-time")
+_patched("looks_not_leased", "orders.lookups", "_lease")(set_to(lambda order_id: True))
+
+_mutant("absence_is_proof", "what the venue's lists do not show is not there", "lists-show-nothing")
+
+
+@_patched("absence_is_proof", "orders.lookups", "_look_by_lists")
+@wrapped
+def _concluding(original: Callable[..., list[int]], order_ids: Any) -> list[int]:
+    from orders.models import Order  # noqa: PLC0415
+
+    unseen = original(order_ids)
+    Order.objects.filter(pk__in=unseen, status="UNKNOWN").move("NOT_PLACED")
+    return unseen
+
+
+_mutant("cursor_moves_first", "readings go on from where one began that was never written down",
+        "killed-before-the-cursor")  # fmt: skip
+
+
+@_patched("cursor_moves_first", "orders.lookups", "market_read")
+@wrapped
+def _ahead(original: Callable[..., Any], gateway: Any, account: Any, market: Any) -> Any:
+    return _ahead_of(original, gateway, account, market)
+
+
+def _ahead_of(original: Callable[..., Any], gateway: Any, account: Any, market: Any) -> Any:
+    from orders.models import FillCursor  # noqa: PLC0415
+
+    reading = original(gateway, account, market)
+    FillCursor.objects.filter(account=account, market=market).update(read_until=reading.read_at)
+    return reading
+
+
+_patched("cursor_moves_first", "positions.reconciliation", "market_read")(wrapped(_ahead_of))
+
+_mutant("fills_not_listed", "the fills of an order that no list shows any more are not asked for", "long-outage")
+_patched("fills_not_listed", GATEWAY, "fills_since")(set_to(lambda self, symbol, since: []))
+
+_mutant("fills_alone_end_nothing", "an order that only its fills are left of is never done", "long-outage")
+
+
+@_patched("fills_alone_end_nothing", "orders.lookups", "_as_it_stands")
+@wrapped
+def _unending(original: Callable[..., Any], order: Any, fills: Any) -> Any:
+    return replace(original(order, fills), is_open=True)
+
+
+_mutant("closed_venue_is_asked", "orders are sent to a venue that says it takes none", "venue-closed")
+
+
+@_patched("closed_venue_is_asked", "orders.services", "Account")
+def _everywhere(account: Any) -> Any:
+    class Everywhere:
+        Status = account.Status
+
+        class objects:  # noqa: N801  # stands for a model's
+            @staticmethod
+            def filter(*wanted: Any, **values: Any) -> Any:
+                values.pop("exchange__status", None)
+                return account.objects.filter(*wanted, **values)
+
+    return Everywhere
+
+
+_mutant("one_limit_for_all", "the accounts of a venue draw from one pool, and one's refusal blocks all",
+        "limit-of-one-account")  # fmt: skip
+
+
+@_patched("one_limit_for_all", "exchanges.guarded_gateway:GuardedGateway", "__init__")
+@wrapped
+def _pooled(original: Callable[..., None], guarded: Any, gateway: Any, ccxt_id: str, exchange_id: Any, *_: Any) -> None:
+    original(guarded, gateway, ccxt_id, exchange_id)
+
+
+_mutant("circuit_never_opens", "a venue that has stopped answering is asked by everybody", "venue-silent")
+_patched("circuit_never_opens", "exchanges.breaker:Breaker", "record")(
+    set_to(lambda self, entrance, *, is_failure: None)
+)
+
+_mutant("clock_not_learned", "a refusal for our clock teaches nothing", "clock-skew")
+_patched("clock_not_learned", GATEWAY, "_learn_clock")(set_to(lambda self: ""))
 
 # -- positions, sessions, money -----------------------------------------------------------------------------------
 
 
 def _viewing(**changes: Any) -> Change:
     """``decide`` that is shown something else than what is so."""
-    return _wrapped(lambda original, view: original(replace(view, **changes)))
+    return wrapped(lambda original, view: original(replace(view, **changes)))
 
 
 _mutant(
@@ -324,19 +411,16 @@ _mutant("stop_does_not_wait", "a session is stopped while an order of its is on 
 
 
 @_patched("stop_does_not_wait", "positions.services", "decide")
-@_wrapped
+@wrapped
 def _hasty(original: Callable[..., Any], view: Any) -> Any:
     return original(replace(view, side=None) if view.is_stopping and view.quantity <= 0 else view)
 
-
-_mutant("recovery_trusts_silence", "a session recovers without knowing its orders' fates", "recover-knows")
-_patched("recovery_trusts_silence", "sessions.services", "orders_reread")(_set_to(lambda account_id: 0))
 
 _mutant("position_adds_up", "a position is counted up look by look instead of folded from its fills", "partial-fills")
 
 
 @_patched("position_adds_up", "positions.models:Position", "take")
-@_wrapped
+@wrapped
 def _adding(original: Callable[..., None], position: Any, state: Any) -> None:
     had = position.quantity
     original(position, state)
@@ -357,7 +441,7 @@ def _unlocked_rows(original: Callable[..., Any], rows: Any, model: str) -> Any:
 
 
 @_patched("trackers_side_by_side", "positions.services", "_write")
-@_wrapped
+@wrapped
 def _late(original: Callable[..., None], wishes: Any) -> None:
     time.sleep(0.1)
     original(wishes)
@@ -370,7 +454,7 @@ _mutant(
 
 
 @_patched("signals_seen_again", "positions.services", "_signal_to_act_on")
-@_wrapped
+@wrapped
 def _forgetting(original: Callable[..., Any], one: Any, now: Any) -> Any:
     one.session.last_signal_id = None
     return original(one, now)
@@ -380,7 +464,7 @@ _mutant("signals_of_the_last_run", "a run acts on signals of the run before", "s
 
 
 @_patched("signals_of_the_last_run", "positions.services", "_signal_to_act_on")
-@_wrapped
+@wrapped
 def _nostalgic(original: Callable[..., Any], one: Any, now: Any) -> Any:
     one.session.signals_after -= timedelta(days=1)
     return original(one, now)
@@ -391,7 +475,7 @@ _patched("account_not_locked", "django.db.models.query:QuerySet", "select_for_up
 
 
 @_patched("account_not_locked", "money.services", "account_book")
-@_wrapped
+@wrapped
 def _slowly(original: Callable[..., Any], account: Any) -> Any:
     book = original(account)
     time.sleep(0.1)
@@ -427,7 +511,7 @@ _patched("suspended_enters", "positions.services", "decide")(_viewing(takes_entr
 
 
 @_patched("suspended_enters", "money.services", "_refusal")
-@_wrapped
+@wrapped
 def _lenient(original: Callable[..., Any], order: Any, session: Any, *rest: Any) -> Any:
     if session is not None:
         session.status = "ACTIVE"
@@ -435,18 +519,18 @@ def _lenient(original: Callable[..., Any], order: Any, session: Any, *rest: Any)
 
 
 _mutant("old_prices_count", "an order is valued at a price of long ago", "prices-stop")
-_patched("old_prices_count", "money.services", "PRICE_IS_OLD_AFTER")(_set_to(timedelta(days=1)))
+_patched("old_prices_count", "money.services", "PRICE_IS_OLD_AFTER")(set_to(timedelta(days=1)))
 
 # -- market data, strategies --------------------------------------------------------------------------------------
 
 _mutant("open_candles_count", "a candle that is still open is stored", "open-candle")
-_patched("open_candles_count", "domain.candles:Timeframe", "is_closed")(_set_to(lambda self, open_at, now: True))
+_patched("open_candles_count", "domain.candles:Timeframe", "is_closed")(set_to(lambda self, open_at, now: True))
 
 _mutant("collectors_side_by_side", "a feed that is leased is asked for by others too", "many-collectors")
 
 
 @_patched("collectors_side_by_side", "marketdata.services", "feed_collect")
-@_wrapped
+@wrapped
 def _unleased(original: Callable[..., int], feed_id: int) -> int:
     from marketdata.models import Feed  # noqa: PLC0415
 
@@ -458,7 +542,7 @@ _mutant("stale_candles_speak", "a strategy is asked about a candle of long ago",
 
 
 @_patched("stale_candles_speak", "strategies.services", "_answer")
-@_wrapped
+@wrapped
 def _stale(original: Callable[..., Any], strategy: Any, candles: Any, is_stale: bool) -> Any:
     return original(strategy, candles, False)
 
@@ -471,15 +555,27 @@ for _app, _task in (
     ("orders", "orders.balances"),
     ("money", "money.value"),
     ("positions", "positions.track"),
-    ("sessions", "sessions.recover"),
+    ("positions", "positions.recover"),
+    ("positions", "positions.reconcile"),
     ("sessions", "sessions.halt"),
+    ("sessions", "sessions.tell"),
     ("strategies", "strategies.evaluate"),
     ("marketdata", "marketdata.collect"),
-    ("exchanges", "exchanges.sync"),
 ):
     _name = f"no_sweep_of_{_task.replace('.', '_')}"
     _mutant(_name, f"a bell of {_task} that was lost is not rung again", f"bell-lost-{_task.replace('.', '-')}")
     _patched(_name, f"{_app}.tasks", "WAITING")(_deaf(_task))
+
+# Of these each rule has a name, for they are swept at different paces.
+for _rule, _task in (("SYNC", "sync"), ("KEYS", "check-keys"), ("STATUS", "read-status")):
+    _name = f"no_sweep_of_exchanges_{_task.replace('-', '_')}"
+    _mutant(_name, f"a bell of {_task} that was lost is not rung again", f"bell-lost-exchanges-{_task}")
+    _patched(_name, "exchanges.tasks", _rule)(lambda rule: replace(rule, query=lambda now: []))
+
+# A comparison of the account would look at them, too.
+_patched("no_sweep_of_orders_look", "positions.reconciliation", "_look_at_what_no_list_shows")(
+    set_to(lambda account, shown: None)
+)
 
 # -- constraints: facts of the database, whoever writes ------------------------------------------------------------
 

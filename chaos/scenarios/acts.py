@@ -14,8 +14,10 @@ from chaos.world import World
 from domain.candles import Timeframe
 from domain.orders import OrderStatus
 from domain.strategy import SignalKind
+from exchanges.models import Account
 from orders.models import Order
-from positions.models import Position, PositionStatus
+from positions.models import Position, PositionStatus, Reconciliation
+from positions.reconciliation import account_reconcile_soon
 from sessions.models import SessionStatus, TradingSession
 from sessions.services import UnableToCommand, session_stop
 from strategies.models import Signal, StrategyConfig
@@ -65,6 +67,21 @@ def enter(stage: World, session: TradingSession) -> Position:
     held = Position.objects.filter(session=session, status=PositionStatus.OPEN)
     stage.wait(held.exists, f"{session} to hold a position")
     return held.get()
+
+
+def compare(stage: World, account: Account) -> None:
+    """Let an account be compared with its venue, and wait until it was, balances and all."""
+    asked_at = timezone.now()
+    compared = Reconciliation.objects.filter(pk=account.pk, compared_at__gte=asked_at)
+
+    def is_compared() -> bool:
+        if compared.exists():
+            return True
+        account_reconcile_soon(account.pk)
+        let_go_by(stage, 0.1)
+        return False
+
+    stage.wait(is_compared, f"account {account} to be compared with its venue")
 
 
 def wait_ended(stage: World, orders: Sequence[Order], seconds: float = 60) -> None:

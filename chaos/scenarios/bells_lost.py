@@ -15,7 +15,8 @@ from exchanges.models import Account, Exchange
 from marketdata.models import Feed
 from marketdata.services import feed_collect, feed_need
 from orders.models import Order
-from positions.models import Position, PositionStatus
+from positions.models import Position, PositionStatus, Reconciliation
+from positions.reconciliation import account_make_due
 from sessions.models import SessionStatus, TradingSession
 from sessions.services import session_recover
 from strategies.models import Signal, StrategyConfig
@@ -75,8 +76,8 @@ def bell_lost_positions_track(stage: World) -> None:
     stage.wait(session.positions.exists, f"{session} to act", patience(stage, SWEPT_WITHIN))
 
 
-@scenario("bell-lost-sessions-recover", rows=(12,), needs_stage=False)
-def bell_lost_sessions_recover(stage: World) -> None:
+@scenario("bell-lost-positions-recover", rows=(12,), needs_stage=False)
+def bell_lost_positions_recover(stage: World) -> None:
     """A recovery that nobody was rung for is carried out."""
     session = stage.session(status=SessionStatus.SUSPENDED)
     mine = TradingSession.objects.filter(pk=session.pk)
@@ -84,6 +85,26 @@ def bell_lost_sessions_recover(stage: World) -> None:
     stage.count("bell")
     active = mine.filter(status=SessionStatus.ACTIVE)
     stage.wait(active.exists, f"{session} to recover", patience(stage, SWEPT_WITHIN))
+
+
+@scenario("bell-lost-positions-reconcile", rows=(12, 42), needs_stage=False)
+def bell_lost_positions_reconcile(stage: World) -> None:
+    """An account that is due and nobody was rung for is compared with its venue."""
+    account = stage.account()
+    account_make_due(account.pk)
+    stage.count("bell")
+    compared = Reconciliation.objects.filter(pk=account.pk, compared_at__isnull=False)
+    stage.wait(compared.exists, f"{account} to be compared", patience(stage, SWEPT_WITHIN))
+
+
+@scenario("bell-lost-exchanges-check-keys", rows=(12, 47), needs_stage=False)
+def bell_lost_exchanges_check_keys(stage: World) -> None:
+    """Keys that were not checked for a day, and that nobody was rung for, are checked."""
+    account = Account.objects.filter(pk=stage.account().pk)
+    account.update(keys_checked_at=timezone.now() - timedelta(days=2))
+    stage.count("bell")
+    checked = account.filter(keys_checked_at__gt=timezone.now() - timedelta(hours=1))
+    stage.wait(checked.exists, "the keys to be checked", patience(stage, 90))
 
 
 @scenario("bell-lost-sessions-halt", rows=(12, 46), needs_stage=False)
@@ -135,6 +156,26 @@ def bell_lost_exchanges_sync(stage: World) -> None:
     stage.count("bell")
     # Swept once a minute only.
     stage.wait(mine.filter(markets_synced_at__isnull=False).exists, "the exchange to be read", patience(stage, 90))
+
+
+@scenario("bell-lost-exchanges-read-status", rows=(12, 44), needs_stage=False)
+def bell_lost_exchanges_read_status(stage: World) -> None:
+    """A venue whose status was not read lately, and of which nobody was rung for, is asked."""
+    stage.account()
+    mine = Exchange.objects.filter(pk=stage.exchange.pk)
+    mine.update(status_read_at=None)
+    stage.count("bell")
+    stage.wait(mine.filter(status_read_at__isnull=False).exists, "the status to be read", patience(stage, 90))
+
+
+@scenario("bell-lost-sessions-tell", rows=(12, 51), needs_stage=False)
+def bell_lost_sessions_tell(stage: World) -> None:
+    """A feed that stands still, and of which nobody was rung for, is told of."""
+    session = stage.session(config=stage.config(stage.feed(timeframe=Timeframe.H4)), status=SessionStatus.ACTIVE)
+    feed = Feed.objects.filter(pk=session.config.feed_id)
+    feed.update(is_needed=True, next_due_at=timezone.now() + timedelta(hours=1), stale_since=timezone.now())
+    stage.count("bell")
+    stage.wait(feed.filter(stale_told_at__isnull=False).exists, "the traders to be told", patience(stage, SWEPT_WITHIN))
 
 
 @scenario("bell-lost-everywhere", rows=(2, 12), needs_stage=False)

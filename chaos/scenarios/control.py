@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from chaos.breach import Breach
 from chaos.scenarios import scenario
-from chaos.scenarios.acts import enter, leave, long_ago, ring_plain, say, tell
+from chaos.scenarios.acts import enter, leave, let_go_by, long_ago, ring_plain, say, tell
 from chaos.stage import Stage
 from chaos.world import ORDERS_PATH, World
 from domain.candles import Timeframe
@@ -366,4 +366,7 @@ def suspended_keeps_exits(stage: World) -> None:
     tell(stage, idle.config)
     tell(stage, session.config, SignalKind.EXIT_LONG)
     stage.wait(session.positions.filter(status=PositionStatus.CLOSED).exists, "the suspended session to leave")
+    # Whoever looks at it, and not only those whom the signal wakes.
+    stage.ring("positions.track", session_ids=[idle.pk])
+    let_go_by(stage, 0.5)
     stage.expect(idle.positions.count() == 0, "wanted no entry of a suspended session, was one")

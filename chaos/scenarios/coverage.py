@@ -71,6 +71,8 @@ FAULTS: dict[int, Fault] = {
             "tests/positions/test_entries.py::"
             "test_a_session_that_cannot_be_looked_at_does_not_stop_the_others_of_its_batch",
             "tests/marketdata/test_collect.py::test_one_feed_that_breaks_does_not_keep_its_neighbours_waiting",
+            "tests/orders/test_lists.py::"
+            "test_an_order_whose_look_always_fails_is_told_of_once_and_keeps_nobody_waiting",
         ),
         not_here="A task that kills its process: none of ours computes in somebody else's C but strategies, and a bell is "
         "acknowledged and lost with its process, so it comes back with the sweep and not at once.",
@@ -84,12 +86,15 @@ FAULTS: dict[int, Fault] = {
             "test_trackers_and_cancellers_of_the_same_rows_never_wait_for_each_other_for_ever",
             "tests/exchanges/test_services.py::"
             "test_quotes_refreshed_at_once_in_any_order_do_not_wait_for_each_other_in_vain",
+            "tests/orders/test_lists.py::"
+            "test_an_outcome_that_lost_a_deadlock_is_written_again_and_nothing_is_sent_again",
         ),
-        not_here="One order of locks keeps deadlocks from happening at all, and nothing runs serializable; there is no retry "
-        "to test.",
+        not_here="One order of locks keeps deadlocks from happening, and nothing runs serializable; what gives way all the "
+        "same is written again, as the cited test makes it.",
     ),
     22: Fault(
         "the disk is full",
+        ("tests/orders/test_lists.py::test_a_database_that_cannot_write_sends_nothing",),
         not_here="A disk that is full would be everybody's on this machine: a trigger raises the database's own error.",
     ),
     23: Fault("no database connection is left"),
@@ -105,7 +110,15 @@ FAULTS: dict[int, Fault] = {
         "code 408000 and codes nobody knows",
         ("tests/exchanges/test_gateway_orders.py::test_a_code_that_proves_nothing_leaves_the_outcome_unknown",),
     ),
-    30: Fault("too many requests"),
+    30: Fault(
+        "too many requests",
+        (
+            "tests/exchanges/test_status.py::test_over_the_venues_limit_an_account_waits_until_then_and_another_trades",
+            "tests/exchanges/test_guarded_gateway.py::test_over_the_budget_nothing_is_sent_and_an_exit_still_is",
+            "tests/exchanges/test_guarded_gateway.py::test_after_five_failures_in_a_row_nobody_asks_the_venue",
+            "tests/exchanges/test_budget.py::test_many_workers_together_never_take_more_than_there_is",
+        ),
+    ),
     31: Fault(
         "the client order id is called a duplicate",
         ("tests/exchanges/test_gateway_orders.py::test_a_duplicate_of_a_live_order_is_unknown_for_it_may_be_ours",),
@@ -129,20 +142,41 @@ FAULTS: dict[int, Fault] = {
     39: Fault(
         "messages of the stream doubled, late, out of order, missing",
         (
+            "tests/stream/test_doorbells.py::test_messages_doubled_lost_late_or_out_of_order_change_nothing_but_when",
+            "tests/stream/test_doorbells.py::test_a_fill_of_our_order_rings_for_a_look_and_writes_nothing",
             "tests/positions/test_exits.py::test_replaying_fills_and_looks_changes_no_figure",
             "tests/orders/test_look.py::test_fills_add_up_the_same_in_any_order_and_number",
         ),
-        not_here="Orders are followed by reading them, no stream is listened to: what a stream may lose cannot be missed. "
-        "Readings in any order and number are what the cited tests replay.",
     ),
     40: Fault("one trade id on two symbols; fees in a third currency"),
-    41: Fault("orders cancelled or made by others at the venue"),
-    42: Fault("money moves past the platform"),
+    41: Fault(
+        "orders cancelled or made by others at the venue",
+        (
+            "tests/orders/test_look.py::test_an_order_partly_filled_and_cancelled_by_hand_at_the_venue_says_so",
+            "tests/orders/test_lists.py::test_an_order_of_somebody_else_gets_one_row_with_its_fills",
+            "tests/reconciliation/test_compare.py::test_a_position_sold_by_hand_is_one_difference_that_names_the_sale",
+        ),
+    ),
+    42: Fault(
+        "money moves past the platform",
+        (
+            "tests/reconciliation/test_compare.py::"
+            "test_a_balance_that_its_fills_do_not_explain_is_told_of_and_not_adjusted",
+        ),
+    ),
     43: Fault(
         "a done order is no longer shown after a long outage",
-        ("tests/orders/test_look.py::test_an_open_order_that_the_venue_no_longer_shows_stays_open",),
+        (
+            "tests/orders/test_lists.py::"
+            "test_an_order_of_which_the_venue_shows_no_more_than_its_fills_is_done_when_they_fill_it",
+            "tests/orders/test_lists.py::test_the_cursor_stays_where_a_fill_could_not_be_recorded",
+            "tests/orders/test_look.py::test_an_open_order_that_the_venue_no_longer_shows_stays_open",
+        ),
     ),
-    44: Fault("maintenance: cancellations only, then closed"),
+    44: Fault(
+        "maintenance: cancellations only, then closed",
+        ("tests/orders/test_lists.py::test_orders_are_held_while_the_venue_takes_none_and_go_on_alone",),
+    ),
     45: Fault("a market is delisted"),
     46: Fault(
         "a key is revoked or loses its permissions",
@@ -150,7 +184,10 @@ FAULTS: dict[int, Fault] = {
     ),
     47: Fault(
         "a key may withdraw",
-        not_here="Nothing that happens to a running platform: what a key may do is read when its account is made.",
+        (
+            "tests/exchanges/test_keys.py::test_keys_that_may_withdraw_are_not_saved",
+            "tests/exchanges/test_keys.py::test_keys_that_may_withdraw_by_now_pause_their_account_and_say_so_once",
+        ),
     ),
     48: Fault("clocks apart by twenty seconds"),
     49: Fault(
@@ -169,7 +206,11 @@ FAULTS: dict[int, Fault] = {
     ),
     51: Fault(
         "the feed stands still",
-        ("tests/strategies/test_evaluate.py::test_a_candle_older_than_its_successors_close_is_old_news",),
+        (
+            "tests/strategies/test_evaluate.py::test_a_candle_older_than_its_successors_close_is_old_news",
+            "tests/marketdata/test_stale.py::test_a_venue_that_goes_on_answering_with_old_candles_makes_a_stale_feed",
+            "tests/marketdata/test_stale.py::test_a_venue_whose_candles_are_old_makes_a_stale_feed_and_no_signal",
+        ),
     ),
     52: Fault("double click, two tabs, a client that repeats"),
     53: Fault("stop while an order is on its way or unknown"),

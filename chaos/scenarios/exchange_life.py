@@ -5,14 +5,11 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from django.utils import timezone
-
 from chaos.scenarios import scenario
 from chaos.scenarios.acts import enter, leave, let_go_by, patience, tell
 from chaos.world import World
-from domain.market import OrderType, Side
+from domain.market import OrderType
 from domain.orders import OrderStatus
-from exchanges.gateway import OrderTicket
 from exchanges.models import Account, Balance
 from exchanges.services import gateway_for
 from orders.models import Fill, Order
@@ -165,41 +162,6 @@ def fees_and_trade_ids(stage: World) -> None:
         currencies = set(order.fills.values_list("fee_currency", flat=True))
         stage.expect(currencies == {"KCS"}, f"wanted fees in KCS, were in {currencies}")
     leave(stage, *(stage.position_of(order).session for order in orders))
-
-
-@scenario("others-trade", rows=(41,), needs_stage=False)
-def others_trade(stage: World) -> None:
-    """The trader cancels our order at the venue and sends one of their own: ours is seen to be gone, theirs is left alone."""
-    order = resting_order(stage)
-    account, symbol = order.account, order.market.symbol
-    venue = by_hand(account, order)
-    ticket = OrderTicket(
-        symbol=symbol, side=Side.BUY, order_type=OrderType.LIMIT, quantity=Decimal("0.01"), price=order.price,
-        client_order_id=f"mine-{order.pk}", sent_at=timezone.now(), window_ms=5000,
-    )  # fmt: skip
-    venue.order_create(ticket)
-    venue.order_cancel(symbol, Order.objects.get(pk=order.pk).exchange_order_id)
-    stage.count("exchange", 2)
-    stage.wait_order(order, S.CANCELED)
-    leave(stage, stage.position_of(order).session)
-    [theirs] = stage.orders_there(account, clientOid=ticket.client_order_id)
-    stage.expect(theirs["status"] == "open", f"wanted the other's order left open, was {theirs['status']}")
-    venue.order_cancel(symbol, theirs["id"])
-
-
-@scenario("money-moves", rows=(42,), needs_stage=False)
-def money_moves(stage: World) -> None:
-    """The trader deposits and withdraws past the platform: the next reading of the balances says so, and no order is made."""
-    account = stage.account("10000")
-    key = account.name
-    stage.sim(
-        "accounts", apiKey=key, secret=f"secret-{key}", passphrase=f"pass-{key}", balances={"USDT": "7000", "ETH": "2"}
-    )
-    stage.count("exchange")
-    stage.ring("orders.balances", account_ids=[account.pk])
-    read = Balance.objects.filter(account=account, currency="USDT", total=7000)
-    stage.wait(read.exists, "the balances to be read")
-    stage.expect(not stage.orders_there(account), "wanted no order, was one")
 
 
 @scenario("pages-instead", rows=(28, 36), needs_stage=False)

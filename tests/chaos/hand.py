@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import importlib
+import itertools
 import json
 import logging
 import threading
@@ -24,8 +25,11 @@ import requests
 from celery import current_app
 from django.db import connections
 
+import orders.ledger
+import orders.lookups
 import orders.services
 import pipeline.topics
+import positions.reconciliation
 import positions.services
 from chaos import invariants
 from chaos.breach import Breach
@@ -44,6 +48,12 @@ PACE, HURRIED = 0.2, 0.12
 THREADS = 8
 SWEEP_SECONDS = 0.1
 QUIET_SECONDS = 0.15
+# Prices are read in every so many sweeps.
+PRICES_EVERY = 5
+# Wherever the product has a crash point.
+CRASHING = (
+    orders.ledger, orders.lookups, orders.services, pipeline.topics, positions.reconciliation, positions.services,
+)  # fmt: skip
 NO_ARGUMENTS = base64.b64encode(b"[[], {}]")
 
 
@@ -174,11 +184,16 @@ class HandStage(World):
         return [["orders.sweep"], [task for task in tasks if task != "orders.sweep"]]
 
     def _sweeper(self, tasks: list[str]) -> Callable[[], None]:
+        without_prices = [task for task in tasks if task != "positions.watch"]
+
         def work() -> None:
             me = threading.get_ident()
             try:
-                while not self._is_over.wait(SWEEP_SECONDS):
-                    for name in tasks:
+                for number in itertools.count():
+                    if self._is_over.wait(SWEEP_SECONDS):
+                        return
+                    # The venue's rate limit is as it is, however hurried we are.
+                    for name in tasks if number % PRICES_EVERY == 0 else without_prices:
                         self._busy.add(me)
                         if self._is_sweeping.is_set() and not self._is_over.is_set():
                             self._do({"headers": {"task": name}, "body": NO_ARGUMENTS})
@@ -207,7 +222,7 @@ def hand_stage(patch: pytest.MonkeyPatch, url: str, broker: redis.Redis, pace: f
         value = getattr(importlib.import_module(module), name)
         patch.setattr(f"{module}.{name}", value * pace if isinstance(value, timedelta) else int(value * pace))
     stage = HandStage(url, broker, pace)
-    for place in (orders.services, positions.services, pipeline.topics):
+    for place in CRASHING:
         patch.setattr(place, "crashpoint", stage.crashpoint)
     stage.begin()
     try:

@@ -18,9 +18,11 @@ from orders.ledger import orders_announce
 from orders.models import Fill, Order
 from orders.services import order_submit
 from pipeline.topics import Topic, publish
-from positions.models import Position, PositionStatus
+from positions.models import Discrepancy, Position, PositionStatus
+from positions.reconciliation import account_reconcile
 from positions.services import sessions_track
 from sessions.services import session_mark_stopped, session_stop
+from tests.factories import KEY, PASSPHRASE, SECRET, make_config, make_feed, make_session
 from tests.venue import Venue
 
 Oracle = dict[str, Any]
@@ -162,6 +164,49 @@ def test_i4_sees_a_position_that_realized_something_else(venue: Venue, round_tri
     [words] = found(venue.simulator.oracle(), "I4")
 
     assert words.startswith("account key-of-alice: its positions realized")
+
+
+def test_i4_sees_a_holding_that_is_in_no_position_unless_somebody_was_told(
+    venue: Venue, round_trip: tuple[Order, Order]
+) -> None:
+    entry, exit_order = round_trip
+    Position.objects.update(status=PositionStatus.ABANDONED, realized_pnl=0)
+    Fill.objects.filter(order=exit_order).delete()
+    words = "account key-of-alice: 0.020000000000000000 BTC of what our orders bought are in no position"
+
+    assert words in found(venue.simulator.oracle(), "I4")
+
+    with transaction.atomic():
+        publish(Topic.ALERTS, entry.account_id, order_id=entry.pk, data={"alert": "ORDER_FOUND_AFTER_NOT_PLACED"})
+    assert words not in found(venue.simulator.oracle(), "I4")
+
+
+def test_i4_forgives_profits_where_a_trader_corrected_a_position_or_no_session_holds_an_order(
+    venue: Venue, round_trip: tuple[Order, Order]
+) -> None:
+    entry, _ = round_trip
+    Position.objects.update(realized_pnl=0)
+    assert [one for one in found(venue.simulator.oracle(), "I4") if "realized" in one] != []
+
+    Discrepancy.objects.create(account=entry.account, kind="LATE_ORDER", subject=f"order:{entry.pk}", order=entry)
+    assert [one for one in found(venue.simulator.oracle(), "I4") if "realized" in one] == []
+
+    Discrepancy.objects.all().delete()
+    Fill.objects.filter(order=entry).update(is_correction=True)
+    assert [one for one in found(venue.simulator.oracle(), "I4") if "realized" in one] == []
+
+
+def test_an_order_of_others_in_the_books_breaks_nothing(venue: Venue, round_trip: tuple[Order, Order]) -> None:
+    make_session(venue.account, make_config(venue.account.owner, make_feed(venue.market)))
+    account_reconcile(venue.account.pk)
+    client = venue.simulator.client(KEY, SECRET, PASSPHRASE)
+    client.load_markets()
+    client.create_order("BTC/USDT", "market", "buy", "0.01")
+    account_reconcile(venue.account.pk)
+
+    [theirs] = Order.objects.filter(is_foreign=True)
+    assert theirs.filled == Decimal("0.01")
+    assert invariants.check(venue.simulator.oracle()) == []
 
 
 @pytest.mark.parametrize("status", [OrderStatus.SUBMITTING, OrderStatus.UNKNOWN])

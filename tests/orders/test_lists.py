@@ -237,6 +237,21 @@ def test_a_fill_of_an_order_that_had_ended_is_recorded_and_told(venue: Venue) ->
     assert (late.status, late.filled, late.filled_quote) == (S.CLOSED, Decimal("0.001"), Decimal("48.9"))
 
 
+def test_an_order_of_which_the_venue_shows_no_more_than_its_fills_is_done_when_they_fill_it(venue: Venue) -> None:
+    orders = limit_orders(venue, 3)
+    look([order.pk for order in orders])  # watched from here on
+    venue.simulator.control("settings", keepFilledS=60)
+    venue.price("48900")
+    venue.advance(3600)
+    for order in orders:
+        let_pass(order, 60)
+
+    look([order.pk for order in orders])
+
+    assert statuses() == [S.CLOSED] * 3
+    assert set(Order.objects.values_list("filled", flat=True)) == {Decimal("0.001")}
+
+
 def test_a_look_that_is_under_way_is_not_doubled(venue: Venue, monkeypatch: pytest.MonkeyPatch) -> None:
     [order] = limit_orders(venue, 1)
     seen: list[Any] = []
