@@ -162,12 +162,12 @@ def market_settle(account: Account, market: Market, reading: MarketReading) -> S
     rows = _rows(account, market, reading.reports.values(), reading.fills)
     trade_ids = [fill.trade_id for fills in reading.fills.values() for fill in fills]
     recorded = set(
-        Fill.objects.filter(account=account, market=market, trade_id__in=trade_ids).values_list("trade_id", flat=True)
+        Fill.objects.filter(account=account, market=market, trade_id__in=trade_ids).values_list("trade_id", "side")
     )
     for exchange_order_id in {**reading.reports, **reading.fills}:
         report, fills = reading.reports.get(exchange_order_id), reading.fills.get(exchange_order_id, ())
         order = rows.get(exchange_order_id)
-        has_new = any(fill.trade_id not in recorded for fill in fills)
+        has_new = any((fill.trade_id, fill.side) not in recorded for fill in fills)
         if order is None:
             if not _is_worth_a_row(cursor, report, fills):
                 continue
