@@ -174,7 +174,9 @@ def sessions_unsettled(now: datetime, session_ids: Collection[int] | None = None
     )
     unseen = chosen.filter(
         Q(status=SessionStatus.ACTIVE) | Q(has_exposure=True),
-        Q(last_signal=None) & Exists(news) | Exists(news.filter(pk__gt=OuterRef("last_signal"))),
+        # By candle, as the tracker looks at them: one that was stored late is older than what was seen.
+        Q(last_signal=None) & Exists(news)
+        | Exists(news.filter(candle_open_at__gt=OuterRef("last_signal__candle_open_at"))),
     )
     stopping = chosen.filter(status=SessionStatus.STOPPING)
     intents = Intent.objects.filter(position=OuterRef(OuterRef("pk")))
