@@ -392,7 +392,7 @@ def _leave(one: _Facts, reason: ExitReason, now: datetime, wishes: _Wishes) -> N
         _close(one, position, wishes)
         return
     position.save(update_fields=["exit_reason"])
-    failures = sum(order.status in (OrderStatus.REJECTED, OrderStatus.NOT_PLACED) for order in one.exits)
+    failures = sum(_is_in_vain(order) for order in one.exits)
     if failures == EXIT_FAILURES_BEFORE_ALERT:
         wishes.notes[Topic.ALERTS].append(one.note(alert="EXIT_KEEPS_FAILING", failures=failures, reason=reason))
     if one.exits:
@@ -410,6 +410,12 @@ def _leave(one: _Facts, reason: ExitReason, now: datetime, wishes: _Wishes) -> N
             not_before_at=now + _exit_pause(failures) if failures else None,
         )
     )  # fmt: skip
+
+
+def _is_in_vain(order: Order) -> bool:
+    """Whether an exit came to nothing: refused, not placed, or taken and cancelled by the venue without a trade."""
+    failed = (OrderStatus.REJECTED, OrderStatus.NOT_PLACED)
+    return order.status in failed or (order.status == OrderStatus.CANCELED and not order.filled)
 
 
 def _exit_pause(failures: int) -> timedelta:
