@@ -250,9 +250,9 @@ def _late_orders(account: Account) -> list[Difference]:
     lone = list(
         account.orders.filter(Q(filled__gt=0) | Q(status=OrderStatus.OPENED), reason=LATE).select_related("market")
     )
-    lately = account.orders.filter(
-        sent_at__gte=timezone.now() - timedelta(days=1), filled__gt=0, is_exit=False, is_foreign=False
-    )
+    told = account.discrepancies.filter(kind=Kind.LATE_ORDER, status=Status.OPEN).values("order")
+    is_lately = Q(sent_at__gte=timezone.now() - timedelta(days=1)) | Q(pk__in=told)
+    lately = account.orders.filter(is_lately, filled__gt=0, is_exit=False, is_foreign=False)
     left = [order for order, _ in orders_left_over(lately.select_related("market"))]
     return [
         Difference(
