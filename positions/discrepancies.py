@@ -75,7 +75,8 @@ def discrepancy_record(account: Account, one: Difference) -> None:
     """Tell of a difference that is put right already; once."""
     with transaction.atomic():
         # Under the account's lock, so that of two readers the second sees what the first has told.
-        Account.objects.select_for_update(of=("self",)).get(pk=account.pk)
+        # No key of it changes: whoever records a fill of the account need not wait, nor would be waited for in turn.
+        Account.objects.select_for_update(of=("self",), no_key=True).get(pk=account.pk)
         if account.discrepancies.filter(kind=one.kind, subject=one.subject).exists():
             return
         row = _new(account, one)
