@@ -35,6 +35,9 @@ LOOK_AGAIN_AT_FOREIGN = timedelta(seconds=60)
 # ``reason`` of an order that was given up, found after all, and whose intent is carried out by another attempt.
 LATE = "LATE"
 FOREIGN = "FOREIGN"
+# Whatever shows an order among these at the venue is the first to know. One that is READY was refused unseen, or so the venue
+# said: it must not be sent again.
+NOT_KNOWN_TO_BE_THERE = (S.READY, S.SUBMITTING, S.UNKNOWN, S.NOT_PLACED)
 # Among these a fill should not come any more.
 ENDED = (S.CLOSED, S.CANCELED, S.REJECTED, S.DENIED)
 
@@ -151,12 +154,14 @@ def _record(order: Order, report: OrderReport, fills: Sequence[FillReport]) -> s
     with transaction.atomic():
         # Locked, so that two looks at it add up the fills one after the other.
         totals = Order.objects.locked().get(pk=order.pk)
-        if totals.status in (S.SUBMITTING, S.UNKNOWN, S.NOT_PLACED):
+        if totals.status in NOT_KNOWN_TO_BE_THERE:
+            if totals.status == S.READY:
+                _alert(order, "ORDER_FOUND_BEFORE_IT_WAS_SENT")
             order.status = totals.status
             order_settle(
                 order,
                 S.OPENED,
-                among=(S.SUBMITTING, S.UNKNOWN, S.NOT_PLACED),
+                among=NOT_KNOWN_TO_BE_THERE,
                 exchange_order_id=report.exchange_order_id,
                 opened_at=timezone.now(),
             )
@@ -170,12 +175,12 @@ def _record(order: Order, report: OrderReport, fills: Sequence[FillReport]) -> s
             )  # fmt: skip
         if totals.status in ENDED:
             return _reopen_the_books(totals, order) if new else str(totals.status)
-        if report.is_open or not is_complete:
+        is_whole = totals.execution == Execution.FULLY_EXECUTED  # then it was filled, whatever word the venue uses
+        if not is_complete or (report.is_open and not is_whole):
             _wait_for_more(order, report, timezone.now())
             if new:
                 orders_announce([order], Topic.ORDER_UPDATES)
             return S.OPENED
-        is_whole = totals.execution == Execution.FULLY_EXECUTED  # then it was filled, whatever word the venue uses
         done = S.CANCELED if report.is_canceled and not is_whole else S.CLOSED
         ended = {"closed_at": timezone.now(), "reserved": 0, "not_before_at": None, "leased_until": None, "failures": 0}
         if not order.is_foreign:

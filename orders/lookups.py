@@ -45,7 +45,7 @@ LONGEST_PAUSE = timedelta(seconds=16)
 FAILURES_BEFORE_REVIEW = 20
 # From so many orders of an account on one market on, its lists are read instead: three requests, whatever their number.
 LIST_READ_FROM = 3
-# How much of the venue's time lists and fills are read again, for what it shows late and for the clocks' differences.
+# How far back lists and fills are read again, for what the venue shows late and for the clocks' differences.
 OVERLAP = timedelta(minutes=2)
 # How far back orders that were given up are looked for among those that are done, by our clock.
 GIVEN_UP_IS_WATCHED_FOR = timedelta(hours=1)
@@ -131,7 +131,8 @@ def market_read(gateway: Gateway, account: Account, market: Market) -> MarketRea
     exchange = account.exchange
     read_at = exchange.time_at(timezone.now())
     cursor = _cursor(account, market, read_at)
-    since = min([cursor.read_until, *_sent_times(account, market)]) - OVERLAP
+    # What comes late comes late by our time, however fast the venue's clock runs.
+    since = min([cursor.read_until, *_sent_times(account, market)]) - OVERLAP * max(1.0, exchange.clock_speed)
     # In this order: what is done between two requests is in the later list, and every fill of it in the fills.
     opened = gateway.orders_open(market.symbol)
     done = gateway.orders_done(market.symbol, since)
@@ -232,12 +233,16 @@ def _look_by_lists(order_ids: Sequence[int]) -> list[int]:
         gateway = gateway_for(account.exchange, account, [market])
         for order in orders:
             _cancel_if_wanted(gateway, order)
-        reading = market_read(gateway, account, market)
+        market_settle(account, market, market_read(gateway, account, market))
     except ExchangeUnavailable as error:
         for order in orders:
             _failed(order, error)
         return rest
-    market_settle(account, market, reading)
+    except Exception as error:
+        logger.exception("the lists of account %s on %s could not be settled", account.pk, market.symbol)
+        for order in orders:
+            _look_in_vain(order, error)
+        return rest
     # The lease stays on what they did not settle; absence from a list proves nothing.
     unseen = Order.objects.filter(pk__in=mine, status__in=(S.UNKNOWN, S.OPENED), leased_until__isnull=False)
     unseen_ids = list(unseen.values_list("pk", flat=True))
@@ -333,6 +338,10 @@ def _look_again(order: Order, detail: str, retry_after: timedelta | None = None)
 def _look_in_vain(order: Order, error: Exception) -> None:
     """The look itself failed, by no fault of the venue's: after many times somebody has to see why."""
     _look_again(order, f"{type(error).__name__}: {error}")
+    _tell_if_in_vain(order)
+
+
+def _tell_if_in_vain(order: Order) -> None:
     poisoned = Order.objects.filter(failures__gte=FAILURES_BEFORE_REVIEW)
     order_alert_once(poisoned, order.pk, "ORDER_NEEDS_REVIEW")
 
@@ -342,6 +351,7 @@ def _not_found(gateway: Gateway, order: Order) -> str:
     if order.status == S.OPENED:
         # It was there. A venue that does not show it now is behind, or has forgotten it: never a reason to send again.
         _look_again(order, "the venue does not show the order")
+        _tell_if_in_vain(order)
         return order.status
     unknown = Order.objects.filter(pk=order.pk, status=S.UNKNOWN, lookups=order.lookups)
     if order.not_before_at is not None and order.not_before_at > now:

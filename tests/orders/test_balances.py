@@ -14,9 +14,10 @@ from django.core import serializers
 from django.utils import timezone
 
 from domain.orders import OrderStatus
+from exchanges.credentials import UnableToDecrypt
 from exchanges.models import Account, Balance
 from exchanges.services import gateway_for
-from orders import lookups, services
+from orders import lookups, services, tasks
 from orders.models import Fill, Order
 from orders.tasks import balances, sweep_orders
 from pipeline.models import Event
@@ -161,3 +162,20 @@ def test_secrets_show_in_no_row_no_journal_and_no_log(
         assert canary not in caplog.text
         assert canary not in repr(vars(Order.objects.select_related("account").get(pk=order.pk)))
     assert "KC-API-SIGN" not in caplog.text
+
+
+def test_balances_that_cannot_be_read_keep_no_other_account_waiting(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def refresh(account_id: int) -> None:
+        asked.append(account_id)
+        if account_id == 1:
+            raise UnableToDecrypt("no")
+
+    monkeypatch.setattr(tasks, "balances_refresh", refresh)
+
+    balances([1, 2])
+
+    assert asked == [1, 2]
