@@ -35,6 +35,8 @@ LOOK_AGAIN_AT_FOREIGN = timedelta(seconds=60)
 # ``reason`` of an order that was given up, found after all, and whose intent is carried out by another attempt.
 LATE = "LATE"
 FOREIGN = "FOREIGN"
+# An attempt that was never sent, because the one before it was found after all.
+SUPERSEDED = {"reason": "SUPERSEDED", "reserved": 0}
 # Whatever shows an order among these at the venue is the first to know. One that is READY was refused unseen, or so the venue
 # said: it must not be sent again.
 NOT_KNOWN_TO_BE_THERE = (S.READY, S.SUBMITTING, S.UNKNOWN, S.NOT_PLACED)
@@ -141,6 +143,7 @@ def _take_back(order: Order, changes: dict[str, Any]) -> int:
         return 0
     _alert(order, "ORDER_FOUND_AFTER_NOT_PLACED")
     changes = changes | {"closed_at": None, "reason": ""}
+    _withdraw_next_attempt(order)
     try:
         with transaction.atomic():
             return given_up.move(S.OPENED, **changes)
@@ -148,6 +151,18 @@ def _take_back(order: Order, changes: dict[str, Any]) -> int:
         # Its intent has another attempt alive, and what this one does is no part of it: it is recorded by itself.
         logger.error("order %s was found at the venue beside another attempt of its intent", order.client_order_id)
         return given_up.move(S.OPENED, **(changes | {"reason": LATE, "intent_id": uuid.uuid4()}))
+
+
+def _withdraw_next_attempt(order: Order) -> None:
+    """What was to be tried again need not be: the attempt that has not been sent yet never is."""
+    same_intent = Order.objects.filter(pk=order.pk).values("intent_id")
+    others: GuardedQuerySet[Order] = Order.objects.filter(intent_id__in=same_intent).exclude(pk=order.pk)
+    unsent = list(others.filter(status__in=(S.REQUESTED, S.READY)).select_related("account").locked())
+    withdrawn = Order.objects.filter(pk__in=[one.pk for one in unsent])
+    if withdrawn.move(S.CANCELED, among=(S.REQUESTED, S.READY), **SUPERSEDED, closed_at=timezone.now()):
+        for one in unsent:
+            one.status = S.CANCELED
+        orders_announce(unsent, Topic.ORDER_UPDATES)
 
 
 def _record(order: Order, report: OrderReport, fills: Sequence[FillReport]) -> str:
