@@ -20,7 +20,7 @@ from django.utils import timezone
 from domain.market import ZERO, OrderType, Side
 from domain.orders import AT_VENUE_STATUSES, LIVE_STATUSES, OrderStatus
 from exchanges.gateway import ExchangeUnavailable, FillReport, Gateway, OrderReport
-from exchanges.models import Account, Market
+from exchanges.models import Account, Exchange, Market
 from exchanges.services import account_pause, gateway_for
 from orders.ledger import LOOK_AGAIN, order_alert_once, order_loaded, order_record, order_settle, order_take_in
 from orders.models import Fill, FillCursor, Order
@@ -131,8 +131,7 @@ def market_read(gateway: Gateway, account: Account, market: Market) -> MarketRea
     exchange = account.exchange
     read_at = exchange.time_at(timezone.now())
     cursor = _cursor(account, market, read_at)
-    # What comes late comes late by our time, however fast the venue's clock runs.
-    since = min([cursor.read_until, *_sent_times(account, market)]) - OVERLAP * max(1.0, exchange.clock_speed)
+    since = min([cursor.read_until, *_sent_times(account, market)]) - _overlap(exchange)
     # In this order: what is done between two requests is in the later list, and every fill of it in the fills.
     opened = gateway.orders_open(market.symbol)
     done = gateway.orders_done(market.symbol, since)
@@ -174,6 +173,9 @@ def market_settle(account: Account, market: Market, reading: MarketReading) -> S
                 continue
             if report is None:
                 logger.warning("no order of account %s is known for the fills of %s", account.pk, exchange_order_id)
+                settled.is_whole = False
+                continue
+            if _may_be_ours(account, market, report):
                 settled.is_whole = False
                 continue
             order = order_take_in(account, market, report)
@@ -278,6 +280,22 @@ def _is_worth_a_row(cursor: FillCursor, report: OrderReport | None, fills: Seque
     return any(fill.filled_at >= cursor.begun_at for fill in fills)
 
 
+def _may_be_ours(account: Account, market: Market, report: OrderReport) -> bool:
+    """Whether an order that does not say whose it is may be one of ours whose outcome is unknown: it looks like it, and was
+    made when that was sent. The look-up of ours will tell."""
+    if report.client_order_id:
+        return False
+    unknown = Order.objects.filter(
+        account=account, market=market, status__in=(S.SUBMITTING, S.UNKNOWN), exchange_order_id="", side=report.side,
+        quantity=report.quantity, sent_at__isnull=False, deadline_at__isnull=False,
+    )  # fmt: skip
+    time_at, slack = account.exchange.time_at, _overlap(account.exchange)
+    return any(
+        report.created_at is None or time_at(sent_at) - slack <= report.created_at <= time_at(deadline_at) + slack
+        for sent_at, deadline_at in unknown.values_list("sent_at", "deadline_at")
+    )
+
+
 def _rows(
     account: Account, market: Market, reports: Iterable[OrderReport], fills: Mapping[str, Sequence[FillReport]]
 ) -> dict[str, Order]:
@@ -296,6 +314,11 @@ def _rows(
 def _cursor(account: Account, market: Market, now: datetime) -> FillCursor:
     begun = {"begun_at": now, "read_until": now}
     return FillCursor.objects.get_or_create(account=account, market=market, defaults=begun)[0]
+
+
+def _overlap(exchange: Exchange) -> timedelta:
+    """What comes late comes late by our time, however fast the venue's clock runs."""
+    return OVERLAP * max(1.0, exchange.clock_speed)
 
 
 def _sent_times(account: Account, market: Market) -> list[datetime]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -564,3 +565,29 @@ def test_an_order_that_was_to_be_sent_again_and_is_at_the_venue_is_adopted_and_n
     assert (order.status, order.filled) == (S.CLOSED, Decimal("0.02"))
     assert len(venue.orders()) == 1
     assert len(events("alerts", alert="ORDER_FOUND_BEFORE_IT_WAS_SENT")) == 1
+
+
+def test_an_order_listed_without_its_sender_s_id_is_nobody_else_s_while_it_may_be_ours(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = venue.ready_order()
+    venue.fault(method="POST", path=ORDERS, when="after", kind="drop")
+    services.order_submit(order.pk)
+    by_hand(venue, "buy", "0.003")
+    account, market = venue.account, venue.market
+    gateway = gateway_for(venue.exchange, account, [market])
+    done = CcxtGateway.orders_done
+    monkeypatch.setattr(
+        CcxtGateway, "orders_done", lambda *args: [replace(report, client_order_id="") for report in done(*args)]
+    )
+
+    settled_first = lookups.market_settle(account, market, lookups.market_read(gateway, account, market))
+    found = list(Order.objects.filter(is_foreign=True).values_list("quantity", flat=True))
+    lookups.order_look(order.pk)
+    settled_then = lookups.market_settle(account, market, lookups.market_read(gateway, account, market))
+
+    order.refresh_from_db()
+    assert (settled_first.is_whole, settled_then.is_whole) == (False, True)
+    assert found == [Decimal("0.003")]
+    assert (order.status, order.filled, Fill.objects.count()) == (S.CLOSED, Decimal("0.02"), 2)
+    assert Order.objects.filter(is_foreign=True).count() == 1
