@@ -180,6 +180,12 @@ def session_recovery_carry_out(session_id: int) -> bool:
     if unsettled:
         session_recovery_delay(session_id, asked_at, f"the fate of {unsettled} orders is not known yet")
         return False
+    held = Position.objects.filter(session=session_id, status__in=LIVE_POSITIONS)
+    compared = Reconciliation.objects.filter(pk=session.account_id, compared_at__gte=asked_at)
+    if held.exists() and not compared.exists():
+        why = "the balances were not compared yet, for orders of the account are being filled"
+        session_recovery_delay(session_id, asked_at, why)
+        return False
     open_close = Discrepancy.objects.filter(
         position__session=session_id, position__status__in=LIVE_POSITIONS, kind=Kind.MANUAL_CLOSE, status=Status.OPEN
     ).first()
