@@ -84,7 +84,7 @@ ORDER_LIVE = _index(
     "order_one_live_per_intent",
     "(intent_id) WHERE status IN ('REQUESTED', 'READY', 'SUBMITTING', 'UNKNOWN', 'OPENED')",
 )
-FILL_ONCE = _constraint("orders_fill", "fill_counted_once", "UNIQUE (account_id, market_id, trade_id)")
+FILL_ONCE = _constraint("orders_fill", "fill_counted_once", "UNIQUE (account_id, market_id, trade_id, side)")
 POSITION_PER_SIGNAL = _constraint(
     "positions_position", "position_once_per_signal", "UNIQUE (session_id, entry_signal_id)"
 )

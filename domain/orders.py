@@ -28,7 +28,8 @@ S = OrderStatus
 
 ORDER_TRANSITIONS: Mapping[str, frozenset[str]] = {
     S.REQUESTED: frozenset({S.READY, S.DENIED, S.CANCELED}),
-    S.READY: frozenset({S.SUBMITTING, S.CANCELED}),
+    # To OPENED: the venue shows one that it said it had not looked at.
+    S.READY: frozenset({S.SUBMITTING, S.CANCELED, S.OPENED}),
     # Back to READY: the venue refused before looking at the order (rate limit, clock), so sending again is safe.
     S.SUBMITTING: frozenset({S.OPENED, S.REJECTED, S.UNKNOWN, S.READY}),
     S.UNKNOWN: frozenset({S.OPENED, S.NOT_PLACED}),

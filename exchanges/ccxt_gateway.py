@@ -348,7 +348,7 @@ class CcxtGateway:
             yield
         except errors.BaseError as error:
             if self._says_not_found(error):
-                raise _NotFound(_brief(error)) from error
+                raise _NotFound(_brief(error), is_answer=True) from error
             raise self._unavailable(error, is_refused_key=self._is_refused_key(error)) from error
         except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise ExchangeUnavailable(f"the venue's answer made no sense ({type(error).__name__})") from error

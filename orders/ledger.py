@@ -35,6 +35,11 @@ LOOK_AGAIN_AT_FOREIGN = timedelta(seconds=60)
 # ``reason`` of an order that was given up, found after all, and whose intent is carried out by another attempt.
 LATE = "LATE"
 FOREIGN = "FOREIGN"
+# An attempt that was never sent, because the one before it was found after all.
+SUPERSEDED = {"reason": "SUPERSEDED", "reserved": 0}
+# Whatever shows an order among these at the venue is the first to know. One that is READY was refused unseen, or so the venue
+# said: it must not be sent again.
+NOT_KNOWN_TO_BE_THERE = (S.READY, S.SUBMITTING, S.UNKNOWN, S.NOT_PLACED)
 # Among these a fill should not come any more.
 ENDED = (S.CLOSED, S.CANCELED, S.REJECTED, S.DENIED)
 
@@ -138,6 +143,7 @@ def _take_back(order: Order, changes: dict[str, Any]) -> int:
         return 0
     _alert(order, "ORDER_FOUND_AFTER_NOT_PLACED")
     changes = changes | {"closed_at": None, "reason": ""}
+    _withdraw_next_attempt(order)
     try:
         with transaction.atomic():
             return given_up.move(S.OPENED, **changes)
@@ -147,16 +153,30 @@ def _take_back(order: Order, changes: dict[str, Any]) -> int:
         return given_up.move(S.OPENED, **(changes | {"reason": LATE, "intent_id": uuid.uuid4()}))
 
 
+def _withdraw_next_attempt(order: Order) -> None:
+    """What was to be tried again need not be: the attempt that has not been sent yet never is."""
+    same_intent = Order.objects.filter(pk=order.pk).values("intent_id")
+    others: GuardedQuerySet[Order] = Order.objects.filter(intent_id__in=same_intent).exclude(pk=order.pk)
+    unsent = list(others.filter(status__in=(S.REQUESTED, S.READY)).select_related("account").locked())
+    withdrawn = Order.objects.filter(pk__in=[one.pk for one in unsent])
+    if withdrawn.move(S.CANCELED, among=(S.REQUESTED, S.READY), **SUPERSEDED, closed_at=timezone.now()):
+        for one in unsent:
+            one.status = S.CANCELED
+        orders_announce(unsent, Topic.ORDER_UPDATES)
+
+
 def _record(order: Order, report: OrderReport, fills: Sequence[FillReport]) -> str:
     with transaction.atomic():
         # Locked, so that two looks at it add up the fills one after the other.
         totals = Order.objects.locked().get(pk=order.pk)
-        if totals.status in (S.SUBMITTING, S.UNKNOWN, S.NOT_PLACED):
+        if totals.status in NOT_KNOWN_TO_BE_THERE:
+            if totals.status == S.READY:
+                _alert(order, "ORDER_FOUND_BEFORE_IT_WAS_SENT")
             order.status = totals.status
             order_settle(
                 order,
                 S.OPENED,
-                among=(S.SUBMITTING, S.UNKNOWN, S.NOT_PLACED),
+                among=NOT_KNOWN_TO_BE_THERE,
                 exchange_order_id=report.exchange_order_id,
                 opened_at=timezone.now(),
             )
@@ -170,12 +190,12 @@ def _record(order: Order, report: OrderReport, fills: Sequence[FillReport]) -> s
             )  # fmt: skip
         if totals.status in ENDED:
             return _reopen_the_books(totals, order) if new else str(totals.status)
-        if report.is_open or not is_complete:
+        is_whole = totals.execution == Execution.FULLY_EXECUTED  # then it was filled, whatever word the venue uses
+        if not is_complete or (report.is_open and not is_whole):
             _wait_for_more(order, report, timezone.now())
             if new:
                 orders_announce([order], Topic.ORDER_UPDATES)
             return S.OPENED
-        is_whole = totals.execution == Execution.FULLY_EXECUTED  # then it was filled, whatever word the venue uses
         done = S.CANCELED if report.is_canceled and not is_whole else S.CLOSED
         ended = {"closed_at": timezone.now(), "reserved": 0, "not_before_at": None, "leased_until": None, "failures": 0}
         if not order.is_foreign:

@@ -20,7 +20,7 @@ from django.utils import timezone
 from domain.market import ZERO, OrderType, Side
 from domain.orders import AT_VENUE_STATUSES, LIVE_STATUSES, OrderStatus
 from exchanges.gateway import ExchangeUnavailable, FillReport, Gateway, OrderReport
-from exchanges.models import Account, Market
+from exchanges.models import Account, Exchange, Market
 from exchanges.services import account_pause, gateway_for
 from orders.ledger import LOOK_AGAIN, order_alert_once, order_loaded, order_record, order_settle, order_take_in
 from orders.models import Fill, FillCursor, Order
@@ -45,7 +45,7 @@ LONGEST_PAUSE = timedelta(seconds=16)
 FAILURES_BEFORE_REVIEW = 20
 # From so many orders of an account on one market on, its lists are read instead: three requests, whatever their number.
 LIST_READ_FROM = 3
-# How much of the venue's time lists and fills are read again, for what it shows late and for the clocks' differences.
+# How far back lists and fills are read again, for what the venue shows late and for the clocks' differences.
 OVERLAP = timedelta(minutes=2)
 # How far back orders that were given up are looked for among those that are done, by our clock.
 GIVEN_UP_IS_WATCHED_FOR = timedelta(hours=1)
@@ -131,7 +131,7 @@ def market_read(gateway: Gateway, account: Account, market: Market) -> MarketRea
     exchange = account.exchange
     read_at = exchange.time_at(timezone.now())
     cursor = _cursor(account, market, read_at)
-    since = min([cursor.read_until, *_sent_times(account, market)]) - OVERLAP
+    since = min([cursor.read_until, *_sent_times(account, market)]) - _overlap(exchange)
     # In this order: what is done between two requests is in the later list, and every fill of it in the fills.
     opened = gateway.orders_open(market.symbol)
     done = gateway.orders_done(market.symbol, since)
@@ -162,17 +162,20 @@ def market_settle(account: Account, market: Market, reading: MarketReading) -> S
     rows = _rows(account, market, reading.reports.values(), reading.fills)
     trade_ids = [fill.trade_id for fills in reading.fills.values() for fill in fills]
     recorded = set(
-        Fill.objects.filter(account=account, market=market, trade_id__in=trade_ids).values_list("trade_id", flat=True)
+        Fill.objects.filter(account=account, market=market, trade_id__in=trade_ids).values_list("trade_id", "side")
     )
     for exchange_order_id in {**reading.reports, **reading.fills}:
         report, fills = reading.reports.get(exchange_order_id), reading.fills.get(exchange_order_id, ())
         order = rows.get(exchange_order_id)
-        has_new = any(fill.trade_id not in recorded for fill in fills)
+        has_new = any((fill.trade_id, fill.side) not in recorded for fill in fills)
         if order is None:
             if not _is_worth_a_row(cursor, report, fills):
                 continue
             if report is None:
                 logger.warning("no order of account %s is known for the fills of %s", account.pk, exchange_order_id)
+                settled.is_whole = False
+                continue
+            if _may_be_ours(account, market, report):
                 settled.is_whole = False
                 continue
             order = order_take_in(account, market, report)
@@ -232,12 +235,16 @@ def _look_by_lists(order_ids: Sequence[int]) -> list[int]:
         gateway = gateway_for(account.exchange, account, [market])
         for order in orders:
             _cancel_if_wanted(gateway, order)
-        reading = market_read(gateway, account, market)
+        market_settle(account, market, market_read(gateway, account, market))
     except ExchangeUnavailable as error:
         for order in orders:
             _failed(order, error)
         return rest
-    market_settle(account, market, reading)
+    except Exception as error:
+        logger.exception("the lists of account %s on %s could not be settled", account.pk, market.symbol)
+        for order in orders:
+            _look_in_vain(order, error)
+        return rest
     # The lease stays on what they did not settle; absence from a list proves nothing.
     unseen = Order.objects.filter(pk__in=mine, status__in=(S.UNKNOWN, S.OPENED), leased_until__isnull=False)
     unseen_ids = list(unseen.values_list("pk", flat=True))
@@ -277,6 +284,22 @@ def _is_worth_a_row(cursor: FillCursor, report: OrderReport | None, fills: Seque
     return any(fill.filled_at >= cursor.begun_at for fill in fills)
 
 
+def _may_be_ours(account: Account, market: Market, report: OrderReport) -> bool:
+    """Whether an order that does not say whose it is may be one of ours whose outcome is unknown: it looks like it, and was
+    made when that was sent. The look-up of ours will tell."""
+    if report.client_order_id:
+        return False
+    unknown = Order.objects.filter(
+        account=account, market=market, status__in=(S.SUBMITTING, S.UNKNOWN), exchange_order_id="", side=report.side,
+        quantity=report.quantity, sent_at__isnull=False, deadline_at__isnull=False,
+    )  # fmt: skip
+    time_at, slack = account.exchange.time_at, _overlap(account.exchange)
+    return any(
+        report.created_at is None or time_at(sent_at) - slack <= report.created_at <= time_at(deadline_at) + slack
+        for sent_at, deadline_at in unknown.values_list("sent_at", "deadline_at")
+    )
+
+
 def _rows(
     account: Account, market: Market, reports: Iterable[OrderReport], fills: Mapping[str, Sequence[FillReport]]
 ) -> dict[str, Order]:
@@ -298,6 +321,11 @@ def _rows(
 def _cursor(account: Account, market: Market, now: datetime) -> FillCursor:
     begun = {"begun_at": now, "read_until": now}
     return FillCursor.objects.get_or_create(account=account, market=market, defaults=begun)[0]
+
+
+def _overlap(exchange: Exchange) -> timedelta:
+    """What comes late comes late by our time, however fast the venue's clock runs."""
+    return OVERLAP * max(1.0, exchange.clock_speed)
 
 
 def _sent_times(account: Account, market: Market) -> list[datetime]:
@@ -340,6 +368,10 @@ def _look_again(order: Order, detail: str, retry_after: timedelta | None = None)
 def _look_in_vain(order: Order, error: Exception) -> None:
     """The look itself failed, by no fault of the venue's: after many times somebody has to see why."""
     _look_again(order, f"{type(error).__name__}: {error}")
+    _tell_if_in_vain(order)
+
+
+def _tell_if_in_vain(order: Order) -> None:
     poisoned = Order.objects.filter(failures__gte=FAILURES_BEFORE_REVIEW)
     order_alert_once(poisoned, order.pk, "ORDER_NEEDS_REVIEW")
 
@@ -349,6 +381,7 @@ def _not_found(gateway: Gateway, order: Order) -> str:
     if order.status == S.OPENED:
         # It was there. A venue that does not show it now is behind, or has forgotten it: never a reason to send again.
         _look_again(order, "the venue does not show the order")
+        _tell_if_in_vain(order)
         return order.status
     unknown = Order.objects.filter(pk=order.pk, status=S.UNKNOWN, lookups=order.lookups)
     if order.not_before_at is not None and order.not_before_at > now:

@@ -1,5 +1,5 @@
 """Orders and their fills. An order's row, with its client order id, is committed before anything is sent; a fill is
-counted once per account, market and trade id, whoever reports it how often."""
+counted once per account, market, trade id and side, whoever reports it how often."""
 
 from __future__ import annotations
 
@@ -151,8 +151,9 @@ class Fill(models.Model):
 
     class Meta:
         constraints = [
-            # Trade ids are unique per symbol only.
-            models.UniqueConstraint(fields=["account", "market", "trade_id"], name="fill_counted_once")
+            # Trade ids are unique per symbol only, and who trades with himself has a fill on each side of one trade. Not
+            # by order: whatever rows of one order there are, what it did is counted once.
+            models.UniqueConstraint(fields=["account", "market", "trade_id", "side"], name="fill_counted_once")
         ]
         indexes = [
             # "what has been traded since the balance was read": equity

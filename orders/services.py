@@ -193,9 +193,10 @@ def _submit_later(order: Order, reason: str, retry_after: timedelta | None) -> s
     # The venue did not look at it: the same order, with the same id, may be sent again after a pause.
     mine = Order.objects.filter(pk=order.pk)
     again_at = timezone.now() + max(UNSEEN_PAUSE, retry_after or UNSEEN_PAUSE)
-    mine.move(S.READY, among=(S.SUBMITTING,), not_before_at=again_at, detail=reason[:200])
-    if mine.filter(status=S.READY, is_cancel_wanted=True).exists():
-        orders_cancel([order])  # its cancellation was asked for while it was on its way
+    with transaction.atomic():
+        mine.move(S.READY, among=(S.SUBMITTING,), not_before_at=again_at, detail=reason[:200])
+        if mine.filter(status=S.READY, is_cancel_wanted=True).exists():
+            orders_cancel([order])  # its cancellation was asked for while it was on its way
     return str(mine.values_list("status", flat=True).get())
 
 

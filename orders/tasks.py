@@ -41,6 +41,8 @@ def balances(account_ids: list[int]) -> None:
             balances_refresh(account_id)
         except ExchangeUnavailable as error:
             logger.warning("balances of account %s were not read: %s", account_id, error)
+        except Exception:  # the sweep rings again; its neighbours need not wait
+            logger.exception("balances of account %s could not be read", account_id)
 
 
 @shared_task(name="orders.sweep")

@@ -16,7 +16,6 @@ from typing import Any
 
 from celery import current_app
 from django.db import connection, transaction
-from kombu.exceptions import OperationalError
 
 from pipeline import listeners
 from pipeline.crashpoints import crashpoint
@@ -147,7 +146,7 @@ def ring(task: str, *, batch: int = 200, **ids: Iterable[int]) -> bool:
                 expires=BELL_EXPIRES_SECONDS,
                 ignore_result=True,
             )
-        except (OperationalError, OSError) as error:
+        except Exception as error:  # away, full, read-only: whatever a broker may say, and in whatever class
             logger.warning("the bell of %s did not ring (%s); its sweep will", task, type(error).__name__)
             return False
     return True

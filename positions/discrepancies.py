@@ -3,14 +3,17 @@ filed again once somebody has decided to leave it."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
 from decimal import Decimal
 
 from django.db import IntegrityError, transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from domain.market import ZERO
+from domain.orders import LIVE_STATUSES
 from exchanges.models import Account, Market
 from orders.models import Order
 from pipeline.topics import Topic, publish
@@ -21,6 +24,8 @@ from positions.models import DiscrepancyStatus as Status
 # What a venue's rounding may explain: a millionth of the amount, and the last digits of a small one.
 TOLERANCE_RATIO = Decimal("0.000001")
 TOLERANCE_LEAST = Decimal("0.0000001")
+# Names the wishes that decisions make, by their discrepancies.
+CLOSING = uuid.UUID("b1f7a1de-5c3e-4a4e-9b1d-0d6c7a52c0e4")
 
 
 def tolerance_of(*amounts: Decimal) -> Decimal:
@@ -49,6 +54,11 @@ class Difference:
     is_figure: bool = False
 
 
+def closing_intent(row: Discrepancy) -> uuid.UUID:
+    """Whose wish the order is that trades back what ``row`` is about, once it was decided to close it."""
+    return uuid.uuid5(CLOSING, str(row.pk))
+
+
 def discrepancies_settle(account: Account, true_now: Collection[Difference], kinds: Collection[Kind]) -> None:
     """Make the account's open rows of these kinds exactly what is ``true_now``: file what is new, renew the figures of what
     is known, close what is no longer true."""
@@ -65,7 +75,8 @@ def discrepancy_record(account: Account, one: Difference) -> None:
     """Tell of a difference that is put right already; once."""
     with transaction.atomic():
         # Under the account's lock, so that of two readers the second sees what the first has told.
-        Account.objects.select_for_update(of=("self",)).get(pk=account.pk)
+        # No key of it changes: whoever records a fill of the account need not wait, nor would be waited for in turn.
+        Account.objects.select_for_update(of=("self",), no_key=True).get(pk=account.pk)
         if account.discrepancies.filter(kind=one.kind, subject=one.subject).exists():
             return
         row = _new(account, one)
@@ -112,6 +123,9 @@ def _still_holds(decided: Discrepancy, one: Difference) -> bool:
     """Whether what was decided is about this difference, too."""
     if not one.is_figure and decided.resolution in (Resolution.IGNORE, Resolution.ADOPT):
         return True
+    attempts = Order.objects.filter(intent_id=closing_intent(decided))
+    if attempts.exists() and not attempts.filter(Q(filled__gt=0) | Q(status__in=LIVE_STATUSES)).exists():
+        return False  # it was to be traded back, and the venue would not
     # A decision about figures is a decision about those: what was closed then may have grown since.
     change = abs(one.found - one.expected - decided.difference)
     return decided.resolution != Resolution.ADOPT and change <= tolerance_of(one.expected, one.found)

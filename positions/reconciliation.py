@@ -19,7 +19,7 @@ from django.db import transaction
 from django.db.models import F, Max, Q
 from django.utils import timezone
 
-from domain.market import ZERO, PositionSide, Side
+from domain.market import ZERO, OrderType, PositionSide, Side
 from domain.orders import AT_VENUE_STATUSES, OrderStatus
 from exchanges.credentials import UnableToDecrypt
 from exchanges.gateway import BalanceReport, ExchangeUnavailable
@@ -117,7 +117,7 @@ def account_reconcile_if_due(account_id: int) -> bool:
     now = timezone.now()
     Reconciliation.objects.get_or_create(account_id=account_id)
     due = Reconciliation.objects.filter(Q(due_at=None) | Q(due_at__lte=now), _free(now), pk=account_id)
-    if not due.update(leased_until=now + LEASE):
+    if not due.update(leased_until=now + LEASE, due_at=now):
         return False
     mine = Reconciliation.objects.filter(pk=account_id)
     try:
@@ -130,13 +130,9 @@ def account_reconcile_if_due(account_id: int) -> bool:
         return False
     row, done_at = mine.get(), timezone.now()
     is_compared = row.compared_at is not None and row.compared_at >= now
-    mine.update(
-        due_at=done_at + (_period(account_id) if is_compared else SOON),
-        done_at=done_at,
-        leased_until=None,
-        failures=0,
-        last_error="",
-    )
+    # Of news that came while it was read nobody knows whether the reading has it: it is due as it was made.
+    mine.filter(due_at=now).update(due_at=done_at + (_period(account_id) if is_compared else SOON))
+    mine.update(done_at=done_at, leased_until=None, failures=0, last_error="")
     return True
 
 
@@ -184,6 +180,12 @@ def session_recovery_carry_out(session_id: int) -> bool:
     if unsettled:
         session_recovery_delay(session_id, asked_at, f"the fate of {unsettled} orders is not known yet")
         return False
+    held = Position.objects.filter(session=session_id, status__in=LIVE_POSITIONS)
+    compared = Reconciliation.objects.filter(pk=session.account_id, compared_at__gte=asked_at)
+    if held.exists() and not compared.exists():
+        why = "the balances were not compared yet, for orders of the account are being filled"
+        session_recovery_delay(session_id, asked_at, why)
+        return False
     open_close = Discrepancy.objects.filter(
         position__session=session_id, position__status__in=LIVE_POSITIONS, kind=Kind.MANUAL_CLOSE, status=Status.OPEN
     ).first()
@@ -210,7 +212,9 @@ def _read(account: Account) -> _Reading:
     held = Position.objects.filter(account=account, status__in=LIVE_POSITIONS).values_list("session_id", flat=True)
     sessions_track(sorted({*positions_take_up(list(news.values_list("pk", flat=True))), *held}))
     reading.held = _held(account)
-    in_flight = account.orders.filter(status__in=(OrderStatus.SUBMITTING, OrderStatus.UNKNOWN))
+    # A market order is filled by the time it is open: the balances may show what no list does yet.
+    is_unsettled = Q(status=OrderStatus.OPENED, order_type=OrderType.MARKET, is_foreign=False)
+    in_flight = account.orders.filter(is_unsettled | Q(status__in=(OrderStatus.SUBMITTING, OrderStatus.UNKNOWN)))
     reading.is_quiet = is_whole and last_fill_id == _last_fill_id(account) and not in_flight.exists()
     return reading
 
@@ -250,9 +254,9 @@ def _late_orders(account: Account) -> list[Difference]:
     lone = list(
         account.orders.filter(Q(filled__gt=0) | Q(status=OrderStatus.OPENED), reason=LATE).select_related("market")
     )
-    lately = account.orders.filter(
-        sent_at__gte=timezone.now() - timedelta(days=1), filled__gt=0, is_exit=False, is_foreign=False
-    )
+    told = account.discrepancies.filter(kind=Kind.LATE_ORDER, status=Status.OPEN).values("order")
+    is_lately = Q(sent_at__gte=timezone.now() - timedelta(days=1)) | Q(pk__in=told)
+    lately = account.orders.filter(is_lately, filled__gt=0, is_exit=False, is_foreign=False)
     left = [order for order, _ in orders_left_over(lately.select_related("market"))]
     return [
         Difference(

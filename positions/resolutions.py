@@ -9,20 +9,22 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from functools import reduce
+from operator import or_
 
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, Q
 from django.utils import timezone
 
 from domain.market import ZERO, OrderType, PositionSide, Side, round_quantity
 from domain.orders import LIVE_STATUSES, OrderStatus
-from exchanges.models import Account, Quote
-from orders.ledger import orders_announce
+from exchanges.models import Account, Market, Quote
+from orders.ledger import FOREIGN, LATE, orders_announce
 from orders.models import Fill, Order, foreign_order_id
 from orders.services import orders_cancel
 from pipeline.topics import Topic
-from positions.discrepancies import discrepancy_close, figure, tolerance_of
-from positions.models import LIVE_POSITIONS, BalanceAnchor, Discrepancy, Intent, Position, Resolution
+from positions.discrepancies import closing_intent, discrepancy_close, figure, tolerance_of
+from positions.models import LIVE_POSITIONS, BalanceAnchor, Discrepancy, Intent, Position, Reconciliation, Resolution
 from positions.models import DiscrepancyKind as Kind
 from positions.services import is_dust, session_exit, sessions_track
 from sessions.models import TradingSession
@@ -47,7 +49,7 @@ class UnableToResolve(Exception):
 
 def discrepancy_resolve(discrepancy_id: int, choice: str, *, actor: str) -> Discrepancy:
     """Carry out what ``actor`` decided about an open difference. Raises UnableToResolve, and then changes nothing."""
-    row = Discrepancy.objects.select_related("account").get(pk=discrepancy_id)
+    row = Discrepancy.objects.select_related("account", "order").get(pk=discrepancy_id)
     wanted = [str(one) for one in CHOICES[row.kind]]
     if choice not in wanted:
         raise UnableToResolve(f"for {row.kind} wanted {' or '.join(wanted) or 'nothing'}, was {choice[:40]!r}")
@@ -64,13 +66,33 @@ def discrepancy_resolve(discrepancy_id: int, choice: str, *, actor: str) -> Disc
 
 
 def _locked_position(row: Discrepancy) -> Position | None:
-    """The position it is about, or the one that an order of others could become part of, its session locked first."""
+    """The position it is about, or the one that an order of others could become part of. Locked first are the sessions of
+    all whose positions it concerns: those that hold the same coins, and the one whose wish the order was."""
     live = Position.objects.filter(account=row.account_id, status__in=LIVE_POSITIONS)
     mine = live.filter(pk=row.position_id) if row.position_id else live.filter(market=row.market_id)
-    sessions = TradingSession.objects.filter(pk__in=mine.values("session"))
+    concerned = [mine.values("session"), live.filter(market__base=row.currency).values("session")]
+    if row.order is not None:
+        concerned.append(Position.objects.filter(intents=row.order.intent_id).values("session"))
+    sessions = TradingSession.objects.filter(reduce(or_, (Q(pk__in=ids) for ids in concerned)))
     list(sessions.locked())
     positions = list(mine.select_related("market", "session")[:2])
     return positions[0] if len(positions) == 1 else None
+
+
+def _require_true(row: Discrepancy) -> None:
+    """Raise where the figures are of another moment: what one decision has put right, the next would put right again."""
+    held = Position.objects.filter(account=row.account_id, market__base=row.currency, status__in=LIVE_POSITIONS)
+    longs = held.filter(side=PositionSide.LONG.value, market__kind=Market.Kind.SPOT)
+    needed = sum(longs.values_list("quantity", flat=True), ZERO)
+    compared_at = Reconciliation.objects.filter(pk=row.account_id).values_list("compared_at", flat=True).first()
+    traded = Fill.objects.filter(
+        account=row.account_id, market__base=row.currency, recorded_at__gt=compared_at or row.opened_at
+    )
+    if abs(needed - (row.expected or ZERO)) > tolerance_of(needed) or traded.exists():
+        raise UnableToResolve(
+            f"wanted figures that are still true, something was traded or decided since: its positions say "
+            f"{figure(needed)} now, wait for the next comparison"
+        )
 
 
 def _ignore(row: Discrepancy, position: Position | None, actor: str) -> int | None:
@@ -81,6 +103,11 @@ def _adopt_drift(row: Discrepancy, position: Position | None, actor: str) -> int
     anchors = BalanceAnchor.objects.filter(account=row.account_id, currency=row.currency)
     anchors.update(total=F("total") + row.difference)
     return None
+
+
+def _adopt_sale(row: Discrepancy, position: Position | None, actor: str) -> int | None:
+    _require_true(row)
+    return _adopt_order(row, position, actor)
 
 
 def _adopt_order(row: Discrepancy, position: Position | None, actor: str) -> int | None:
@@ -99,8 +126,9 @@ def _adopt_order(row: Discrepancy, position: Position | None, actor: str) -> int
         )
     purpose = Intent.Purpose.EXIT if is_exit else Intent.Purpose.ENTRY
     intent = _intent(position, purpose)
-    changed = Order.objects.filter(pk=order.pk, is_foreign=True).exclude(status__in=LIVE_STATUSES)
-    changed.update(intent_id=intent.pk, is_exit=is_exit, reason="ADOPTED", closed_at=timezone.now())
+    free = Order.objects.filter(pk=order.pk, is_foreign=True, reason=FOREIGN).exclude(status__in=LIVE_STATUSES)
+    if not free.update(intent_id=intent.pk, is_exit=is_exit, reason="ADOPTED", closed_at=timezone.now()):
+        raise UnableToResolve("wanted an order of others that no position has adopted, was one of a position's")
     return position.session_id
 
 
@@ -114,6 +142,7 @@ def _resize(row: Discrepancy, position: Position | None, actor: str) -> int | No
     intent = _intent(position, Intent.Purpose.EXIT)
     if Order.objects.filter(intent_id=intent.pk, status__in=LIVE_STATUSES).exists():
         raise UnableToResolve("wanted a position without an exit under way, was one: wait for its end")
+    _require_true(row)
     quote = Quote.objects.filter(market=position.market_id).first()
     price: Decimal = quote.last if quote is not None else position.entry_price
     now, side, name = timezone.now(), PositionSide(position.side), f"fix-{row.pk}"
@@ -153,12 +182,32 @@ def _undo(row: Discrepancy, position: Position | None, actor: str) -> int | None
         raise UnableToResolve(f"wanted a quantity that the venue trades, was {figure(quantity)} {order.market.base}")
     account = Account.objects.get(pk=row.account_id)
     back = Order.objects.create(
-        account=account, market=order.market, intent_id=uuid.uuid4(), side=Side(order.side).opposite,
+        account=account, market=order.market, intent_id=closing_intent(row), side=Side(order.side).opposite,
         position_side=order.position_side, order_type=OrderType.MARKET, is_exit=True, quantity=quantity,
         status=OrderStatus.READY, reason=CLOSING, detail=f"trades {order.client_order_id} back", valued_at=timezone.now(),
     )  # fmt: skip
     orders_announce([back], Topic.ORDERS, actor=actor)
     return None
+
+
+def _undo_late(row: Discrepancy, position: Position | None, actor: str) -> int | None:
+    _let_go(row)
+    return _undo(row, position, actor)
+
+
+def _ignore_late(row: Discrepancy, position: Position | None, actor: str) -> int | None:
+    _let_go(row)
+    return None
+
+
+def _let_go(row: Discrepancy) -> None:
+    """From here on the order stands by itself. Its position would be taken up again as soon as its session is free, and
+    would sell what is sold already, or what its trader means to keep."""
+    if row.order is None:
+        raise UnableToResolve("wanted an order, was none")
+    if Position.objects.filter(intents=row.order.intent_id, status__in=LIVE_POSITIONS).exists():
+        raise UnableToResolve("wanted an order that no position holds, was one whose session has taken it up again")
+    Order.objects.filter(pk=row.order.pk).update(intent_id=uuid.uuid4(), reason=LATE)
 
 
 def _intent(position: Position, purpose: Intent.Purpose) -> Intent:
@@ -170,13 +219,13 @@ _VERBS: Mapping[tuple[str, Resolution], _Verb] = {
     (Kind.FOREIGN_ORDER, Resolution.ADOPT): _adopt_order,
     (Kind.FOREIGN_ORDER, Resolution.CLOSE): _undo,
     (Kind.FOREIGN_ORDER, Resolution.IGNORE): _ignore,
-    (Kind.MANUAL_CLOSE, Resolution.ADOPT): _adopt_order,
+    (Kind.MANUAL_CLOSE, Resolution.ADOPT): _adopt_sale,
     (Kind.MANUAL_CLOSE, Resolution.RESIZE): _resize,
     (Kind.MANUAL_CLOSE, Resolution.CLOSE): _resize_and_leave,
     (Kind.MANUAL_CLOSE, Resolution.IGNORE): _ignore,
     (Kind.BALANCE_DRIFT, Resolution.ADOPT): _adopt_drift,
     (Kind.BALANCE_DRIFT, Resolution.IGNORE): _ignore,
     (Kind.DUST, Resolution.IGNORE): _ignore,
-    (Kind.LATE_ORDER, Resolution.CLOSE): _undo,
-    (Kind.LATE_ORDER, Resolution.IGNORE): _ignore,
+    (Kind.LATE_ORDER, Resolution.CLOSE): _undo_late,
+    (Kind.LATE_ORDER, Resolution.IGNORE): _ignore_late,
 }

@@ -174,7 +174,9 @@ def sessions_unsettled(now: datetime, session_ids: Collection[int] | None = None
     )
     unseen = chosen.filter(
         Q(status=SessionStatus.ACTIVE) | Q(has_exposure=True),
-        Q(last_signal=None) & Exists(news) | Exists(news.filter(pk__gt=OuterRef("last_signal"))),
+        # By candle, as the tracker looks at them: one that was stored late is older than what was seen.
+        Q(last_signal=None) & Exists(news)
+        | Exists(news.filter(candle_open_at__gt=OuterRef("last_signal__candle_open_at"))),
     )
     stopping = chosen.filter(status=SessionStatus.STOPPING)
     intents = Intent.objects.filter(position=OuterRef(OuterRef("pk")))
@@ -390,7 +392,7 @@ def _leave(one: _Facts, reason: ExitReason, now: datetime, wishes: _Wishes) -> N
         _close(one, position, wishes)
         return
     position.save(update_fields=["exit_reason"])
-    failures = sum(order.status in (OrderStatus.REJECTED, OrderStatus.NOT_PLACED) for order in one.exits)
+    failures = sum(_is_in_vain(order) for order in one.exits)
     if failures == EXIT_FAILURES_BEFORE_ALERT:
         wishes.notes[Topic.ALERTS].append(one.note(alert="EXIT_KEEPS_FAILING", failures=failures, reason=reason))
     if one.exits:
@@ -408,6 +410,12 @@ def _leave(one: _Facts, reason: ExitReason, now: datetime, wishes: _Wishes) -> N
             not_before_at=now + _exit_pause(failures) if failures else None,
         )
     )  # fmt: skip
+
+
+def _is_in_vain(order: Order) -> bool:
+    """Whether an exit came to nothing: refused, not placed, or taken and cancelled by the venue without a trade."""
+    failed = (OrderStatus.REJECTED, OrderStatus.NOT_PLACED)
+    return order.status in failed or (order.status == OrderStatus.CANCELED and not order.filled)
 
 
 def _exit_pause(failures: int) -> timedelta:

@@ -59,7 +59,7 @@ def test_alive_is_whatever_may_yet_trade_without_a_surprise() -> None:
     ("status", "followers"),
     [
         (S.REQUESTED, {S.READY, S.DENIED, S.CANCELED}),
-        (S.READY, {S.SUBMITTING, S.CANCELED}),
+        (S.READY, {S.SUBMITTING, S.CANCELED, S.OPENED}),
         (S.SUBMITTING, {S.OPENED, S.REJECTED, S.UNKNOWN, S.READY}),
         (S.UNKNOWN, {S.OPENED, S.NOT_PLACED}),
         (S.OPENED, {S.CLOSED, S.CANCELED}),

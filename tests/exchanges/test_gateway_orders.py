@@ -394,6 +394,15 @@ def test_an_order_without_fills_has_none(desk: Desk) -> None:
     assert desk.gateway.order_fills("BTC/USDT", order_id) == []
 
 
+def test_a_venue_that_knows_no_such_order_has_answered(desk: Desk) -> None:
+    desk.fault(kind="code", code="400100", msg="order not exist.", method="GET", path="/api/v1/hf/fills")
+
+    with pytest.raises(ExchangeUnavailable) as raised:
+        desk.gateway.order_fills("BTC/USDT", "nobody")
+
+    assert raised.value.is_answer
+
+
 def test_no_secret_shows_in_what_is_said_of_a_failed_order(desk: Desk) -> None:
     desk.fault(kind="code", code="400005", msg="Invalid KC-API-SIGN", status=401)
 

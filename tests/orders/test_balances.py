@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -12,8 +13,11 @@ import pytest
 from django.core import serializers
 from django.utils import timezone
 
+from domain.orders import OrderStatus
+from exchanges.credentials import UnableToDecrypt
 from exchanges.models import Account, Balance
-from orders import lookups, services
+from exchanges.services import gateway_for
+from orders import lookups, services, tasks
 from orders.models import Fill, Order
 from orders.tasks import balances, sweep_orders
 from pipeline.models import Event
@@ -97,6 +101,36 @@ def test_the_fills_of_one_trade_id_are_one_fill_per_account_and_market(venue: Ve
         fill.save()
 
 
+def test_a_trade_with_oneself_is_two_fills_of_one_trade_id(venue: Venue) -> None:
+    bought, sold = venue.ready_order(), venue.ready_order(side="SELL", is_exit=True)
+    services.order_submit(bought.pk)
+    services.order_submit(sold.pk)
+    mine = Fill.objects.get(order=bought)
+    theirs = gateway_for(venue.exchange, venue.account, [venue.market]).fills_since("BTC/USDT", mine.filled_at)
+    [sale] = [fill for fill in theirs if fill.side == "SELL"]
+    Fill.objects.filter(order=sold).delete()
+    Order.objects.filter(pk=sold.pk).update(status=OrderStatus.OPENED, filled=0, filled_quote=0)
+    sold.refresh_from_db()
+    gateway = gateway_for(venue.exchange, venue.account, [venue.market])
+    report = gateway.order_find("BTC/USDT", sold.client_order_id)
+    assert report is not None
+    reading = lookups.MarketReading(
+        {report.exchange_order_id: report},
+        {report.exchange_order_id: [replace(sale, trade_id=mine.trade_id)]},
+        timezone.now(),
+    )
+
+    for _ in range(2):
+        lookups.market_settle(venue.account, venue.market, reading)
+
+    sold.refresh_from_db()
+    assert (sold.status, sold.filled) == (OrderStatus.CLOSED, Decimal("0.02"))
+    assert [(fill.trade_id, fill.side) for fill in Fill.objects.order_by("side")] == [
+        (mine.trade_id, "BUY"),
+        (mine.trade_id, "SELL"),
+    ]
+
+
 @pytest.mark.parametrize(
     "fault",
     [
@@ -128,3 +162,20 @@ def test_secrets_show_in_no_row_no_journal_and_no_log(
         assert canary not in caplog.text
         assert canary not in repr(vars(Order.objects.select_related("account").get(pk=order.pk)))
     assert "KC-API-SIGN" not in caplog.text
+
+
+def test_balances_that_cannot_be_read_keep_no_other_account_waiting(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def refresh(account_id: int) -> None:
+        asked.append(account_id)
+        if account_id == 1:
+            raise UnableToDecrypt("no")
+
+    monkeypatch.setattr(tasks, "balances_refresh", refresh)
+
+    balances([1, 2])
+
+    assert asked == [1, 2]

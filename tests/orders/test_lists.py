@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -21,7 +22,20 @@ from orders import ledger, lookups, services
 from orders.models import Fill, FillCursor, Order
 from orders.tasks import look, sweep_orders
 from pipeline.claims import settled
-from tests.factories import KEY, PASSPHRASE, SECRET, events, let_pass, make_market
+from tests.factories import (
+    KEY,
+    PASSPHRASE,
+    SECRET,
+    events,
+    let_pass,
+    make_account,
+    make_config,
+    make_feed,
+    make_market,
+    make_order,
+    make_position,
+    make_session,
+)
 from tests.race import at_once, elsewhere, happens_before
 from tests.venue import Venue
 
@@ -511,3 +525,108 @@ def test_an_order_that_the_lists_show_is_never_given_up_even_where_it_cannot_be_
     looks = [lookups.order_look(let_pass(order, 20).pk) for _ in range(5)]
 
     assert looks == [S.UNKNOWN] * 5
+
+
+def test_an_open_order_that_the_venue_has_forgotten_is_told_of_once(venue: Venue) -> None:
+    [order] = limit_orders(venue, 1)
+    venue.fault(method="GET", path=LOOK_UP, count=None, **NOT_THERE)
+
+    for _ in range(lookups.FAILURES_BEFORE_REVIEW + 2):
+        look([let_pass(order, 60).pk])
+
+    order.refresh_from_db()
+    assert order.status == S.OPENED
+    assert [event["client_order_id"] for event in events("alerts", alert="ORDER_NEEDS_REVIEW")] == [
+        order.client_order_id
+    ]
+
+
+def test_an_order_whose_fills_are_all_listed_is_closed_though_the_venue_forgot_the_order(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [order] = limit_orders(venue, 1)
+    account, market = venue.account, venue.market
+    gateway = gateway_for(venue.exchange, account, [market])
+    venue.price("48900")
+    monkeypatch.setattr(CcxtGateway, "orders_done", lambda *_: [])
+
+    lookups.market_settle(account, market, lookups.market_read(gateway, account, market))
+
+    order.refresh_from_db()
+    assert (order.status, order.filled) == (S.CLOSED, Decimal("0.001"))
+
+
+def test_lists_of_an_account_whose_keys_nobody_can_read_keep_no_other_account_waiting(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = limit_orders(venue, 3)
+    other = make_order(
+        make_position(make_session(make_account(venue.account.owner, venue.exchange, "other"), make_config(
+            venue.account.owner, make_feed(venue.market)))),
+        status=S.OPENED, exchange_order_id="none", not_before_at=timezone.now(),
+    )  # fmt: skip
+    monkeypatch.setattr(lookups, "gateway_for", lambda exchange, account, markets: 1 / 0)
+
+    look([*(order.pk for order in orders), other.pk])
+
+    assert set(Order.objects.values_list("failures", "leased_until")) == {(1, None)}
+
+
+@pytest.mark.parametrize(("speed", "overlap"), [(0.0, 120), (1.0, 120), (60.0, 7200)])
+def test_lists_are_read_again_for_two_minutes_of_our_time_however_fast_the_venue_s_clock(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch, speed: float, overlap: int
+) -> None:
+    account, market = venue.account, venue.market
+    account.exchange.clock_speed = speed
+    asked: list[Any] = []
+    monkeypatch.setattr(CcxtGateway, "fills_since", lambda gateway, symbol, since: asked.append(since) or [])
+    gateway = gateway_for(venue.exchange, account, [market])
+
+    reading = lookups.market_read(gateway, account, market)
+
+    assert (reading.read_at - asked[0]).total_seconds() == overlap
+
+
+def test_an_order_that_was_to_be_sent_again_and_is_at_the_venue_is_adopted_and_not_sent(venue: Venue) -> None:
+    order = venue.ready_order()
+    services.order_submit(order.pk)
+    Fill.objects.all().delete()
+    Order.objects.filter(pk=order.pk).update(
+        status=S.READY, exchange_order_id="", filled=0, filled_quote=0, closed_at=None, not_before_at=None
+    )
+    account, market = venue.account, venue.market
+    gateway = gateway_for(venue.exchange, account, [market])
+
+    lookups.market_settle(account, market, lookups.market_read(gateway, account, market))
+    services.order_submit(order.pk)
+
+    order.refresh_from_db()
+    assert (order.status, order.filled) == (S.CLOSED, Decimal("0.02"))
+    assert len(venue.orders()) == 1
+    assert len(events("alerts", alert="ORDER_FOUND_BEFORE_IT_WAS_SENT")) == 1
+
+
+def test_an_order_listed_without_its_sender_s_id_is_nobody_else_s_while_it_may_be_ours(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = venue.ready_order()
+    venue.fault(method="POST", path=ORDERS, when="after", kind="drop")
+    services.order_submit(order.pk)
+    by_hand(venue, "buy", "0.003")
+    account, market = venue.account, venue.market
+    gateway = gateway_for(venue.exchange, account, [market])
+    done = CcxtGateway.orders_done
+    monkeypatch.setattr(
+        CcxtGateway, "orders_done", lambda *args: [replace(report, client_order_id="") for report in done(*args)]
+    )
+
+    settled_first = lookups.market_settle(account, market, lookups.market_read(gateway, account, market))
+    found = list(Order.objects.filter(is_foreign=True).values_list("quantity", flat=True))
+    lookups.order_look(order.pk)
+    settled_then = lookups.market_settle(account, market, lookups.market_read(gateway, account, market))
+
+    order.refresh_from_db()
+    assert (settled_first.is_whole, settled_then.is_whole) == (False, True)
+    assert found == [Decimal("0.003")]
+    assert (order.status, order.filled, Fill.objects.count()) == (S.CLOSED, Decimal("0.02"), 2)
+    assert Order.objects.filter(is_foreign=True).count() == 1

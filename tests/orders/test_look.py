@@ -284,9 +284,12 @@ def test_fills_add_up_the_same_in_any_order_and_number(
     order = open_limit_order(venue)
     parts = {1: fill_of(1, "0.005", "49000"), 2: fill_of(2, "0.005", "49100"), 3: fill_of(3, "0.01", "49200")}
 
-    for number in order_of_fills:
+    for place, number in enumerate(order_of_fills, 1):
         scripted(report_of(order, is_open=True, filled=parts[number].quantity), parts[number])
-        assert lookups.order_look(order.pk) == OrderStatus.OPENED
+        lookups.order_look(order.pk)
+        order.refresh_from_db()
+        is_whole = len(set(order_of_fills[:place])) == len(parts)
+        assert order.status == (OrderStatus.CLOSED if is_whole else OrderStatus.OPENED)
     scripted(report_of(order), *parts.values())
     lookups.order_look(order.pk)
 
@@ -387,7 +390,7 @@ def test_an_order_found_beside_its_next_attempt_is_told_of_and_recorded_by_itsel
 
     def given_up_and_tried_again() -> None:
         given_up_elsewhere(venue, order)
-        make_order_of_same_intent(order)
+        make_order_of_same_intent(order, OrderStatus.UNKNOWN)
 
     happens_after(monkeypatch, ccxt_gateway.CcxtGateway, "order_create", given_up_and_tried_again)
 
@@ -400,8 +403,31 @@ def test_an_order_found_beside_its_next_attempt_is_told_of_and_recorded_by_itsel
     assert len(events("alerts", alert="ORDER_FOUND_AFTER_NOT_PLACED")) == 1
 
 
-def make_order_of_same_intent(order: Order) -> Order:
-    return make_order(Intent.objects.get(pk=order.intent_id).position, status=OrderStatus.READY)
+def test_an_order_found_while_its_next_attempt_waits_is_carried_on_and_that_one_is_never_sent(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = venue.ready_order()
+    made: list[Order] = []
+
+    def given_up_and_to_be_tried_again() -> None:
+        given_up_elsewhere(venue, order)
+        made.append(make_order_of_same_intent(order, OrderStatus.READY))
+
+    happens_after(monkeypatch, ccxt_gateway.CcxtGateway, "order_create", given_up_and_to_be_tried_again)
+
+    status = services.order_submit(order.pk)
+    services.order_submit(made[0].pk)
+
+    order.refresh_from_db()
+    made[0].refresh_from_db()
+    assert (status, order.reason, order.filled) == (OrderStatus.CLOSED, "", Decimal("0.02"))
+    assert (made[0].status, made[0].reason, made[0].reserved) == (OrderStatus.CANCELED, "SUPERSEDED", 0)
+    assert Intent.objects.filter(pk=order.intent_id).exists()
+    assert len(venue.orders()) == 1
+
+
+def make_order_of_same_intent(order: Order, status: OrderStatus) -> Order:
+    return make_order(Intent.objects.get(pk=order.intent_id).position, status=status, reserved=Decimal(1))
 
 
 def test_a_look_that_finds_what_another_one_just_gave_up_adopts_it(

@@ -10,6 +10,8 @@ import threading
 from typing import Any
 
 import pytest
+import redis
+from celery import current_app
 from django.db import transaction
 
 from pipeline import listeners
@@ -192,3 +194,23 @@ def test_a_crashpoint_kills_only_the_process_that_was_asked_to_die_there(asked: 
     done = in_a_process("from pipeline.crashpoints import crashpoint; crashpoint('here')", R3EDGE_CRASH_AT=asked)
 
     assert done.returncode == code
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_broker_that_refuses_a_message_fails_nobody_and_the_sweep_goes_on(
+    bells: Bells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = current_app.send_task
+
+    def refused(task: str, **options: Any) -> Any:
+        if task == "orders.submit":
+            raise redis.ResponseError("OOM command not allowed when used memory > 'maxmemory'.")
+        return send(task, **options)
+
+    monkeypatch.setattr(current_app, "send_task", refused)
+    full = Waiting("one that waits", lambda now: [5], "orders.submit", "order_ids")
+    after = Waiting("another", lambda now: [6], "money.value", "order_ids")
+
+    assert not ring("orders.submit", order_ids=[7])
+    assert sweep(full, after) == {"one that waits": 1, "another": 1}
+    assert bells.rung("money.value") == [{"order_ids": [6]}]

@@ -364,3 +364,16 @@ def test_the_price_when_the_entry_was_filled_does_not_trigger_its_stop() -> None
     track([session.pk])
 
     assert not Order.objects.filter(is_exit=True).exists()
+
+
+def test_a_signal_on_an_older_candle_that_comes_after_a_newer_one_is_no_news() -> None:
+    session = make_session()
+    now = timezone.now()
+    newest = make_signal(session.config, SignalKind.EXIT_LONG)
+    track([session.pk])
+    make_signal(session.config, closed_at=newest.candle_close_at - MINUTE.length)
+
+    assert services.sessions_unsettled(now) == []
+
+    make_signal(session.config, closed_at=newest.candle_close_at + MINUTE.length)
+    assert services.sessions_unsettled(now) == [session.pk]

@@ -257,7 +257,7 @@ def test_what_an_exit_did_not_sell_is_sold_by_the_next_though_the_price_came_bac
     assert position.realized_pnl == Decimal("0.02") * -1500 - 3
 
 
-@pytest.mark.parametrize("status", [OrderStatus.REJECTED, OrderStatus.NOT_PLACED])
+@pytest.mark.parametrize("status", [OrderStatus.REJECTED, OrderStatus.NOT_PLACED, OrderStatus.CANCELED])
 @pytest.mark.parametrize("reason", ["STOP_LOSS", "EXIT_SIGNAL", "MARKET_EXIT"])
 def test_a_failed_exit_is_tried_again_after_a_pause_whatever_began_it(status: OrderStatus, reason: str) -> None:
     position = held()

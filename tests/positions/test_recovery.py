@@ -269,3 +269,24 @@ def test_a_bell_for_a_session_that_did_not_ask_changes_nothing(venue: Venue) -> 
     recover([session.pk])
 
     assert fresh(session).status == S.SUSPENDED
+
+
+def test_a_session_that_holds_something_waits_until_its_balances_could_be_compared(venue: Venue) -> None:
+    session = waiting_session(venue)
+    order = make_order(make_position(session), status=OrderStatus.READY)
+    assert order_submit(order.pk) == OrderStatus.CLOSED
+    venue.simulator.open_account(KEY, USDT="9000", BTC="0")  # taken away meanwhile
+    other = make_session(venue.account, make_config(venue.account.owner, make_feed(venue.market)))
+    busy = make_order(
+        make_position(other), status=OrderStatus.OPENED, sent_at=timezone.now(), failures=1,
+        not_before_at=timezone.now() + timedelta(minutes=1),
+    )  # fmt: skip
+
+    assert not session_recovery_carry_out(session.pk)
+    assert fresh(session).status_reason == (
+        "recovery waits: the balances were not compared yet, for orders of the account are being filled"
+    )
+
+    busy.delete()
+    assert not session_recovery_carry_out(session.pk)
+    assert "the account holds 0 BTC, its positions say 0.02" in fresh(session).status_reason

@@ -24,7 +24,17 @@ from positions.services import sessions_track
 from positions.tasks import reconcile, sweep_sessions
 from sessions.models import SessionStatus, TradingSession
 from tests.conftest import Bells
-from tests.factories import KEY, PASSPHRASE, SECRET, events, make_config, make_feed, make_position, make_session
+from tests.factories import (
+    KEY,
+    PASSPHRASE,
+    SECRET,
+    events,
+    make_config,
+    make_feed,
+    make_order,
+    make_position,
+    make_session,
+)
 from tests.race import at_once, happens_after
 from tests.reconciliation.conftest import ByHand, held, lost_entry
 from tests.venue import Venue
@@ -367,3 +377,25 @@ def test_a_quiet_reconciliation_costs_few_requests(venue: Venue, position: Posit
         "/api/v1/hf/orders/done",
     ]
     sessions_track([position.session_id])
+
+
+def test_an_account_that_is_made_due_while_it_is_read_is_read_again(
+    venue: Venue, session: TradingSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Reconciliation.objects.update(due_at=None)
+    account_id = venue.account.pk
+    happens_after(monkeypatch, reconciliation, "_read", lambda: reconciliation.account_make_due(account_id))
+
+    assert account_reconcile_if_due(account_id)
+
+    assert accounts_to_reconcile(timezone.now()) == [account_id]
+
+
+def test_balances_are_not_compared_while_a_market_order_of_ours_may_be_filled(venue: Venue, position: Position) -> None:
+    make_order(
+        position, purpose="EXIT", status=S.OPENED, sent_at=timezone.now(), not_before_at=timezone.now(), failures=1,
+        leased_until=timezone.now() + timedelta(minutes=1),
+    )  # fmt: skip
+    venue.simulator.open_account(KEY, USDT="10000", BTC="0")  # sold, and no list shows the fill yet
+
+    assert found(venue.account) == []

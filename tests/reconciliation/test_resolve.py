@@ -11,16 +11,27 @@ from domain.orders import OrderStatus
 from money.services import account_book
 from orders import lookups, services
 from orders.models import Fill, Order
+from positions.late import positions_take_up
 from positions.models import Discrepancy, Position
 from positions.models import DiscrepancyKind as Kind
 from positions.models import DiscrepancyStatus as Status
 from positions.reconciliation import account_reconcile
 from positions.resolutions import CHOICES, UnableToResolve, discrepancy_resolve
-from positions.services import sessions_track
+from positions.services import session_exit, sessions_track
 from sessions.models import SessionStatus, TradingSession
 from sessions.services import session_stop
 from tests.conftest import Bells
-from tests.factories import KEY, events, let_pass, make_config, make_feed, make_order, make_position, make_session
+from tests.factories import (
+    KEY,
+    events,
+    finish,
+    let_pass,
+    make_config,
+    make_feed,
+    make_order,
+    make_position,
+    make_session,
+)
 from tests.race import at_once
 from tests.reconciliation.conftest import ByHand, held, lost_entry
 from tests.venue import Venue
@@ -311,3 +322,118 @@ def test_two_positions_on_a_market_take_no_order_of_others(venue: Venue, positio
         discrepancy_resolve(the_only(venue).pk, "ADOPT", actor="alice")
 
     assert Position.objects.filter(entered=F("quantity")).count() == 2
+
+
+@pytest.mark.parametrize(("choice", "left"), [("CLOSE", "0"), ("IGNORE", "0.02")])
+def test_a_late_order_that_was_decided_about_is_not_taken_up_when_its_session_is_free(
+    venue: Venue, session: TradingSession, choice: str, left: str
+) -> None:
+    lost_entry(venue, session)
+    second = held(session)
+    discrepancy_resolve(the_only(venue).pk, choice, actor="alice")
+    submit_what_is_ready()
+    session_exit(session.pk)
+    sessions_track([session.pk])
+    submit_what_is_ready()
+    sessions_track([session.pk])
+    second.refresh_from_db()
+    assert second.status == "CLOSED"
+
+    assert account_reconcile(venue.account.pk) == []
+
+    submit_what_is_ready()
+    assert not Position.objects.filter(status__in=("PENDING", "OPEN")).exists()
+    assert venue.balance("BTC") == Decimal(left)
+
+
+def test_a_late_order_that_its_session_has_taken_up_is_not_sold_beside_it(
+    venue: Venue, session: TradingSession
+) -> None:
+    order = lost_entry(venue, session)
+    second = held(session)
+    row = the_only(venue)
+    finish(make_order(second, purpose="EXIT", status=S.READY))
+    sessions_track([session.pk])
+    assert positions_take_up([order.pk]) == [session.pk]
+
+    with pytest.raises(UnableToResolve, match="wanted an order that no position holds"):
+        discrepancy_resolve(row.pk, "CLOSE", actor="alice")
+
+    assert not Order.objects.filter(status=S.READY).exists()
+
+
+def test_what_was_missing_of_two_positions_is_taken_off_once(venue: Venue, position: Position) -> None:
+    held(make_session(venue.account, make_config(venue.account.owner, make_feed(venue.market))), "0.01")
+    venue.simulator.open_account(KEY, USDT=str(venue.balance("USDT")), BTC="0.025")
+    rows = [row for row in account_reconcile(venue.account.pk) if row.kind == Kind.MANUAL_CLOSE]
+    assert [row.found for row in rows] == [Decimal("0.025")] * 2
+
+    resolved = at_once([lambda row=row: discrepancy_resolve(row.pk, "RESIZE", actor="alice") for row in rows])
+
+    [refused] = [result for result in resolved if isinstance(result, UnableToResolve)]
+    assert "wait for the next comparison" in str(refused)
+    assert sum(Position.objects.values_list("quantity", flat=True)) == Decimal("0.025")
+    assert Kind.MANUAL_CLOSE not in {row.kind for row in account_reconcile(venue.account.pk)}
+
+
+def test_a_position_is_not_resized_for_a_sale_that_was_adopted_already(
+    venue: Venue, position: Position, by_hand: ByHand
+) -> None:
+    by_hand("sell", "0.004")
+    by_hand("sell", "0.006")
+    rows = {row.kind: row for row in account_reconcile(venue.account.pk)}
+    discrepancy_resolve(rows[Kind.FOREIGN_ORDER].pk, "ADOPT", actor="alice")
+
+    with pytest.raises(UnableToResolve, match="wanted figures that are still true"):
+        discrepancy_resolve(rows[Kind.MANUAL_CLOSE].pk, "RESIZE", actor="alice")
+
+    [row] = account_reconcile(venue.account.pk)
+    discrepancy_resolve(row.pk, "ADOPT", actor="alice")
+    position.refresh_from_db()
+    assert (position.status, position.quantity) == ("OPEN", Decimal("0.01"))
+    assert account_reconcile(venue.account.pk) == []
+
+
+def test_one_sale_is_not_adopted_by_two_positions(venue: Venue, position: Position, by_hand: ByHand) -> None:
+    second = held(make_session(venue.account, make_config(venue.account.owner, make_feed(venue.market))), "0.01")
+    by_hand("sell", "0.005")
+    rows = account_reconcile(venue.account.pk)
+
+    discrepancy_resolve(rows[0].pk, "ADOPT", actor="alice")
+    with pytest.raises(UnableToResolve):
+        discrepancy_resolve(rows[1].pk, "ADOPT", actor="alice")
+
+    for one, quantity in ((position, "0.015"), (second, "0.01")):
+        sessions_track([one.session_id])
+        one.refresh_from_db()
+        assert one.quantity == Decimal(quantity)
+
+
+def test_a_difference_whose_closing_came_to_nothing_is_filed_again(
+    venue: Venue, session: TradingSession, by_hand: ByHand
+) -> None:
+    by_hand("buy", "0.01")
+    discrepancy_resolve(the_only(venue).pk, "CLOSE", actor="alice")
+    venue.fault(
+        method="POST", path="/api/v1/hf/orders", when="before", kind="code", code="200004", msg="Balance insufficient!"
+    )
+    submit_what_is_ready()
+
+    row = the_only(venue)
+
+    assert (row.kind, row.found) == (Kind.FOREIGN_ORDER, Decimal("0.01"))
+    discrepancy_resolve(row.pk, "CLOSE", actor="alice")
+    submit_what_is_ready()
+    assert account_reconcile(venue.account.pk) == []
+    assert venue.balance("BTC") == 0
+
+
+def test_a_late_order_is_open_until_somebody_decides_however_long_that_takes(
+    venue: Venue, session: TradingSession
+) -> None:
+    order = lost_entry(venue, session)
+    held(session)
+    row = the_only(venue)
+    let_pass(order, 2 * 86_400)
+
+    assert the_only(venue).pk == row.pk
