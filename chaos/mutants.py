@@ -304,7 +304,7 @@ def _forgetful(original: Callable[..., Any], order_id: int) -> Any:
 
 _mutant("refused_keys_go_on", "an account whose key is refused is not paused", "account-paused")
 _patched("refused_keys_go_on", "orders.services", "account_pause")(_set_to(lambda account_id, reason: False))
-_patched("refused_keys_go_on", "exchanges.services", "account_pause")(_set_to(lambda account_id, reason: False))
+_patched("refused_keys_go_on", "exchanges.accounts", "account_pause")(_set_to(lambda account_id, reason: False))
 
 # -- positions, sessions, money -----------------------------------------------------------------------------------
 

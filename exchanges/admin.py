@@ -17,7 +17,7 @@ from django.views.decorators.debug import sensitive_post_parameters
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminPasswordWidget, UnfoldAdminTextInputWidget
 
-from exchanges import services
+from exchanges import accounts, services
 from exchanges.ccxt_gateway import is_ccxt_exchange
 from exchanges.credentials import Credentials, UnableToDecrypt
 from exchanges.gateway import ExchangeUnavailable
@@ -52,7 +52,7 @@ def _read_now(request: HttpRequest, exchange: Exchange) -> str:
 
 
 def _read_balances(request: HttpRequest, account: Account) -> str:
-    return f"read the balances of {len(services.balances_refresh(account.pk))} currencies"
+    return f"read the balances of {len(accounts.balances_refresh(account.pk))} currencies"
 
 
 class ExchangeForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
@@ -123,7 +123,7 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
 
     trader: ClassVar[User]
     # What the venue says of the keys that were entered; it was asked before the transaction in which forms are saved.
-    examined: ClassVar[services.KeysExamined | services.KeysRefused | None]
+    examined: ClassVar[accounts.KeysExamined | accounts.KeysRefused | None]
 
     api_key = secret_field("API key")
     secret = secret_field("API secret")
@@ -136,7 +136,7 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
     def clean(self) -> dict[str, Any]:
         data: dict[str, Any] = super().clean() or {}
         self._check_keys(data)
-        if isinstance(self.examined, services.KeysRefused):
+        if isinstance(self.examined, accounts.KeysRefused):
             self.add_error("api_key", str(self.examined))
         owner = data.get("owner") or (self.instance.owner if self.instance.pk else self.trader)
         others = Account.objects.filter(owner=owner, name=data.get("name")).exclude(pk=self.instance.pk)
@@ -251,7 +251,7 @@ class AccountPage(Page):
 
     def _examined(
         self, request: HttpRequest, object_id: str | None = None, *_: Any, **__: Any
-    ) -> services.KeysExamined | services.KeysRefused | None:
+    ) -> accounts.KeysExamined | accounts.KeysRefused | None:
         """What the venue says of the keys that were entered, where this trader may save them there; None without keys."""
         credentials = Credentials(*(request.POST.get(name, "").strip() for name in SECRETS))
         if not credentials.api_key or not credentials.secret:
@@ -265,20 +265,20 @@ class AccountPage(Page):
         if exchange is None or not may_save or (object_id and account is None):
             return None
         try:
-            return services.keys_examine(exchange, credentials, account)
-        except services.KeysRefused as error:
+            return accounts.keys_examine(exchange, credentials, account)
+        except accounts.KeysRefused as error:
             return error
 
     def save_model(self, request: HttpRequest, obj: Account, form: AccountForm, change: bool) -> None:
         credentials = form.credentials
-        examined = form.examined if isinstance(form.examined, services.KeysExamined) else None
+        examined = form.examined if isinstance(form.examined, accounts.KeysExamined) else None
         if change:
             super().save_model(request, obj, form, change)
             if credentials is not None:
-                services.account_rekey(obj.pk, credentials, examined)
+                accounts.account_rekey(obj.pk, credentials, examined)
         else:
             owner = form.cleaned_data.get("owner") or form.trader
-            made = services.account_create(
+            made = accounts.account_create(
                 owner=owner, exchange=obj.exchange, name=obj.name, currency=obj.currency, credentials=credentials,
                 paper_balance=form.cleaned_data.get("paper_balance"), examined=examined,
             )  # fmt: skip

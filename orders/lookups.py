@@ -19,9 +19,10 @@ from django.utils import timezone
 
 from domain.market import ZERO, OrderType, Side
 from domain.orders import AT_VENUE_STATUSES, LIVE_STATUSES, OrderStatus
+from exchanges.accounts import account_pause
 from exchanges.gateway import ExchangeUnavailable, FillReport, Gateway, OrderReport
 from exchanges.models import Account, Market
-from exchanges.services import account_pause, gateway_for
+from exchanges.services import gateway_for
 from orders.ledger import LOOK_AGAIN, order_alert_once, order_loaded, order_record, order_settle, order_take_in
 from orders.models import Fill, FillCursor, Order
 from pipeline.claims import GuardedQuerySet

@@ -10,9 +10,9 @@ import pytest
 from django.utils import timezone
 
 from domain.orders import OrderStatus
+from exchanges.accounts import account_pause, account_rekey
 from exchanges.credentials import Credentials
 from exchanges.models import Account, Exchange, Quote
-from exchanges.services import account_pause, account_rekey
 from marketdata.models import Feed
 from marketdata.tasks import collect
 from orders.models import Order
