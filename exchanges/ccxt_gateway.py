@@ -32,7 +32,7 @@ from exchanges.gateway import (
     StatusReport,
 )
 from exchanges.paging import Row
-from exchanges.venues import UNDESCRIBED, VENUES
+from exchanges.venues import VENUES, venue_of
 
 HTTP_TIMEOUT_MS = 10_000
 
@@ -73,7 +73,7 @@ class CcxtGateway:
     def __init__(self, ccxt_id: str, base_url: str = "", credentials: Credentials | None = None) -> None:
         if not is_ccxt_exchange(ccxt_id):
             raise ValueError(f"wanted an exchange that ccxt speaks to, was {ccxt_id!r}")
-        self._traits = VENUES.get(ccxt_id, UNDESCRIBED)
+        self._traits = venue_of(ccxt_id)
         self._known: dict[str, dict[str, Any]] = {}
         config: dict[str, Any] = {
             "timeout": HTTP_TIMEOUT_MS,

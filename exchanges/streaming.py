@@ -23,7 +23,7 @@ from domain.market import to_decimal
 from exchanges.ccxt_gateway import HTTP_TIMEOUT_MS, ccxt_pro_load
 from exchanges.credentials import Credentials
 from exchanges.gateway import QuoteReport
-from exchanges.venues import UNDESCRIBED, VENUES
+from exchanges.venues import venue_of
 
 logger = logging.getLogger(__name__)
 
@@ -233,7 +233,7 @@ class VenueStream:
 
     def _venue(self, over: asyncio.Future[NoReturn]) -> Any:
         """A ccxt.pro exchange that notes every message, and whose broken messages end the connection."""
-        traits = VENUES.get(self._ccxt_id, UNDESCRIBED)
+        traits = venue_of(self._ccxt_id)
         config: dict[str, Any] = {
             "timeout": HTTP_TIMEOUT_MS,
             "enableRateLimit": not self._base_url,

@@ -12,9 +12,10 @@ from typing import Any, cast
 import pytest
 
 from exchanges import breaker, guarded_gateway, shared
-from exchanges.budget import CAUTIOUS, Allowance, Pool, Use
+from exchanges.budget import Use
 from exchanges.gateway import ExchangeUnavailable, Gateway, OrderOutcomeUnknown, OrderRejected
 from exchanges.guarded_gateway import GuardedGateway, breaker_of, public_budget
+from exchanges.venues import CAUTIOUS, Allowance, Pool, Venue
 from tests.conftest import Bells
 from tests.exchanges.conftest import ticket
 from tests.race import at_once, elsewhere
@@ -68,7 +69,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A venue that allows a weight of 10 in 30 s."""
     pools = {"public": Pool(10, 30), "account": Pool(10, 30)}
-    monkeypatch.setattr(guarded_gateway, "allowance_of", lambda _: Allowance(pools, CAUTIOUS.calls))
+    monkeypatch.setattr(guarded_gateway, "venue_of", lambda _: Venue(allowance=Allowance(pools, CAUTIOUS.calls)))
 
 
 # -- the circuit ------------------------------------------------------------------------------------------------------
