@@ -73,7 +73,7 @@ class ExchangePage(SupervisedPage):
     form = ExchangeForm
     formfield_overrides = {**Page.formfield_overrides, models.URLField: {"assume_scheme": "https"}}
     refusals = (ExchangeUnavailable,)
-    list_display = ("name", "ccxt_id", "is_enabled", "status_shown", "its_time", "markets_synced_at")
+    list_display = ("name", "speaks", "is_enabled", "status_shown", "stream_shown", "its_time", "markets_synced_at")
     list_filter = ("is_enabled",)
     search_fields = ("name",)
     ordering = ("name",)
@@ -87,9 +87,20 @@ class ExchangePage(SupervisedPage):
     )  # fmt: skip
     read_now_selected = batch("Read markets and clock now", _read_now)
 
+    @admin.display(description="speaks", ordering="ccxt_id")
+    def speaks(self, exchange: Exchange) -> str:
+        return exchange.ccxt_id
+
     @display(description="status", ordering="status", label=BADGES)
     def status_shown(self, exchange: Exchange) -> str:
-        return "UNREACHABLE" if exchange.unreachable_at else exchange.status
+        if exchange.unreachable_at:
+            return "UNREACHABLE"
+        # What nobody has asked is not open.
+        return exchange.status if exchange.status_read_at else "NOT READ"
+
+    @admin.display(description="stream", ordering="stream_seen_at")
+    def stream_shown(self, exchange: Exchange) -> str:
+        return moment(exchange.stream_seen_at) if exchange.stream_seen_at else "polled only"
 
     @admin.display(description="its time")
     def its_time(self, exchange: Exchange) -> str:
@@ -97,13 +108,14 @@ class ExchangePage(SupervisedPage):
 
     def sections(self, request: HttpRequest, row: Exchange) -> Sections:
         markets = row.markets.filter(is_active=True).count()
-        silent = f"silent since {moment(row.unreachable_at)}" if row.unreachable_at else row.status_message
+        read = f"read at {moment(row.status_read_at)}" if row.status_read_at else "read once an account is there"
+        said = f"silent since {moment(row.unreachable_at)}" if row.unreachable_at else row.status_message or read
         return Sections(
             [
-                Fact("Status", badge(self.status_shown(row)), silent or f"read at {moment(row.status_read_at)}"),
+                Fact("Status", badge(self.status_shown(row)), said),
                 Fact("Its time", self.its_time(row), f"clock read at {moment(row.clock_anchor_at)}"),
                 Fact("Clock speed", f"{row.clock_speed:g} ×"),
-                Fact("Stream", moment(row.stream_seen_at) if row.stream_seen_at else "polled only"),
+                Fact("Stream", self.stream_shown(row), "when it last spoke" if row.stream_seen_at else "no stream is open"),
                 Fact(
                     "Markets", link_to_list(Market, markets, exchange=row.pk, is_active__exact=1),
                     f"read at {moment(row.markets_synced_at)}",
@@ -225,7 +237,8 @@ class AccountPage(Page):
         note = (
             f"The key in use ends in {obj.key_hint}. Leave all three empty to keep it."
             if obj and obj.key_hint
-            else "Stored encrypted and never shown again. The key needs the right to trade, and none to withdraw."
+            else "Stored encrypted and never shown again. The key needs the right to trade, and none to withdraw. "
+            "For an account on paper leave them empty."
         )
         keys = ("Keys", {"fields": SECRETS, "description": note})
         if obj is not None:
