@@ -158,6 +158,19 @@ def test_after_a_while_one_call_may_try_and_its_success_lets_all_in(brief: None,
     assert len(inner.calls) == 10
 
 
+def test_a_circuit_closes_whatever_the_clock_was_of_the_machine_that_opened_it(brief: None) -> None:
+    inner = Inner(SILENT)
+    gateway = guarded(inner)
+    fail(gateway)
+    shared.client().set("r3edge:exchange:1:pybreaker:opened_at", int(time.time()) + 3600)
+    time.sleep(0.25)
+    inner.failure = None
+
+    gateway.balances()
+
+    assert not breaker_of(1).is_open()
+
+
 def test_a_trial_that_fails_keeps_the_circuit_open_for_as_long_again(brief: None) -> None:
     inner = Inner(SILENT)
     gateway = guarded(inner)
