@@ -200,7 +200,7 @@ class AccountPage(Page):
     form = AccountForm
     owner_path = "owner"
     refusals = (ExchangeUnavailable, UnableToDecrypt)
-    list_display = ("name", "exchange", "currency", "status_shown", "held", "key_hint", "balances_synced_at")
+    list_display = ("name", "exchange", "currency", "status_shown", "held", "key", "balances_synced_at")
     list_select_related = ("exchange", "owner")
     list_filter = (("exchange", OwnRelatedFilter), "status")
     search_fields = ("name",)
@@ -217,6 +217,10 @@ class AccountPage(Page):
     @display(description="status", ordering="status", label=BADGES)
     def status_shown(self, account: Account) -> str:
         return account.status
+
+    @admin.display(description="key", ordering="key_hint")
+    def key(self, account: Account) -> str:
+        return "on paper" if account.is_paper else account.key_hint or "none"
 
     @admin.display(description="total")
     def held(self, account: Account) -> str:
@@ -310,14 +314,11 @@ class AccountPage(Page):
 
     def sections(self, request: HttpRequest, row: Account) -> Sections:
         balances = row.balances.exclude(total=0).order_by("currency")[:SECTION_ROWS]
+        checked = f"checked at {moment(row.keys_checked_at)}" if row.keys_checked_at else "not checked yet"
         return Sections(
             [
                 Fact("Status", badge(row.status), row.status_reason),
-                Fact("Key", "on paper")
-                if row.is_paper
-                else Fact(
-                    "Key", row.key_hint or "none", row.keys_warning or f"checked at {moment(row.keys_checked_at)}"
-                ),
+                Fact("Key", self.key(row), "virtual money at real prices" if row.is_paper else row.keys_warning or checked),
                 Fact("Holds", self.held(row), f"read at {moment(row.balances_synced_at)}"),
             ],
             [

@@ -135,6 +135,7 @@ def test_a_trader_makes_an_account_on_paper_without_any_keys(desk: Client, alice
     page = words_of(desk.get(url_of(Account, "change", account.pk)))
     assert "Key on paper" in page
     assert "API key" not in page
+    assert " on paper " in words_of(desk.get(url_of(Account, "changelist")))
 
 
 @pytest.mark.parametrize(
