@@ -198,7 +198,7 @@ def _gullible(original: Callable[..., Any], gateway: Any, *args: Any, **kwargs: 
 _mutant("deadline_not_sent", "the venue is not told until when it may accept", "arrives-late")
 
 
-@_patched("deadline_not_sent", "exchanges.ccxt_gateway", "VENUES")
+@_patched("deadline_not_sent", "exchanges.venues", "VENUES")
 def _undated(venues: dict[str, Any]) -> dict[str, Any]:
     def params(venue: Any, ticket: Any) -> dict[str, Any]:
         kept: dict[str, Any] = venue.order_params(ticket)
@@ -210,7 +210,7 @@ def _undated(venues: dict[str, Any]) -> dict[str, Any]:
 _mutant("unread_is_unknown", "a refusal before reading is not sent again", "not-looked-at")
 
 
-@_patched("unread_is_unknown", "exchanges.ccxt_gateway", "VENUES")
+@_patched("unread_is_unknown", "exchanges.venues", "VENUES")
 def _unread(venues: dict[str, Any]) -> dict[str, Any]:
     return {name: replace(venue, not_looked_at=frozenset()) for name, venue in venues.items()}
 
@@ -307,7 +307,7 @@ def _forgetful(original: Callable[..., Any], order_id: int) -> Any:
 
 
 _mutant("refused_keys_go_on", "an account whose key is refused is not paused", "account-paused")
-for _place in ("orders.services", "orders.lookups", "exchanges.services", "positions.reconciliation"):
+for _place in ("orders.services", "orders.lookups", "exchanges.accounts", "positions.reconciliation"):
     _patched("refused_keys_go_on", _place, "account_pause")(set_to(lambda account_id, reason, keys=None: False))
 
 _mutant("looks_not_leased", "an order is looked at by whoever comes, as often as they come", "one-look-at-a-time")

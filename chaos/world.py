@@ -27,9 +27,10 @@ from domain.candles import Timeframe
 from domain.market import OrderType, PositionSide, Side
 from domain.orders import LIVE_STATUSES, OrderStatus
 from domain.sizing import SizingMethod
+from exchanges.accounts import balances_refresh
 from exchanges.credentials import Credentials
 from exchanges.models import Account, Exchange, Market, RiskProfile
-from exchanges.services import balances_refresh, exchange_clock_sync, exchange_sync, quotes_refresh
+from exchanges.services import exchange_clock_sync, exchange_sync, quotes_refresh
 from marketdata.models import Feed
 from marketdata.services import feed_ensure
 from orders.models import Order

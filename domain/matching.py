@@ -1,6 +1,6 @@
 """The one fill model: at which price an order or an exit fills, given the candle that it meets.
 
-Whatever makes fills calls these functions and no others: the simulator now, paper trading and backtests to come. They are
+Whatever makes fills calls these functions and no others: the simulator and paper trading now, backtests to come. They are
 exact on ``Decimal`` and equally right on ``float``: nothing is converted inside, both sides of every operation have the
 caller's type. Rounding to the tick is the caller's (``domain/market.py``), because only a venue knows its tick.
 """

@@ -17,7 +17,7 @@ from django.views.decorators.debug import sensitive_post_parameters
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminPasswordWidget, UnfoldAdminTextInputWidget
 
-from exchanges import services
+from exchanges import accounts, services
 from exchanges.ccxt_gateway import is_ccxt_exchange
 from exchanges.credentials import Credentials, UnableToDecrypt
 from exchanges.gateway import ExchangeUnavailable
@@ -52,7 +52,7 @@ def _read_now(request: HttpRequest, exchange: Exchange) -> str:
 
 
 def _read_balances(request: HttpRequest, account: Account) -> str:
-    return f"read the balances of {len(services.balances_refresh(account.pk))} currencies"
+    return f"read the balances of {len(accounts.balances_refresh(account.pk))} currencies"
 
 
 class ExchangeForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
@@ -73,7 +73,7 @@ class ExchangePage(SupervisedPage):
     form = ExchangeForm
     formfield_overrides = {**Page.formfield_overrides, models.URLField: {"assume_scheme": "https"}}
     refusals = (ExchangeUnavailable,)
-    list_display = ("name", "ccxt_id", "is_enabled", "status_shown", "its_time", "markets_synced_at")
+    list_display = ("name", "speaks", "is_enabled", "status_shown", "stream_shown", "its_time", "markets_synced_at")
     list_filter = ("is_enabled",)
     search_fields = ("name",)
     ordering = ("name",)
@@ -87,9 +87,20 @@ class ExchangePage(SupervisedPage):
     )  # fmt: skip
     read_now_selected = batch("Read markets and clock now", _read_now)
 
+    @admin.display(description="speaks", ordering="ccxt_id")
+    def speaks(self, exchange: Exchange) -> str:
+        return exchange.ccxt_id
+
     @display(description="status", ordering="status", label=BADGES)
     def status_shown(self, exchange: Exchange) -> str:
-        return "UNREACHABLE" if exchange.unreachable_at else exchange.status
+        if exchange.unreachable_at:
+            return "UNREACHABLE"
+        # What nobody has asked is not open.
+        return exchange.status if exchange.status_read_at else "NOT READ"
+
+    @admin.display(description="stream", ordering="stream_seen_at")
+    def stream_shown(self, exchange: Exchange) -> str:
+        return moment(exchange.stream_seen_at) if exchange.stream_seen_at else "polled only"
 
     @admin.display(description="its time")
     def its_time(self, exchange: Exchange) -> str:
@@ -97,13 +108,14 @@ class ExchangePage(SupervisedPage):
 
     def sections(self, request: HttpRequest, row: Exchange) -> Sections:
         markets = row.markets.filter(is_active=True).count()
-        silent = f"silent since {moment(row.unreachable_at)}" if row.unreachable_at else row.status_message
+        read = f"read at {moment(row.status_read_at)}" if row.status_read_at else "read once an account is there"
+        said = f"silent since {moment(row.unreachable_at)}" if row.unreachable_at else row.status_message or read
         return Sections(
             [
-                Fact("Status", badge(self.status_shown(row)), silent or f"read at {moment(row.status_read_at)}"),
+                Fact("Status", badge(self.status_shown(row)), said),
                 Fact("Its time", self.its_time(row), f"clock read at {moment(row.clock_anchor_at)}"),
                 Fact("Clock speed", f"{row.clock_speed:g} ×"),
-                Fact("Stream", moment(row.stream_seen_at) if row.stream_seen_at else "polled only"),
+                Fact("Stream", self.stream_shown(row), "when it last spoke" if row.stream_seen_at else "no stream is open"),
                 Fact(
                     "Markets", link_to_list(Market, markets, exchange=row.pk, is_active__exact=1),
                     f"read at {moment(row.markets_synced_at)}",
@@ -123,7 +135,7 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
 
     trader: ClassVar[User]
     # What the venue says of the keys that were entered; it was asked before the transaction in which forms are saved.
-    examined: ClassVar[services.KeysExamined | services.KeysRefused | None]
+    examined: ClassVar[accounts.KeysExamined | accounts.KeysRefused | None]
 
     api_key = secret_field("API key")
     secret = secret_field("API secret")
@@ -136,7 +148,7 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
     def clean(self) -> dict[str, Any]:
         data: dict[str, Any] = super().clean() or {}
         self._check_keys(data)
-        if isinstance(self.examined, services.KeysRefused):
+        if isinstance(self.examined, accounts.KeysRefused):
             self.add_error("api_key", str(self.examined))
         owner = data.get("owner") or (self.instance.owner if self.instance.pk else self.trader)
         others = Account.objects.filter(owner=owner, name=data.get("name")).exclude(pk=self.instance.pk)
@@ -188,7 +200,7 @@ class AccountPage(Page):
     form = AccountForm
     owner_path = "owner"
     refusals = (ExchangeUnavailable, UnableToDecrypt)
-    list_display = ("name", "exchange", "currency", "status_shown", "held", "key_hint", "balances_synced_at")
+    list_display = ("name", "exchange", "currency", "status_shown", "held", "key", "balances_synced_at")
     list_select_related = ("exchange", "owner")
     list_filter = (("exchange", OwnRelatedFilter), "status")
     search_fields = ("name",)
@@ -205,6 +217,10 @@ class AccountPage(Page):
     @display(description="status", ordering="status", label=BADGES)
     def status_shown(self, account: Account) -> str:
         return account.status
+
+    @admin.display(description="key", ordering="key_hint")
+    def key(self, account: Account) -> str:
+        return "on paper" if account.is_paper else account.key_hint or "none"
 
     @admin.display(description="total")
     def held(self, account: Account) -> str:
@@ -225,7 +241,8 @@ class AccountPage(Page):
         note = (
             f"The key in use ends in {obj.key_hint}. Leave all three empty to keep it."
             if obj and obj.key_hint
-            else "Stored encrypted and never shown again. The key needs the right to trade, and none to withdraw."
+            else "Stored encrypted and never shown again. The key needs the right to trade, and none to withdraw. "
+            "For an account on paper leave them empty."
         )
         keys = ("Keys", {"fields": SECRETS, "description": note})
         if obj is not None:
@@ -251,7 +268,7 @@ class AccountPage(Page):
 
     def _examined(
         self, request: HttpRequest, object_id: str | None = None, *_: Any, **__: Any
-    ) -> services.KeysExamined | services.KeysRefused | None:
+    ) -> accounts.KeysExamined | accounts.KeysRefused | None:
         """What the venue says of the keys that were entered, where this trader may save them there; None without keys."""
         credentials = Credentials(*(request.POST.get(name, "").strip() for name in SECRETS))
         if not credentials.api_key or not credentials.secret:
@@ -265,20 +282,20 @@ class AccountPage(Page):
         if exchange is None or not may_save or (object_id and account is None):
             return None
         try:
-            return services.keys_examine(exchange, credentials, account)
-        except services.KeysRefused as error:
+            return accounts.keys_examine(exchange, credentials, account)
+        except accounts.KeysRefused as error:
             return error
 
     def save_model(self, request: HttpRequest, obj: Account, form: AccountForm, change: bool) -> None:
         credentials = form.credentials
-        examined = form.examined if isinstance(form.examined, services.KeysExamined) else None
+        examined = form.examined if isinstance(form.examined, accounts.KeysExamined) else None
         if change:
             super().save_model(request, obj, form, change)
             if credentials is not None:
-                services.account_rekey(obj.pk, credentials, examined)
+                accounts.account_rekey(obj.pk, credentials, examined)
         else:
             owner = form.cleaned_data.get("owner") or form.trader
-            made = services.account_create(
+            made = accounts.account_create(
                 owner=owner, exchange=obj.exchange, name=obj.name, currency=obj.currency, credentials=credentials,
                 paper_balance=form.cleaned_data.get("paper_balance"), examined=examined,
             )  # fmt: skip
@@ -297,14 +314,11 @@ class AccountPage(Page):
 
     def sections(self, request: HttpRequest, row: Account) -> Sections:
         balances = row.balances.exclude(total=0).order_by("currency")[:SECTION_ROWS]
+        checked = f"checked at {moment(row.keys_checked_at)}" if row.keys_checked_at else "not checked yet"
         return Sections(
             [
                 Fact("Status", badge(row.status), row.status_reason),
-                Fact("Key", "on paper")
-                if row.is_paper
-                else Fact(
-                    "Key", row.key_hint or "none", row.keys_warning or f"checked at {moment(row.keys_checked_at)}"
-                ),
+                Fact("Key", self.key(row), "virtual money at real prices" if row.is_paper else row.keys_warning or checked),
                 Fact("Holds", self.held(row), f"read at {moment(row.balances_synced_at)}"),
             ],
             [

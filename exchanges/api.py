@@ -18,18 +18,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from exchanges.accounts import KeysExamined, KeysRefused, account_create, account_rekey, balances_refresh, keys_examine
 from exchanges.ccxt_gateway import is_ccxt_exchange
 from exchanges.credentials import Credentials
 from exchanges.models import Account, Balance, Exchange, Market, Quote, RiskProfile
-from exchanges.services import (
-    KeysExamined,
-    KeysRefused,
-    account_create,
-    account_rekey,
-    balances_refresh,
-    exchange_sync,
-    keys_examine,
-)
+from exchanges.services import exchange_sync
 from pipeline.rest import (
     LARGEST_ID,
     ExactDecimalField,

@@ -21,6 +21,8 @@ from exchanges.gateway import ExchangeUnavailable
 
 FAILURES = 5
 OPEN_MS = 5_000
+# pybreaker notes by the clock of whoever opens a circuit when that was; a trial's outcome counts whatever that clock said.
+ANY_CLOCK = -86_400
 # Longer than any call takes: the next one tries when whoever tried has died.
 TRYING_MS = 15_000
 
@@ -92,4 +94,4 @@ def _replay(is_failure: bool) -> None:
 def _circuit(url: str, name: str) -> pybreaker.CircuitBreaker:
     storage = pybreaker.CircuitRedisStorage(pybreaker.STATE_CLOSED, shared.client(), namespace=name)
     # No timeout of its own, by whichever machine's clock: a key that expires in Redis says when one call may try.
-    return pybreaker.CircuitBreaker(fail_max=FAILURES, reset_timeout=0, state_storage=storage)
+    return pybreaker.CircuitBreaker(fail_max=FAILURES, reset_timeout=ANY_CLOCK, state_storage=storage)

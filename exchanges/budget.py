@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
 from functools import cache
@@ -20,6 +18,7 @@ from limits.storage.redis import RedisStorage
 
 from exchanges import shared
 from exchanges.gateway import ExchangeUnavailable
+from exchanges.venues import Pool
 
 
 class Use(Enum):
@@ -31,56 +30,8 @@ class Use(Enum):
     READ = 60
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """So much ``weight`` in so many ``seconds``."""
-
-    weight: int
-    seconds: int
-
-
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """What a venue allows: its pools, and which of them each call of a gateway draws from with what weight, all of its usual
-    requests together. ``PUBLIC`` is the pool of an address; every other pool is an account's."""
-
-    pools: Mapping[str, Pool]
-    calls: Mapping[str, tuple[str, int]]
-
-
-PUBLIC = "public"
-_PUBLIC_CALLS = ("time", "status", "markets", "quotes", "candles")
-_ACCOUNT_CALLS = (
-    "order_create", "order_cancel", "order_find", "order_get", "order_fills", "orders_open", "symbols_open",
-    "orders_done", "fills_since", "balances", "key_rights",
-)  # fmt: skip
-ALLOWANCES: dict[str, Allowance] = {
-    # For an ordinary account (VIP 0). A list by pages weighs its first two pages: more are rare, and a pool that the venue
-    # finds empty nevertheless is blocked until the venue says it is full again.
-    "kucoin": Allowance(
-        pools={PUBLIC: Pool(2000, 30), "spot": Pool(4000, 30), "management": Pool(2000, 30)},
-        calls={
-            "time": (PUBLIC, 3), "status": (PUBLIC, 3), "markets": (PUBLIC, 22), "quotes": (PUBLIC, 15),
-            "candles": (PUBLIC, 3),
-            "order_create": ("spot", 1), "order_cancel": ("spot", 1), "order_find": ("spot", 2), "order_get": ("spot", 2),
-            "order_fills": ("spot", 2), "orders_open": ("spot", 2), "symbols_open": ("spot", 2),
-            "orders_done": ("spot", 5), "fills_since": ("spot", 5),
-            "balances": ("management", 5), "key_rights": ("management", 20),
-        },
-    ),
-}  # fmt: skip
-# For a venue whose figures nobody has written down: less than any venue we know of allows.
-CAUTIOUS = Allowance(
-    pools={PUBLIC: Pool(600, 60), "account": Pool(600, 60)},
-    calls={**dict.fromkeys(_PUBLIC_CALLS, (PUBLIC, 1)), **dict.fromkeys(_ACCOUNT_CALLS, ("account", 1))},
-)
-
 # No word of a venue's blocks a pool for longer.
 LONGEST_BLOCK = timedelta(minutes=2)
-
-
-def allowance_of(ccxt_id: str) -> Allowance:
-    return ALLOWANCES.get(ccxt_id, CAUTIOUS)
 
 
 class Budget:

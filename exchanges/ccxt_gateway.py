@@ -32,7 +32,7 @@ from exchanges.gateway import (
     StatusReport,
 )
 from exchanges.paging import Row
-from exchanges.venues import UNDESCRIBED, VENUES
+from exchanges.venues import VENUES, venue_of
 
 HTTP_TIMEOUT_MS = 10_000
 
@@ -73,7 +73,8 @@ class CcxtGateway:
     def __init__(self, ccxt_id: str, base_url: str = "", credentials: Credentials | None = None) -> None:
         if not is_ccxt_exchange(ccxt_id):
             raise ValueError(f"wanted an exchange that ccxt speaks to, was {ccxt_id!r}")
-        self._traits = VENUES.get(ccxt_id, UNDESCRIBED)
+        self._traits = venue_of(ccxt_id)
+        self._credentials = credentials or Credentials("", "")
         self._known: dict[str, dict[str, Any]] = {}
         config: dict[str, Any] = {
             "timeout": HTTP_TIMEOUT_MS,
@@ -124,15 +125,15 @@ class CcxtGateway:
             return self._traits.key_rights(self._venue)
 
     def markets(self) -> list[MarketReport]:
-        # Asked without keys: with keys ccxt adds six requests about the account.
-        keys = self._venue.apiKey, self._venue.secret
-        self._venue.apiKey = self._venue.secret = None
         errors = ccxt_load()
         if self._venue.precisionMode == errors.SIGNIFICANT_DIGITS:
             raise ExchangeUnavailable(
                 f"wanted prices in steps, {self._venue.id} has significant digits: it has no tick"
             )
         is_in_places = self._venue.precisionMode == errors.DECIMAL_PLACES
+        # Asked without keys: with keys ccxt adds six requests about the account.
+        keys = self._venue.apiKey, self._venue.secret
+        self._venue.apiKey = self._venue.secret = None
         try:
             with self._reading():
                 rows = [row for row in self._venue.fetch_markets() if row.get("spot") or row.get("linear")]
@@ -348,7 +349,7 @@ class CcxtGateway:
             yield
         except errors.BaseError as error:
             if self._says_not_found(error):
-                raise _NotFound(_brief(error), is_answer=True) from error
+                raise _NotFound(self._brief(error), is_answer=True) from error
             raise self._unavailable(error, is_refused_key=self._is_refused_key(error)) from error
         except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise ExchangeUnavailable(f"the venue's answer made no sense ({type(error).__name__})") from error
@@ -362,13 +363,13 @@ class CcxtGateway:
     def _create_failure(self, error: Exception) -> Exception:
         is_refused_key = self._is_refused_key(error)
         if not self._is_sent:
-            return OrderRejected(_brief(error), code="LOCAL", is_refused_key=is_refused_key)
+            return OrderRejected(self._brief(error), code="LOCAL", is_refused_key=is_refused_key)
         codes = self._codes()
         if codes & self._traits.not_looked_at:
             return self._unavailable(error)
         if is_refused_key or codes & self._traits.rejected:
-            return OrderRejected(_brief(error), code=min(codes, key=len), is_refused_key=is_refused_key)
-        return OrderOutcomeUnknown(_brief(error))
+            return OrderRejected(self._brief(error), code=min(codes, key=len), is_refused_key=is_refused_key)
+        return OrderOutcomeUnknown(self._brief(error))
 
     def _codes(self) -> set[str]:
         """The venue's own code, alone and with its message; empty when it gave none."""
@@ -384,7 +385,7 @@ class CcxtGateway:
 
     def _unavailable(self, error: Exception, *, is_refused_key: bool = False) -> ExchangeUnavailable:
         errors = ccxt_load()
-        message, retry_after = _brief(error), None
+        message, retry_after = self._brief(error), None
         if isinstance(error, errors.InvalidNonce) and self._is_sent:
             message += self._learn_clock()
         if isinstance(error, errors.RateLimitExceeded | errors.DDoSProtection):
@@ -397,6 +398,13 @@ class CcxtGateway:
             is_answer=self._is_sent and bool(self._codes()) and isinstance(error, spoken),
             retry_after=retry_after,
         )
+
+    def _brief(self, error: Exception) -> str:
+        # Short, and without the URL's query: it may end up in a log or a row, where PostgreSQL takes no NUL. The error
+        # itself is changed too, since a traceback shows causes.
+        error.args = tuple(self._credentials.hide(str(arg)) for arg in error.args)
+        text = "".join(char if char.isprintable() else " " for char in str(error).split("?")[0])
+        return f"{type(error).__name__}: {text[:160]}"
 
     def _retry_after(self) -> timedelta | None:
         headers = self._venue.last_response_headers or {}
@@ -443,9 +451,3 @@ def _code_of(body: str) -> tuple[str, str]:
     if not isinstance(answer, dict):
         return "", ""
     return str(answer.get("code", "")), str(answer.get("msg", ""))
-
-
-def _brief(error: Exception) -> str:
-    # Short, and without the URL's query: it may end up in a log or a row, where PostgreSQL takes no NUL.
-    text = "".join(char if char.isprintable() else " " for char in str(error).split("?")[0])
-    return f"{type(error).__name__}: {text[:160]}"

@@ -15,6 +15,9 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
 from django.db import models
 
+# What is shorter is no secret, and would be found in any text.
+SHORTEST_HIDDEN = 6
+
 
 class UnableToDecrypt(Exception):
     """None of the configured encryption keys opens these credentials; the key that wrote them is needed."""
@@ -32,6 +35,13 @@ class Credentials:
     def hint(self) -> str:
         """Enough of the key to recognise it by."""
         return f"…{self.api_key[-4:]}" if self.api_key else ""
+
+    def hide(self, text: str) -> str:
+        """``text`` without these: a venue, or an error that names an address, may repeat what it was given."""
+        for word in (self.secret, self.passphrase, self.api_key):
+            if len(word) >= SHORTEST_HIDDEN:
+                text = text.replace(word, "…")
+        return text
 
     def __reduce__(self) -> NoReturn:
         # A pickle is text on its way to somewhere.

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from exchanges import shared
 from exchanges.breaker import Breaker, Entrance
-from exchanges.budget import PUBLIC, Budget, Use, allowance_of
+from exchanges.budget import Budget, Use
 from exchanges.gateway import (
     BalanceReport,
     CandleReport,
@@ -28,13 +28,10 @@ from exchanges.gateway import (
     QuoteReport,
     StatusReport,
 )
+from exchanges.venues import PUBLIC, venue_of
 from pipeline.topics import ring
 
 T = TypeVar("T")
-
-# Refusals of an order that speak of the venue's state, and of the market's; whoever reads these is woken.
-STATUS_CODES = {"kucoin": frozenset({"200001", "200002"})}
-MARKET_CODES = {"kucoin": frozenset({"400600", "600203", "900001"})}
 
 NOTHING_KNOWN: list[bytes | None] = [None, None, None, None]
 
@@ -47,9 +44,9 @@ class GuardedGateway:
 
     def __init__(self, gateway: Gateway, ccxt_id: str, exchange_id: int | None, account: str = "") -> None:
         self._gateway = gateway
-        self._ccxt_id = ccxt_id
+        self._venue = venue_of(ccxt_id)
         self._exchange_id = exchange_id
-        allowance = allowance_of(ccxt_id)
+        allowance = self._venue.allowance
         self._calls = allowance.calls
         self._budgets = {
             name: Budget(f"exchange:{exchange_id}:{account}:{name}", pool)
@@ -143,9 +140,9 @@ class GuardedGateway:
         return answer
 
     def _tell_of(self, code: str) -> None:
-        if code in STATUS_CODES.get(self._ccxt_id, ()):
+        if code in self._venue.about_status:
             _ring("exchanges.read_status", self._exchange_id)
-        if code in MARKET_CODES.get(self._ccxt_id, ()):
+        if code in self._venue.about_market:
             _ring("exchanges.sync", self._exchange_id)
 
     def _enter(self, budget: Budget, weight: int, use: Use) -> Entrance:
@@ -163,7 +160,7 @@ class GuardedGateway:
 
 def public_budget(ccxt_id: str, exchange_id: int | None) -> Budget:
     """The pool of public data. One for all workers: those at several addresses share what one of them may use."""
-    return Budget(f"exchange:{exchange_id}:public", allowance_of(ccxt_id).pools[PUBLIC])
+    return Budget(f"exchange:{exchange_id}:public", venue_of(ccxt_id).allowance.pools[PUBLIC])
 
 
 def breaker_of(exchange_id: int | None) -> Breaker:

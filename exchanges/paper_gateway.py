@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
+from decimal import Decimal, localcontext
 
 from django.db import DatabaseError, transaction
 from django.utils import timezone
 
 from domain.candles import Timeframe
-from domain.market import ZERO, MarketRules, OrderType, Side, round_price
-from domain.matching import fee_of, limit_fill_price, market_fill_price, stop_fill_price
+from domain.market import ZERO, MarketRules, OrderType, Side
+from domain.paper import PaperTerms, fee, needed, notional, price_at, price_in, worst_price
 from exchanges.gateway import (
     BalanceReport,
     CandleReport,
@@ -41,14 +41,11 @@ from exchanges.gateway import (
 )
 from exchanges.models import Account, Exchange, Market, PaperBalance, PaperFill, PaperOrder
 
-# What a market order pays beyond the best price of the quote.
-SLIPPAGE = Decimal("0.0005")
 MINUTE = Timeframe.M1.length
 # What venues give at once; a market left alone for longer is caught up with over several looks.
 CANDLES_PER_CALL = 1500
 # A closed candle may come late. A minute without one, older than this, had no trade.
 CANDLES_ARE_LATE_BY = timedelta(minutes=10)
-SMALLEST = Decimal("1e-18")  # what the database keeps
 DIGITS = 60
 
 
@@ -236,8 +233,9 @@ class PaperGateway:
             order_type=ticket.order_type, quantity=ticket.quantity, price=ticket.price, stop_price=ticket.stop_price,
             created_at=now, matched_until=now,
         )  # fmt: skip
-        price = _price_at(order, rules, quote)
-        worst = _worst_price(order, rules, price)
+        terms = _terms(order)
+        price = price_at(terms, rules, quote.bid, quote.ask)
+        worst = worst_price(terms, rules, price)
         if rules.notional(order.quantity, worst) < rules.min_notional or worst <= 0:
             raise OrderRejected(
                 f"wanted a value of at least {rules.min_notional} {rules.quote}, was "
@@ -245,7 +243,7 @@ class PaperGateway:
                 code="BELOW_MIN_NOTIONAL",
             )
         pays = self._balance(rules.quote if order.side == Side.BUY else rules.base)
-        order.held = _needed(order, rules, worst)
+        order.held = needed(terms, rules, worst)
         if pays.free < order.held:
             raise OrderRejected(
                 f"wanted {order.held:f} {pays.currency}, was {pays.free:f} free", code="INSUFFICIENT_BALANCE"
@@ -297,16 +295,16 @@ class PaperGateway:
         return closed, max(since, last, min(end, now - CANDLES_ARE_LATE_BY))
 
     def _match_one(self, order: PaperOrder, prices: _Prices) -> None:
-        rules = order.market.rules
+        rules, terms = order.market.rules, _terms(order)
         rate = rules.taker_fee if order.order_type == OrderType.STOP else rules.maker_fee
         for candle in prices.candles:
             if candle.open_at < order.matched_until:
                 continue
-            price = _price_in(order, rules, candle.open, candle.low, candle.high)
+            price = price_in(terms, rules, candle.open, candle.low, candle.high)
             if price is not None:
                 return self._fill(order, rules, price, rate, candle.open_at + MINUTE)
         if prices.quote is not None:
-            price = _price_at(order, rules, prices.quote)
+            price = price_at(terms, rules, prices.quote.bid, prices.quote.ask)
             if price is not None:
                 return self._fill(order, rules, price, rate, self._now())
         if prices.until > order.matched_until:
@@ -317,23 +315,23 @@ class PaperGateway:
     def _fill(self, order: PaperOrder, rules: MarketRules, price: Decimal, rate: Decimal, at: datetime) -> None:
         """Fill what is left of the order at ``price``; a triggered stop that the money no longer reaches is cancelled."""
         side, quantity = Side(order.side), order.quantity - order.filled
-        notional, fee = _notional(rules, side, quantity, price), _fee(rules, side, quantity, price, rate)
+        value, cost = notional(rules, side, quantity, price), fee(rules, side, quantity, price, rate)
         base, quote = self._balance(rules.base), self._balance(rules.quote)
         if side is Side.BUY:
-            if quote.free + order.held < notional + fee:
+            if quote.free + order.held < value + cost:
                 return self._cancel(order, rules)
             quote.held -= order.held
-            quote.total -= notional + fee
+            quote.total -= value + cost
             base.total += quantity * rules.contract_size
         else:
             base.held -= order.held
             base.total -= quantity * rules.contract_size
-            quote.total += notional - fee
+            quote.total += value - cost
         base.save()
         quote.save()
-        PaperFill.objects.create(order=order, quantity=quantity, price=price, fee=fee, filled_at=at)
+        PaperFill.objects.create(order=order, quantity=quantity, price=price, fee=cost, filled_at=at)
         order.filled += quantity
-        order.filled_quote += notional
+        order.filled_quote += value
         order.held, order.is_open, order.matched_until = ZERO, False, at
         order.save()
         return None
@@ -349,59 +347,8 @@ class PaperGateway:
         return PaperBalance.objects.get_or_create(account_id=self._account_id, currency=currency)[0]
 
 
-def _price_at(order: PaperOrder, rules: MarketRules, quote: QuoteReport) -> Decimal | None:
-    """Where the order fills at the quote: a buy meets the ask, a sell the bid."""
-    price = quote.ask if order.side == Side.BUY else quote.bid
-    return _price_in(order, rules, price, price, price)
-
-
-def _price_in(order: PaperOrder, rules: MarketRules, open_: Decimal, low: Decimal, high: Decimal) -> Decimal | None:
-    """Where the order fills in a candle, rounded to the tick against us; None when the candle does not reach it."""
-    side = Side(order.side)
-    if order.price is not None:
-        price = limit_fill_price(side, order.price, open_, low, high)
-    elif order.stop_price is not None:
-        price = stop_fill_price(side, order.stop_price, open_, low, high)
-    else:
-        price = open_
-    if price is None:
-        return None
-    if order.order_type != OrderType.LIMIT:
-        price = market_fill_price(side, price, SLIPPAGE)
-    # The other side's rounding is the one that costs us.
-    return round_price(price, rules, side.opposite)
-
-
-def _worst_price(order: PaperOrder, rules: MarketRules, price: Decimal | None) -> Decimal:
-    """What the order may come to pay, as far as can be told before it is filled."""
-    if order.price is not None:
-        return Decimal(order.price)
-    if price is not None:
-        return price
-    if order.stop_price is None:
-        raise RuntimeError("wanted a price for a market order, was none")
-    return round_price(
-        market_fill_price(Side(order.side), order.stop_price, SLIPPAGE), rules, Side(order.side).opposite
-    )
-
-
-def _needed(order: PaperOrder, rules: MarketRules, worst: Decimal) -> Decimal:
-    if order.side == Side.SELL:
-        return Decimal(order.quantity * rules.contract_size)
-    rate = max(rules.taker_fee, rules.maker_fee, ZERO)
-    if order.order_type == OrderType.MARKET:
-        rate = rules.taker_fee
-    notional = _notional(rules, Side.BUY, order.quantity, worst)
-    return notional + max(_fee(rules, Side.BUY, order.quantity, worst, rate), ZERO)
-
-
-def _notional(rules: MarketRules, side: Side, quantity: Decimal, price: Decimal) -> Decimal:
-    rounding = ROUND_CEILING if side is Side.BUY else ROUND_FLOOR
-    return rules.notional(quantity, price).quantize(SMALLEST, rounding)
-
-
-def _fee(rules: MarketRules, side: Side, quantity: Decimal, price: Decimal, rate: Decimal) -> Decimal:
-    return fee_of(_notional(rules, side, quantity, price), rate).quantize(SMALLEST, ROUND_CEILING)
+def _terms(order: PaperOrder) -> PaperTerms:
+    return PaperTerms(Side(order.side), OrderType(order.order_type), order.quantity, order.price, order.stop_price)
 
 
 def _id(exchange_order_id: str) -> int | None:

@@ -23,7 +23,7 @@ from domain.market import to_decimal
 from exchanges.ccxt_gateway import HTTP_TIMEOUT_MS, ccxt_pro_load
 from exchanges.credentials import Credentials
 from exchanges.gateway import QuoteReport
-from exchanges.venues import UNDESCRIBED, VENUES
+from exchanges.venues import venue_of
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class VenueStream:
             try:
                 await self._live(self._over)
             except Exception as error:  # whatever it was: a new connection is the answer to all of it
-                self.trouble = _brief(error)
+                self.trouble = _brief(error, self._credentials)
                 logger.warning("%s: the stream broke (%s); next try in %g s", self.name, self.trouble, pause)
             finally:
                 self._heard_at = None
@@ -233,7 +233,7 @@ class VenueStream:
 
     def _venue(self, over: asyncio.Future[NoReturn]) -> Any:
         """A ccxt.pro exchange that notes every message, and whose broken messages end the connection."""
-        traits = VENUES.get(self._ccxt_id, UNDESCRIBED)
+        traits = venue_of(self._ccxt_id)
         config: dict[str, Any] = {
             "timeout": HTTP_TIMEOUT_MS,
             "enableRateLimit": not self._base_url,
@@ -290,7 +290,8 @@ def _time_or_none(milliseconds: Any) -> datetime | None:
     return None if milliseconds is None else _time(milliseconds)
 
 
-def _brief(error: Exception) -> str:
+def _brief(error: Exception, credentials: Credentials | None) -> str:
     # Without the URL's query: it holds the connection's token.
-    text = "".join(char if char.isprintable() else " " for char in str(error).split("?")[0])
+    said = str(error) if credentials is None else credentials.hide(str(error))
+    text = "".join(char if char.isprintable() else " " for char in said.split("?")[0])
     return text[:160] if isinstance(error, _Over) else f"{type(error).__name__}: {text[:160]}"

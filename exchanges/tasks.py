@@ -7,7 +7,7 @@ import logging
 from celery import shared_task
 from django.utils import timezone
 
-from exchanges import services, vitals
+from exchanges import accounts, services, vitals
 from exchanges.gateway import ExchangeUnavailable
 from pipeline.sweeps import Waiting, sweep
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 SYNC = Waiting("exchange read long ago", services.exchanges_due, "exchanges.sync", "exchange_ids", batch=1)
 KEYS = Waiting(
-    "keys not checked for a day", services.accounts_with_unchecked_keys, "exchanges.check_keys", "account_ids", batch=20
+    "keys not checked for a day", accounts.accounts_with_unchecked_keys, "exchanges.check_keys", "account_ids", batch=20
 )
 STATUS = Waiting(
     "status read long ago", services.exchanges_to_read_status_of, "exchanges.read_status", "exchange_ids", batch=1
@@ -45,7 +45,7 @@ def read_status(exchange_ids: list[int]) -> None:
 def check_keys(account_ids: list[int]) -> None:
     for account_id in account_ids:
         try:
-            services.keys_check(account_id)
+            accounts.keys_check(account_id)
         except ExchangeUnavailable as error:
             logger.warning("the keys of account %s were not checked: %s", account_id, error)
 

@@ -49,17 +49,51 @@ def _no_symbols_open(ccxt: Any) -> list[str] | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Pool:
+    """So much ``weight`` in so many ``seconds``."""
+
+    weight: int
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a venue allows: its pools, and which of them each call of a gateway draws from with what weight, all of its usual
+    requests together. ``PUBLIC`` is the pool of an address; every other pool is an account's. A list by pages weighs its
+    first two: more are rare, and a pool that the venue finds empty nevertheless is blocked until the venue says it is full
+    again."""
+
+    pools: Mapping[str, Pool]
+    calls: Mapping[str, tuple[str, int]]
+
+
+PUBLIC = "public"
+_PUBLIC_CALLS = ("time", "status", "markets", "quotes", "candles")
+_ACCOUNT_CALLS = (
+    "order_create", "order_cancel", "order_find", "order_get", "order_fills", "orders_open", "symbols_open",
+    "orders_done", "fills_since", "balances", "key_rights",
+)  # fmt: skip
+# For a venue whose figures nobody has written down: less than any venue we know of allows.
+CAUTIOUS = Allowance(
+    pools={PUBLIC: Pool(600, 60), "account": Pool(600, 60)},
+    calls={**dict.fromkeys(_PUBLIC_CALLS, (PUBLIC, 1)), **dict.fromkeys(_ACCOUNT_CALLS, ("account", 1))},
+)
+
+
+@dataclass(frozen=True, slots=True)
 class Venue:
     """How one ccxt exchange is set up and understood. The defaults are for one of which nothing is known.
 
     ``order_params`` gets the ticket and its sending time in the venue's clock; ``refuses_late_requests`` says that the
     venue judges by them when a request is too late. ``rejected`` and ``refused_key`` are codes (or code and message) after
     which the order certainly does not exist; ``not_looked_at`` are refusals after which the very same order may be sent
-    again; all else is an unknown outcome. ``not_found`` say that there is no such order; without any, ccxt's word counts.
-    ``is_answer`` tells an answer of the venue's from a proxy's page, which ccxt would read as "there is nothing".
-    ``retry_headers`` name the headers that say when to ask again, and their unit. ``done_lists`` are the ccxt calls that
-    together list every order that is done; without any, whatever the exchange has. ``history`` reads such a list, and
-    that of fills, whole. ``fills_next`` asks for the next page of one order's fills, by the page before.
+    again; all else is an unknown outcome. ``about_status`` and ``about_market`` are codes of refusals that speak of the
+    venue's state and of the market's: what we know of either is old. ``not_found`` say that there is no such order;
+    without any, ccxt's word counts. ``is_answer`` tells an answer of the venue's from a proxy's page, which ccxt would read
+    as "there is nothing". ``retry_headers`` name the headers that say when to ask again, and their unit. ``done_lists`` are
+    the ccxt calls that together list every order that is done; without any, whatever the exchange has. ``history`` reads
+    such a list, and that of fills, whole. ``fills_next`` asks for the next page of one order's fills, by the page before.
+    ``allowance`` is how much it may be asked.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -70,6 +104,8 @@ class Venue:
     rejected: frozenset[str] = frozenset()
     refused_key: frozenset[str] = frozenset()
     not_looked_at: frozenset[str] = frozenset()
+    about_status: frozenset[str] = frozenset()
+    about_market: frozenset[str] = frozenset()
     not_found: frozenset[str] = frozenset()
     is_answer: Callable[[Any], bool] = _is_json
     retry_headers: Mapping[str, timedelta] = field(default_factory=lambda: {"Retry-After": timedelta(seconds=1)})
@@ -80,6 +116,7 @@ class Venue:
     status: Callable[[Any], StatusReport] = _unified_status
     key_rights: Callable[[Any], KeyRights] = _unknown_rights
     symbols_open: Callable[[Any], list[str] | None] = _no_symbols_open
+    allowance: Allowance = CAUTIOUS
 
 
 # -- KuCoin -------------------------------------------------------------------------------------------------------------
@@ -164,6 +201,8 @@ _KUCOIN = Venue(
     ),  # fmt: skip
     refused_key=frozenset({"400001", "400003", "400004", "400005", "400006", "400007", "400401", "411100"}),
     not_looked_at=frozenset({"400002", "429000", "429"}),
+    about_status=frozenset({"200001", "200002"}),
+    about_market=frozenset({"400600", "600203", "900001"}),
     is_answer=_is_kucoin_answer,
     retry_headers={"gw-ratelimit-reset": timedelta(milliseconds=1)},
     # Finished and cancelled orders are one list here.
@@ -174,7 +213,19 @@ _KUCOIN = Venue(
     status=_kucoin_status,
     key_rights=_kucoin_key_rights,
     symbols_open=_kucoin_symbols_open,
-)
+    # For an ordinary account (VIP 0).
+    allowance=Allowance(
+        pools={PUBLIC: Pool(2000, 30), "spot": Pool(4000, 30), "management": Pool(2000, 30)},
+        calls={
+            "time": (PUBLIC, 3), "status": (PUBLIC, 3), "markets": (PUBLIC, 22), "quotes": (PUBLIC, 15),
+            "candles": (PUBLIC, 3),
+            "order_create": ("spot", 1), "order_cancel": ("spot", 1), "order_find": ("spot", 2), "order_get": ("spot", 2),
+            "order_fills": ("spot", 2), "orders_open": ("spot", 2), "symbols_open": ("spot", 2),
+            "orders_done": ("spot", 5), "fills_since": ("spot", 5),
+            "balances": ("management", 5), "key_rights": ("management", 20),
+        },
+    ),
+)  # fmt: skip
 
 
 # -- Binance ------------------------------------------------------------------------------------------------------------
@@ -259,7 +310,27 @@ _BINANCE = Venue(
     fills_next=_binance_fills_after,
     key_rights=_binance_key_rights,
     symbols_open=_binance_symbols_open,
-)
+    allowance=Allowance(
+        # Whatever an account asks counts for its address, except that orders are counted for the account too. A call draws
+        # from one pool: orders from theirs, and what one account's may weigh in a minute (600) is missing from the 6000 of
+        # the address.
+        pools={PUBLIC: Pool(5400, 60), "orders": Pool(100, 10)},
+        calls={
+            # Prices weigh as those of up to 100 markets, open orders of all markets as much as such a list can.
+            "time": (PUBLIC, 1), "status": (PUBLIC, 1), "markets": (PUBLIC, 20), "quotes": (PUBLIC, 40),
+            "candles": (PUBLIC, 2),
+            "order_create": ("orders", 1), "order_cancel": (PUBLIC, 1), "order_find": (PUBLIC, 4), "order_get": (PUBLIC, 4),
+            "order_fills": (PUBLIC, 20), "orders_open": (PUBLIC, 6), "symbols_open": (PUBLIC, 80),
+            "orders_done": (PUBLIC, 40), "fills_since": (PUBLIC, 40),
+            "balances": (PUBLIC, 20), "key_rights": (PUBLIC, 1),
+        },
+    ),
+)  # fmt: skip
 
 VENUES: dict[str, Venue] = {"binance": _BINANCE, "kucoin": _KUCOIN}
 UNDESCRIBED = Venue()
+
+
+def venue_of(ccxt_id: str) -> Venue:
+    """What is known of an exchange; the defaults where nobody has described it."""
+    return VENUES.get(ccxt_id, UNDESCRIBED)

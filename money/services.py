@@ -21,9 +21,10 @@ from django.utils import timezone
 from domain.market import ZERO, PositionSide, Side
 from domain.orders import DENIAL_TEXTS, LIVE_STATUSES, Denial, OrderStatus
 from domain.sizing import Sized, Sizing, SizingMethod, size
+from exchanges.accounts import balances_refresh
 from exchanges.gateway import ExchangeUnavailable
 from exchanges.models import Account, Balance, Market, Quote, RiskProfile
-from exchanges.services import balances_refresh, quotes_refresh
+from exchanges.services import quotes_refresh
 from money.models import Valuation
 from orders.ledger import orders_announce
 from orders.models import Fill, Order

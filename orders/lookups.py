@@ -19,9 +19,10 @@ from django.utils import timezone
 
 from domain.market import ZERO, OrderType, Side
 from domain.orders import AT_VENUE_STATUSES, LIVE_STATUSES, OrderStatus
+from exchanges.accounts import account_pause
 from exchanges.gateway import ExchangeUnavailable, FillReport, Gateway, OrderReport
 from exchanges.models import Account, Exchange, Market
-from exchanges.services import account_pause, gateway_for
+from exchanges.services import gateway_for
 from orders.ledger import LOOK_AGAIN, order_alert_once, order_loaded, order_record, order_settle, order_take_in
 from orders.models import Fill, FillCursor, Order
 from pipeline.claims import GuardedQuerySet
@@ -291,12 +292,13 @@ def _may_be_ours(account: Account, market: Market, report: OrderReport) -> bool:
         return False
     unknown = Order.objects.filter(
         account=account, market=market, status__in=(S.SUBMITTING, S.UNKNOWN), exchange_order_id="", side=report.side,
-        quantity=report.quantity, sent_at__isnull=False, deadline_at__isnull=False,
+        quantity=report.quantity,
     )  # fmt: skip
     time_at, slack = account.exchange.time_at, _overlap(account.exchange)
     return any(
         report.created_at is None or time_at(sent_at) - slack <= report.created_at <= time_at(deadline_at) + slack
         for sent_at, deadline_at in unknown.values_list("sent_at", "deadline_at")
+        if sent_at is not None and deadline_at is not None
     )
 
 

@@ -19,10 +19,11 @@ from django.utils import timezone
 
 from domain.market import OrderType, Side
 from domain.orders import AT_VENUE_STATUSES, LIVE_STATUSES, OrderStatus
+from exchanges.accounts import account_pause
 from exchanges.credentials import UnableToDecrypt
 from exchanges.gateway import ExchangeUnavailable, OrderOutcomeUnknown, OrderRejected, OrderTicket, VenueStatus
 from exchanges.models import Account, Exchange
-from exchanges.services import account_pause, gateway_for
+from exchanges.services import gateway_for
 from orders.ledger import order_alert_once, order_loaded, order_settle, orders_announce
 from orders.lookups import LEASE, call_unknown, order_ask, orders_due
 from orders.models import Order

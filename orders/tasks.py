@@ -7,8 +7,8 @@ import logging
 from celery import shared_task
 from django.utils import timezone
 
+from exchanges.accounts import balances_refresh
 from exchanges.gateway import ExchangeUnavailable
-from exchanges.services import balances_refresh
 from orders import lookups, services
 from pipeline.sweeps import Waiting, sweep
 

@@ -3,7 +3,7 @@ written, numbers are exact and short, and a button is a POST that calls one verb
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Context, Decimal
@@ -80,12 +80,12 @@ def moment(at: datetime | None) -> str:
     return f"{at:%Y-%m-%d %H:%M:%S}" if at else "-"
 
 
-def badge(text: str | None) -> SafeString | str:
+def badge(text: str | None, colours: Mapping[str, str] = BADGES) -> SafeString | str:
     """A status in its colour."""
     if not text:
         return "-"
     return render_to_string(
-        "unfold/helpers/label.html", {"text": text, "type": BADGES.get(text, "default"), "size": "md"}
+        "unfold/helpers/label.html", {"text": text, "type": colours.get(text, "default"), "size": "md"}
     )
 
 

@@ -42,6 +42,8 @@ from sessions.admin import TradingSessionPage
 from sessions.models import TRACKED_STATUSES, TradingSession
 from sessions.services import UnableToCommand
 
+# Open means that somebody has to decide; of an order or a position it is good news.
+DIFFERENCES = {**BADGES, DiscrepancyStatus.OPEN.value: "warning"}
 EXIT_QUESTION = "Sells what is held at the market price. The session goes on and may enter again at its next signal."
 
 
@@ -261,7 +263,7 @@ class PositionPage(LongPage):
 class DiscrepancyPage(LongPage):
     owner_path = "account__owner"
     refusals = (UnableToResolve,)
-    list_display = ("id", "kind", "status_shown", "account", "symbol", "expected", "found", "detail", "opened_at")
+    list_display = ("id", "kind", "status_shown", "account", "symbol", "said", "was", "detail", "opened_at")
     list_display_links = ("id", "kind")
     list_select_related = ("account__exchange", "account__owner", "market__exchange")
     list_filter = (
@@ -281,7 +283,7 @@ class DiscrepancyPage(LongPage):
         question="Fits the position to what the account holds, at the last price. Nothing is traded.",
     )  # fmt: skip
     close = button(
-        "Close", _close, icon="logout", variant=ActionVariant.DANGER, permission="resolve",
+        "Close at market", _close, icon="logout", variant=ActionVariant.DANGER, permission="resolve",
         question="Cancels the order, or trades back at market what it traded; a position is resized and its rest sold.",
     )  # fmt: skip
     ignore = button(
@@ -306,18 +308,26 @@ class DiscrepancyPage(LongPage):
     def symbol(self, row: Discrepancy) -> str:
         return row.market.symbol if row.market else row.currency or "-"
 
-    @display(description="status", ordering="status", label=BADGES)
+    @display(description="status", ordering="status", label=DIFFERENCES)
     def status_shown(self, row: Discrepancy) -> str:
         return row.resolution or row.status
+
+    @admin.display(description="expected", ordering="expected")
+    def said(self, row: Discrepancy) -> str:
+        return "-" if row.expected is None else f"{plain(row.expected)} {row.currency}"
+
+    @admin.display(description="found", ordering="found")
+    def was(self, row: Discrepancy) -> str:
+        return "-" if row.found is None else f"{plain(row.found)} {row.currency}"
 
     def sections(self, request: HttpRequest, row: Discrepancy) -> Sections:
         by = f"by {row.resolved_by}, {moment(row.resolved_at)}" if row.resolved_at else "wants a decision"
         return Sections(
             [
-                Fact("Status", badge(row.resolution or row.status), by),
-                Fact("Expected", plain(row.expected), row.currency),
-                Fact("Found", plain(row.found), row.currency),
-                Fact("Order", link(row.order), row.market.symbol if row.market else ""),
-                Fact("Position", link(row.position)),
+                Fact("Status", badge(row.resolution or row.status, DIFFERENCES), by),
+                Fact("Expected", self.said(row), "by our books"),
+                Fact("Found", self.was(row), f"at {row.account.exchange.name}"),
+                *([Fact("Order", link(row.order))] if row.order else []),
+                *([Fact("Position", link(row.position))] if row.position else []),
             ]
         )

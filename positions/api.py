@@ -108,12 +108,20 @@ class DiscrepancySerializer(RowSerializer[Discrepancy]):
 
 
 class Decision(serializers.Serializer[Any]):
-    """What is to be done about a difference."""
+    """What is to be done about a difference; ``row`` of the context is which."""
 
     choice = serializers.ChoiceField(
         choices=[Resolution.ADOPT, Resolution.CLOSE, Resolution.IGNORE, Resolution.RESIZE],
         help_text="One of the difference's choices.",
     )
+
+    def validate_choice(self, choice: str) -> str:
+        kind = self.context["row"].kind
+        if choice not in CHOICES[kind]:
+            raise serializers.ValidationError(
+                f"for {kind} wanted {' or '.join(CHOICES[kind]) or 'nothing'}, was {str(choice)!r}"
+            )
+        return choice
 
 
 class DiscrepancyFilter(Filters):
@@ -138,8 +146,9 @@ class DiscrepancyViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Owned
     @extend_schema(request=Decision, responses=DiscrepancySerializer)
     @action(detail=True, methods=["post"])
     def resolve(self, request: Request, pk: str | None = None) -> Response:
-        """Decide about an open difference; 409 with the reason where that cannot be done about it, or was done."""
-        row, decision = self.get_object(), Decision(data=request.data)
+        """Decide about an open difference; 409 with the reason where that cannot be done now, or something was decided."""
+        row = self.get_object()
+        decision = Decision(data=request.data, context={"row": row})
         decision.is_valid(raise_exception=True)
         discrepancy_resolve(row.pk, decision.validated_data["choice"], actor=request.user.get_username())
         return Response(self.get_serializer(self.get_object()).data)

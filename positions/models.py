@@ -117,7 +117,7 @@ class Position(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.side} {self.quantity} ({self.status})"
+        return f"{self.side} {Decimal(self.quantity).normalize():f} ({self.status})"
 
     @property
     def levels(self) -> ExitLevels:

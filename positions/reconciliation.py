@@ -21,10 +21,11 @@ from django.utils import timezone
 
 from domain.market import ZERO, OrderType, PositionSide, Side
 from domain.orders import AT_VENUE_STATUSES, OrderStatus
+from exchanges.accounts import account_pause, balances_refresh
 from exchanges.credentials import UnableToDecrypt
 from exchanges.gateway import BalanceReport, ExchangeUnavailable
 from exchanges.models import Account, Market
-from exchanges.services import account_pause, balances_refresh, exchange_clock_sync, gateway_for
+from exchanges.services import exchange_clock_sync, gateway_for
 from orders.ledger import FOREIGN, LATE
 from orders.lookups import GIVEN_UP_IS_WATCHED_FOR, market_read, market_settle, orders_look_singly
 from orders.models import Order

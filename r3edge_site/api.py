@@ -150,10 +150,14 @@ def _sentences(detail: Any, path: str = "") -> Iterator[str]:
         yield f"{path}{detail}"
 
 
+def _singular(plural: str) -> str:
+    return f"{plural.removesuffix('ies')}y" if plural.endswith("ies") else plural.removesuffix("s")
+
+
 router = DefaultRouter(trailing_slash=False)
 router.include_format_suffixes = False
 for prefix, viewset in ROUTES.items():
-    router.register(prefix, viewset, basename=prefix.removesuffix("s"))
+    router.register(prefix, viewset, basename=_singular(prefix))
 
 
 @csrf_exempt

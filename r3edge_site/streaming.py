@@ -182,7 +182,7 @@ class ExchangeStream:
         self._pk, self._name, self._database, self._broker = exchange_id, name, database, broker
         self._wants: Wants | None = None
         self._known: set[str] = set()
-        self._lines: dict[tuple[int, str] | None, tuple[VenueStream, asyncio.Task[NoReturn]]] = {}
+        self._lines: dict[tuple[int, Credentials] | None, tuple[VenueStream, asyncio.Task[NoReturn]]] = {}
         self._news = asyncio.Event()
         self._candles: dict[tuple[str, str], datetime] = {}
         self._quotes: dict[str, tuple[QuoteReport, datetime]] = {}
@@ -226,9 +226,9 @@ class ExchangeStream:
     async def _read(self) -> None:
         wants = self._wants = await self._database.do(partial(wants_read, self._pk, frozenset(self._known)))
         self._known |= wants.infos.keys()
-        lines: dict[tuple[int, str] | None, Credentials | None] = {None: None} if len(wants.topics) else {}
-        # By its key too: an account whose keys were replaced gets another connection.
-        lines |= {(pk, keys.api_key): keys for pk, keys in wants.accounts.items()}
+        lines: dict[tuple[int, Credentials] | None, Credentials | None] = {None: None} if len(wants.topics) else {}
+        # By its keys too: an account whose keys were replaced, or whose secret alone, gets another connection.
+        lines |= {(pk, keys): keys for pk, keys in wants.accounts.items()}
         for line in self._lines.keys() - lines.keys():
             self._lines.pop(line)[1].cancel()
         for line, keys in lines.items():

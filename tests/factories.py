@@ -15,10 +15,10 @@ from domain.candles import Timeframe
 from domain.market import OrderType, PositionSide, Side
 from domain.orders import OrderStatus
 from domain.strategy import SignalKind
+from exchanges.accounts import KeysExamined, account_create
 from exchanges.credentials import Credentials
 from exchanges.gateway import CandleReport
 from exchanges.models import Account, Balance, Exchange, Market, Quote, RiskProfile
-from exchanges.services import KeysExamined, account_create
 from marketdata.models import Feed
 from marketdata.services import candles_store, feed_ensure
 from orders.models import Fill, Order

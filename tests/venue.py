@@ -14,8 +14,9 @@ import requests
 
 from domain.orders import OrderStatus
 from exchanges import shared
+from exchanges.accounts import balances_refresh
 from exchanges.models import Account, Exchange, Market
-from exchanges.services import balances_refresh, exchange_sync, quotes_refresh
+from exchanges.services import exchange_sync, quotes_refresh
 from orders.models import Order
 from tests.factories import (
     KEY,

@@ -86,7 +86,7 @@ FAULTS: dict[int, Fault] = {
             "test_trackers_and_cancellers_of_the_same_rows_never_wait_for_each_other_for_ever",
             "tests/exchanges/test_services.py::"
             "test_quotes_refreshed_at_once_in_any_order_do_not_wait_for_each_other_in_vain",
-            "tests/orders/test_lists.py::"
+            "tests/orders/test_holds.py::"
             "test_an_outcome_that_lost_a_deadlock_is_written_again_and_nothing_is_sent_again",
         ),
         not_here="One order of locks keeps deadlocks from happening, and nothing runs serializable; what gives way all the "
@@ -94,7 +94,7 @@ FAULTS: dict[int, Fault] = {
     ),
     22: Fault(
         "the disk is full",
-        ("tests/orders/test_lists.py::test_a_database_that_cannot_write_sends_nothing",),
+        ("tests/orders/test_holds.py::test_a_database_that_cannot_write_sends_nothing",),
         not_here="A disk that is full would be everybody's on this machine: a trigger raises the database's own error.",
     ),
     23: Fault("no database connection is left"),
@@ -175,7 +175,7 @@ FAULTS: dict[int, Fault] = {
     ),
     44: Fault(
         "maintenance: cancellations only, then closed",
-        ("tests/orders/test_lists.py::test_orders_are_held_while_the_venue_takes_none_and_go_on_alone",),
+        ("tests/orders/test_holds.py::test_orders_are_held_while_the_venue_takes_none_and_go_on_alone",),
     ),
     45: Fault("a market is delisted"),
     46: Fault(

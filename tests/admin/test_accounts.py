@@ -9,6 +9,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
 from django.test import Client
+from django.utils import timezone
 
 from exchanges.admin import AccountPage
 from exchanges.models import Account, Balance, Exchange, Market
@@ -118,6 +119,52 @@ def test_what_is_wrong_with_an_account_is_said_at_its_field(
     assert not Account.objects.exists()
 
 
+PAPER = {"api_key": "", "secret": "", "passphrase": "", "is_paper": "on", "paper_balance": "1000.5"}
+
+
+def test_a_trader_makes_an_account_on_paper_without_any_keys(desk: Client, alice: User) -> None:
+    response = desk.post(url_of(Account, "add"), filled_in(make_exchange(), **PAPER))
+
+    account = Account.objects.get()
+    assert response.status_code == 302
+    assert (account.owner, account.is_paper, account.key_hint, account.currency) == (alice, True, "", "USDT")
+    assert list(account.paper_balances.values_list("currency", "total", "held")) == [
+        ("USDT", Decimal("1000.5"), Decimal(0))
+    ]
+    assert (account.risk_profile.max_open_positions, account.risk_profile.max_exposure) == (3, Decimal("2500.5"))
+    page = words_of(desk.get(url_of(Account, "change", account.pk)))
+    assert "Key on paper" in page
+    assert "API key" not in page
+    assert " on paper " in words_of(desk.get(url_of(Account, "changelist")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "message"),
+    [
+        (
+            {"paper_balance": ""},
+            "paper_balance",
+            "wanted the balance that a paper account starts with, was nothing",
+        ),
+        ({"api_key": "k"}, "api_key", "wanted no keys for a paper account, was given some"),
+        ({"paper_balance": "-1"}, "paper_balance", "Ensure this value is greater than or equal to 0."),
+        (
+            {"is_paper": "", "api_key": "k", "secret": "s"},
+            "paper_balance",
+            "wanted nothing here for an account with keys, was given",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_paper_account_is_said_at_its_field(
+    desk: Client, changes: dict[str, str], field: str, message: str
+) -> None:
+    response = desk.post(url_of(Account, "add"), filled_in(make_exchange(), **{**PAPER, **changes}))
+
+    assert response.status_code == 200
+    assert errors_of(response)[field] == [message]
+    assert not Account.objects.exists()
+
+
 def test_the_passphrase_alone_is_no_set_of_keys(desk: Client, alice: User) -> None:
     account = make_account(alice)
 
@@ -212,6 +259,17 @@ def test_markets_and_clock_are_read_by_a_superusers_button(venue: Venue, root: U
     count = Market.objects.count()
     assert count > 0
     assert told(response) == [f"simulator: read the clock and {count} markets"]
+
+
+def test_an_exchange_that_nobody_asked_does_not_look_open(desk: Client) -> None:
+    exchange = make_exchange(status_read_at=None)
+
+    assert "NOT READ" in words_of(desk.get(url_of(Exchange, "changelist")))
+
+    Exchange.objects.filter(pk=exchange.pk).update(status_read_at=timezone.now())
+    page = words_of(desk.get(url_of(Exchange, "changelist")))
+    assert "NOT READ" not in page
+    assert " OPEN " in page
 
 
 def test_an_exchange_that_cannot_be_reached_is_told_of(desk: Client, alice: User) -> None:

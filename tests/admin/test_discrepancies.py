@@ -56,3 +56,19 @@ def test_the_front_page_counts_ones_own_open_differences(desk: Client, alice: Us
     make_discrepancy(make_open_position(make_session(make_account(bob))))
 
     assert "Discrepancies 1 with the venues" in words_of(desk.get(reverse("admin:index")))
+
+
+def test_an_open_difference_looks_like_a_question_and_not_like_success(desk: Client, alice: User) -> None:
+    position = make_open_position(make_session(make_account(alice)))
+    row = make_discrepancy(position)
+
+    page = desk.get(url_of(Discrepancy, "change", row.pk))
+
+    words = words_of(page)
+    assert "OPEN wants a decision" in words
+    assert "Expected 0.02 BTC by our books" in words
+    assert "Found 0.01 BTC at simulator" in words
+    assert "LONG 0.02 (OPEN)" in words
+    # The page itself has a button that is called Close and only leads back.
+    assert "Close at market" in words
+    assert "bg-orange" in page.content.decode()

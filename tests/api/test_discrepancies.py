@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from django.urls import reverse
 from django.utils import timezone
 
 from pipeline.models import Event
@@ -46,7 +47,7 @@ def test_a_decision_is_carried_out_and_names_who_took_it(alice: Api) -> None:
         ({}, 400, "choice: This field is required."),
         ({"choice": "SELL"}, 400, 'choice: "SELL" is not a valid choice.'),
         ({"choice": "VANISHED"}, 400, 'choice: "VANISHED" is not a valid choice.'),
-        ({"choice": "RESIZE"}, 409, "for DUST wanted IGNORE, was 'RESIZE'"),
+        ({"choice": "RESIZE"}, 400, "choice: for DUST wanted IGNORE, was 'RESIZE'"),
     ],
 )
 def test_a_decision_that_is_none_is_refused_in_clear_words(
@@ -96,3 +97,9 @@ def test_an_account_is_compared_when_somebody_asks(alice: Api, bells: Bells) -> 
     assert answer.status_code == 202
     assert accounts_to_reconcile(timezone.now()) == [account.pk]
     assert bells.rung("positions.reconcile") == [{"account_ids": [account.pk]}]
+
+
+def test_the_address_of_a_difference_has_its_right_name() -> None:
+    assert reverse("discrepancy-resolve", args=[7]) == "/api/v1/discrepancies/7/resolve"
+    assert reverse("strategy-list") == "/api/v1/strategies"
+    assert reverse("order-detail", args=[7]) == "/api/v1/orders/7"

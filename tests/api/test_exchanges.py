@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from domain.candles import Timeframe
+from exchanges.accounts import account_pause
 from exchanges.credentials import Credentials
 from exchanges.models import Account, Exchange, RiskProfile
-from exchanges.services import account_pause
 from tests.api.conftest import Api
 from tests.factories import make_account, make_balance, make_candles, make_exchange, make_feed, make_market, make_quote
 from tests.venue import Venue

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from exchanges.services import account_pause
+from exchanges.accounts import account_pause
 from pipeline.models import Event
 from sessions.models import TradingSession
 from tests.api.conftest import Api

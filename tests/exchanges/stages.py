@@ -12,10 +12,11 @@ from datetime import datetime
 from decimal import Decimal
 
 from domain.market import Side
+from exchanges.accounts import account_create
 from exchanges.ccxt_gateway import CcxtGateway
 from exchanges.gateway import Gateway
 from exchanges.models import PaperBalance
-from exchanges.services import account_create, exchange_clock_sync, exchange_sync, gateway_for
+from exchanges.services import exchange_clock_sync, exchange_sync, gateway_for
 from tests.exchanges.conftest import CREDENTIALS
 from tests.factories import make_exchange, make_user
 from tests.simulator.conftest import KEY, PASSPHRASE, SECRET, Simulator, made_exchange

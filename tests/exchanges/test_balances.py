@@ -8,13 +8,10 @@ from decimal import Decimal
 import pytest
 from django.utils import timezone
 
+from exchanges.accounts import account_pause, balances_refresh
 from exchanges.ccxt_gateway import CcxtGateway
 from exchanges.gateway import ExchangeUnavailable
 from exchanges.models import Account, Balance
-from exchanges.services import (
-    account_pause,
-    balances_refresh,
-)
 from tests.factories import KEY, SECRET, events
 from tests.race import at_once, happens_after
 from tests.venue import Venue

@@ -11,9 +11,10 @@ from datetime import timedelta
 import pytest
 from pytest_django import Settings
 
-from exchanges import budget, shared
-from exchanges.budget import ALLOWANCES, Budget, Pool, Use, allowance_of
+from exchanges import shared
+from exchanges.budget import Budget, Use
 from exchanges.gateway import ExchangeUnavailable, Gateway
+from exchanges.venues import CAUTIOUS, PUBLIC, VENUES, Pool, venue_of
 from tests.conftest import Bells
 from tests.race import at_once
 
@@ -139,13 +140,22 @@ def test_no_word_of_a_venue_blocks_for_ever() -> None:
 def test_every_call_of_a_gateway_has_its_weight() -> None:
     calls = {name for name, value in vars(Gateway).items() if callable(value) and not name.startswith("_")}
 
-    for allowance in (*ALLOWANCES.values(), budget.CAUTIOUS):
+    for allowance in (*(venue.allowance for venue in VENUES.values()), CAUTIOUS):
         assert set(allowance.calls) == calls
         assert {pool for pool, _ in allowance.calls.values()} == set(allowance.pools)
 
 
 def test_a_venue_nobody_wrote_figures_down_for_is_asked_cautiously() -> None:
-    assert allowance_of("unheard_of") is budget.CAUTIOUS
+    assert venue_of("unheard_of").allowance is CAUTIOUS
+
+
+def test_what_a_binance_account_reads_is_counted_for_its_address_and_its_orders_apart() -> None:
+    allowance = venue_of("binance").allowance
+
+    assert {name: pool for name, (pool, _) in allowance.calls.items() if pool != PUBLIC} == {"order_create": "orders"}
+    # All that one account's orders weigh in a minute fits beside the rest of what its address may.
+    orders, address = allowance.pools["orders"], allowance.pools[PUBLIC]
+    assert address.weight + orders.weight * address.seconds // orders.seconds == 6000
 
 
 # -- Redis ------------------------------------------------------------------------------------------------------------

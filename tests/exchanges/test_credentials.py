@@ -14,9 +14,10 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from pytest_django import Settings
 
+from exchanges.accounts import account_create, account_rekey, balances_refresh
 from exchanges.credentials import Credentials, SealedCredentials, UnableToDecrypt, seal, unseal
 from exchanges.models import Account
-from exchanges.services import account_create, account_rekey, balances_refresh, gateway_for
+from exchanges.services import gateway_for
 from pipeline.models import Event
 from tests.factories import KEY, PASSPHRASE, SECRET, make_account, make_exchange, make_user
 from tests.venue import Venue

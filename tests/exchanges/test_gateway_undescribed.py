@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -207,6 +208,31 @@ def test_its_own_word_about_its_state_counts_where_it_has_one() -> None:
 def test_prices_in_significant_digits_have_no_tick_and_are_refused() -> None:
     with pytest.raises(ExchangeUnavailable, match="bitfinex has significant digits"):
         Canned().gateway("bitfinex").markets()
+
+
+@pytest.mark.parametrize("ccxt_id", ["bitfinex", "mexc"])
+def test_markets_that_cannot_be_read_cost_a_gateway_none_of_its_keys(ccxt_id: str) -> None:
+    gateway = Canned({"GET /*": "<html></html>"}).gateway(ccxt_id)
+
+    with pytest.raises(ExchangeUnavailable):
+        gateway.markets()
+
+    assert gateway._venue.apiKey == "key-of-bob"
+    assert gateway._venue.secret == "canary-secret-of-bob"
+
+
+def test_a_venue_that_repeats_a_key_does_not_bring_it_into_our_words() -> None:
+    refusal = {"code": 10072, "msg": "no such key: key-of-bob"}
+    _, gateway = opened({"GET /api/v3/account": refusal, SEND: refusal}, status=400)
+
+    with pytest.raises(ExchangeUnavailable, match="no such key: …") as read:
+        gateway.balances()
+    with pytest.raises(OrderOutcomeUnknown, match="no such key: …") as sent:
+        gateway.order_create(ticket())
+
+    # What a log shows of an error is its causes too.
+    for error in (read.value, sent.value):
+        assert "key-of-bob" not in "".join(traceback.format_exception(error))
 
 
 def test_a_page_in_the_middle_is_not_taken_for_nothing() -> None:

@@ -12,9 +12,10 @@ from typing import Any, cast
 import pytest
 
 from exchanges import breaker, guarded_gateway, shared
-from exchanges.budget import CAUTIOUS, Allowance, Pool, Use
+from exchanges.budget import Use
 from exchanges.gateway import ExchangeUnavailable, Gateway, OrderOutcomeUnknown, OrderRejected
 from exchanges.guarded_gateway import GuardedGateway, breaker_of, public_budget
+from exchanges.venues import CAUTIOUS, Allowance, Pool, Venue
 from tests.conftest import Bells
 from tests.exchanges.conftest import ticket
 from tests.race import at_once, elsewhere
@@ -68,7 +69,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A venue that allows a weight of 10 in 30 s."""
     pools = {"public": Pool(10, 30), "account": Pool(10, 30)}
-    monkeypatch.setattr(guarded_gateway, "allowance_of", lambda _: Allowance(pools, CAUTIOUS.calls))
+    monkeypatch.setattr(guarded_gateway, "venue_of", lambda _: Venue(allowance=Allowance(pools, CAUTIOUS.calls)))
 
 
 # -- the circuit ------------------------------------------------------------------------------------------------------
@@ -155,6 +156,19 @@ def test_after_a_while_one_call_may_try_and_its_success_lets_all_in(brief: None,
     assert len(bells.rung("exchanges.read_status")) == bells_before + 1
     at_once([gateway.balances] * 4)
     assert len(inner.calls) == 10
+
+
+def test_a_circuit_closes_whatever_the_clock_was_of_the_machine_that_opened_it(brief: None) -> None:
+    inner = Inner(SILENT)
+    gateway = guarded(inner)
+    fail(gateway)
+    shared.client().set("r3edge:exchange:1:pybreaker:opened_at", int(time.time()) + 3600)
+    time.sleep(0.25)
+    inner.failure = None
+
+    gateway.balances()
+
+    assert not breaker_of(1).is_open()
 
 
 def test_a_trial_that_fails_keeps_the_circuit_open_for_as_long_again(brief: None) -> None:

@@ -10,11 +10,7 @@ from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
-from exchanges.ccxt_gateway import CcxtGateway
-from exchanges.credentials import Credentials
-from exchanges.gateway import ExchangeUnavailable, KeyRights
-from exchanges.models import Account
-from exchanges.services import (
+from exchanges.accounts import (
     MAY_WITHDRAW,
     NOT_CHECKED,
     KeysRefused,
@@ -25,6 +21,10 @@ from exchanges.services import (
     balances_refresh,
     keys_check,
 )
+from exchanges.ccxt_gateway import CcxtGateway
+from exchanges.credentials import Credentials
+from exchanges.gateway import ExchangeUnavailable, KeyRights
+from exchanges.models import Account
 from exchanges.tasks import check_keys, sweep_exchanges
 from orders.services import order_submit
 from tests.admin.conftest import errors_of, make_trader, signed_in, url_of

@@ -11,10 +11,11 @@ from django.db import transaction
 from django.utils import timezone
 
 from domain.market import OrderType, Side
+from exchanges.accounts import account_create
 from exchanges.gateway import ExchangeUnavailable, Gateway, OrderOutcomeUnknown, OrderRejected, OrderTicket
 from exchanges.models import Account, PaperBalance, PaperFill, PaperOrder
 from exchanges.paper_gateway import PaperGateway
-from exchanges.services import account_create, gateway_for
+from exchanges.services import gateway_for
 from tests.factories import make_user
 from tests.race import at_once
 from tests.venue import START_MS, Venue

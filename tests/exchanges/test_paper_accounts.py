@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from django.test import Client
 
+from exchanges.accounts import account_create, account_rekey
 from exchanges.credentials import Credentials
 from exchanges.models import Account, PaperBalance, RiskProfile
 from exchanges.paper_gateway import PaperGateway
-from exchanges.services import account_create, account_rekey, gateway_for
+from exchanges.services import gateway_for
 from tests.factories import make_exchange, make_user
 
 pytestmark = pytest.mark.django_db

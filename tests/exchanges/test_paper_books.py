@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.market import ZERO, OrderType, Side
+from exchanges.accounts import account_create
 from exchanges.gateway import CandleReport, Gateway, OrderRejected, OrderTicket, QuoteReport
 from exchanges.models import PaperBalance, PaperFill, PaperOrder
 from exchanges.paper_gateway import PaperGateway
-from exchanges.services import account_create
 from tests.factories import make_exchange, make_market, make_user
 
 SYMBOL = "BTC/USDT"

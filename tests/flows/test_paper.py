@@ -6,8 +6,8 @@ from decimal import Decimal
 
 from domain.market import OrderType
 from domain.orders import Execution, OrderStatus
+from exchanges.accounts import account_create, balances_refresh
 from exchanges.models import PaperBalance
-from exchanges.services import account_create, balances_refresh
 from marketdata.services import feed_collect
 from money.services import orders_value
 from orders.models import Order

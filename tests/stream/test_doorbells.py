@@ -10,9 +10,9 @@ import pytest
 from django.utils import timezone
 
 from domain.orders import OrderStatus
+from exchanges.accounts import account_pause, account_rekey
 from exchanges.credentials import Credentials
 from exchanges.models import Account, Exchange, Quote
-from exchanges.services import account_pause, account_rekey
 from marketdata.models import Feed
 from marketdata.tasks import collect
 from orders.models import Order
@@ -214,6 +214,18 @@ def test_keys_that_were_replaced_are_listened_with_anew(venue: Venue) -> None:
         wait_for_topics(venue, ORDERS)
         account_rekey(venue.account.pk, Credentials("key-of-bob", SECRET, PASSPHRASE))
         wait_until(lambda: keys_connected(venue) == ["key-of-bob"], "a connection with the new keys only", 15)
+
+
+def test_a_secret_that_was_mistyped_and_put_right_is_listened_with_anew(venue: Venue) -> None:
+    a_session(venue)
+    right = venue.account.credentials.reveal()
+    wrong = Credentials(right.api_key, "mistyped", right.passphrase)
+    Account.objects.filter(pk=venue.account.pk).update(credentials=wrong)
+    with listening():
+        wait_for_topics(venue, PRICES)
+        assert keys_connected(venue) == []
+        Account.objects.filter(pk=venue.account.pk).update(credentials=right)
+        wait_until(lambda: keys_connected(venue) == [right.api_key], "a connection with the right secret", 15)
 
 
 def keys_connected(venue: Venue) -> list[str]:

@@ -6,8 +6,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from exchanges.accounts import credentials_reseal
 from exchanges.credentials import UnableToDecrypt
-from exchanges.services import credentials_reseal
 
 
 class Command(BaseCommand):

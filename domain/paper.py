@@ -1,0 +1,83 @@
+"""What an order of a paper account fills at, must hold, and costs: by the one fill model, rounded against us, exact.
+
+A price is moved to the tick that costs us more, a value to the last digit that is kept; so paper never earns by rounding.
+Exact under a decimal context of digits enough for all of it, which is the caller's: 28 are not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+
+from domain.market import ZERO, MarketRules, OrderType, Side, round_price
+from domain.matching import fee_of, limit_fill_price, market_fill_price, stop_fill_price
+
+# What a market order pays beyond the best price of the quote.
+SLIPPAGE = Decimal("0.0005")
+SMALLEST = Decimal("1e-18")  # what the database keeps
+
+
+@dataclass(frozen=True, slots=True)
+class PaperTerms:
+    """What was ordered: a limit order has a ``price``, a stop order a ``stop_price``, a market order neither."""
+
+    side: Side
+    order_type: OrderType
+    quantity: Decimal
+    price: Decimal | None = None
+    stop_price: Decimal | None = None
+
+
+def price_at(terms: PaperTerms, rules: MarketRules, bid: Decimal, ask: Decimal) -> Decimal | None:
+    """Where the order fills at a quote: a buy meets the ask, a sell the bid."""
+    price = ask if terms.side is Side.BUY else bid
+    return price_in(terms, rules, price, price, price)
+
+
+def price_in(terms: PaperTerms, rules: MarketRules, open_: Decimal, low: Decimal, high: Decimal) -> Decimal | None:
+    """Where the order fills in a candle; None when the candle does not reach it."""
+    if terms.price is not None:
+        price = limit_fill_price(terms.side, terms.price, open_, low, high)
+    elif terms.stop_price is not None:
+        price = stop_fill_price(terms.side, terms.stop_price, open_, low, high)
+    else:
+        price = open_
+    if price is None:
+        return None
+    if terms.order_type is not OrderType.LIMIT:
+        price = market_fill_price(terms.side, price, SLIPPAGE)
+    # The other side's rounding is the one that costs us.
+    return round_price(price, rules, terms.side.opposite)
+
+
+def worst_price(terms: PaperTerms, rules: MarketRules, price: Decimal | None) -> Decimal:
+    """What the order may come to pay, as far as can be told before it is filled; ``price`` is where it would fill now."""
+    if terms.price is not None:
+        return terms.price
+    if price is not None:
+        return price
+    if terms.stop_price is None:
+        raise RuntimeError("wanted a price for a market order, was none")
+    return round_price(market_fill_price(terms.side, terms.stop_price, SLIPPAGE), rules, terms.side.opposite)
+
+
+def needed(terms: PaperTerms, rules: MarketRules, worst: Decimal) -> Decimal:
+    """What the account must hold for the order: base for a sell; quote with the fee, at the ``worst`` price, for a buy."""
+    if terms.side is Side.SELL:
+        return terms.quantity * rules.contract_size
+    rate = max(rules.taker_fee, rules.maker_fee, ZERO)
+    if terms.order_type is OrderType.MARKET:
+        rate = rules.taker_fee
+    value = notional(rules, Side.BUY, terms.quantity, worst)
+    return value + max(fee(rules, Side.BUY, terms.quantity, worst, rate), ZERO)
+
+
+def notional(rules: MarketRules, side: Side, quantity: Decimal, price: Decimal) -> Decimal:
+    """What a fill moves in quote units: up for who pays, down for who receives."""
+    rounding = ROUND_CEILING if side is Side.BUY else ROUND_FLOOR
+    return rules.notional(quantity, price).quantize(SMALLEST, rounding)
+
+
+def fee(rules: MarketRules, side: Side, quantity: Decimal, price: Decimal, rate: Decimal) -> Decimal:
+    """The fee of a fill in quote units, up; a negative one is a rebate."""
+    return fee_of(notional(rules, side, quantity, price), rate).quantize(SMALLEST, ROUND_CEILING)

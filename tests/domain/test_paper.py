@@ -1,0 +1,75 @@
+"""Orders on paper: where they fill, what they must hold and what they cost, always rounded against us."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from domain.market import MarketRules, OrderType, Side
+from domain.paper import PaperTerms, fee, needed, notional, price_at, price_in, worst_price
+
+D = Decimal
+RULES = MarketRules(
+    "BTC/USDT", "BTC", "USDT", tick_size=D("0.1"), lot_size=D("0.01"), maker_fee=D("0.0005"), taker_fee=D("0.001")
+)
+
+
+def terms(side: str, **prices: str) -> PaperTerms:
+    kind = OrderType.LIMIT if "price" in prices else OrderType.STOP if "stop_price" in prices else OrderType.MARKET
+    exact: dict[str, Any] = {name: D(value) for name, value in prices.items()}
+    return PaperTerms(Side(side), kind, D(2), **exact)
+
+
+@pytest.mark.parametrize(
+    ("order", "price"),
+    [
+        (terms("BUY"), "100.3"),  # 100.2 and its slippage, to the tick above
+        (terms("SELL"), "100.0"),  # 100.1 less its slippage, to the tick below
+        (terms("BUY", price="100.1"), None),
+        (terms("BUY", price="100.5"), "100.2"),  # the better of the two
+        (terms("SELL", price="100.2"), None),
+        (terms("SELL", stop_price="100.0"), None),
+        (terms("SELL", stop_price="101.0"), "100.0"),  # the worse of the two, and slippage
+    ],
+)
+def test_an_order_meets_the_other_side_of_the_quote(order: PaperTerms, price: str | None) -> None:
+    assert price_at(order, RULES, bid=D("100.1"), ask=D("100.2")) == (None if price is None else D(price))
+
+
+@pytest.mark.parametrize(
+    ("order", "price"),
+    [
+        (terms("BUY", price="95"), "95"),
+        (terms("BUY", price="94.9"), None),
+        (terms("SELL", stop_price="95"), "94.9"),
+        (terms("BUY", stop_price="105"), "105.1"),
+        (terms("BUY", stop_price="105.1"), None),
+    ],
+)
+def test_a_candle_fills_what_it_reaches(order: PaperTerms, price: str | None) -> None:
+    filled = price_in(order, RULES, open_=D(100), low=D(95), high=D(105))
+
+    assert filled == (None if price is None else D(price))
+
+
+def test_what_a_waiting_order_may_come_to_pay_is_its_own_price_or_its_stop_with_slippage() -> None:
+    assert worst_price(terms("BUY", price="95"), RULES, D("94.8")) == D(95)
+    assert worst_price(terms("BUY", stop_price="105"), RULES, None) == D("105.1")
+    assert worst_price(terms("BUY"), RULES, D("100.3")) == D("100.3")
+    with pytest.raises(RuntimeError, match="wanted a price for a market order, was none"):
+        worst_price(terms("BUY"), RULES, None)
+
+
+def test_a_buy_holds_its_value_and_the_higher_fee_and_a_sell_what_it_sells() -> None:
+    assert needed(terms("BUY", price="95"), RULES, D(95)) == D("190.19")
+    assert needed(terms("SELL", price="95"), RULES, D(95)) == D(2)
+
+
+def test_a_value_is_rounded_up_for_who_pays_and_down_for_who_receives_and_a_fee_up() -> None:
+    tiny = D("0.0000000000000000015")
+
+    assert notional(RULES, Side.BUY, tiny, D(1)) == D("0.000000000000000002")
+    assert notional(RULES, Side.SELL, tiny, D(1)) == D("0.000000000000000001")
+    assert fee(RULES, Side.SELL, tiny, D(1), D("0.001")) == D("0.000000000000000001")
