@@ -16,6 +16,8 @@ from typing import Any
 
 from celery import current_app
 from django.db import connection, transaction
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from pipeline import listeners
 from pipeline.crashpoints import crashpoint
@@ -146,8 +148,11 @@ def ring(task: str, *, batch: int = 200, **ids: Iterable[int]) -> bool:
                 expires=BELL_EXPIRES_SECONDS,
                 ignore_result=True,
             )
-        except Exception as error:  # away, full, read-only: whatever a broker may say, and in whatever class
+        except (OperationalError, OSError, RedisError) as error:  # away, full, read-only
             logger.warning("the bell of %s did not ring (%s); its sweep will", task, type(error).__name__)
+            return False
+        except Exception:  # what nobody has foreseen may not keep a sweep from ringing for the rest
+            logger.exception("the bell of %s did not ring; its sweep will", task)
             return False
     return True
 
