@@ -349,15 +349,6 @@ _patched("cursor_moves_first", "positions.reconciliation", "market_read")(wrappe
 _mutant("fills_not_listed", "the fills of an order that no list shows any more are not asked for", "long-outage")
 _patched("fills_not_listed", GATEWAY, "fills_since")(set_to(lambda self, symbol, since: []))
 
-_mutant("fills_alone_end_nothing", "an order that only its fills are left of is never done", "long-outage")
-
-
-@_patched("fills_alone_end_nothing", "orders.lookups", "_as_it_stands")
-@wrapped
-def _unending(original: Callable[..., Any], order: Any, fills: Any) -> Any:
-    return replace(original(order, fills), is_open=True)
-
-
 _mutant("closed_venue_is_asked", "orders are sent to a venue that says it takes none", "venue-closed")
 
 

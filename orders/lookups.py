@@ -255,7 +255,7 @@ def _look_by_lists(order_ids: Sequence[int]) -> list[int]:
 
 def _write_down(order: Order, report: OrderReport | None, fills: Sequence[FillReport]) -> bool:
     try:
-        order_record(order, report or _as_it_stands(order, fills), fills)
+        order_record(order, report or _as_it_stands(order), fills)
     except Exception as error:
         logger.exception("order %s could not be settled", order.client_order_id)
         _look_in_vain(order, error)
@@ -266,16 +266,13 @@ def _write_down(order: Order, report: OrderReport | None, fills: Sequence[FillRe
     return True
 
 
-def _as_it_stands(order: Order, fills: Sequence[FillReport]) -> OrderReport:
-    """The report of an order whose fills were read while no list shows it: nothing new but these. It is done when they fill
-    it; one that was filled in part may be at work yet, for all that fills say."""
-    before = order.fills.exclude(trade_id__in=[fill.trade_id for fill in fills]).values_list("quantity", flat=True)
-    filled = sum(before, ZERO) + sum((fill.quantity for fill in fills), ZERO)
+def _as_it_stands(order: Order) -> OrderReport:
+    """The report of an order whose fills were read while no list shows it: nothing new but these. Whether they end it is
+    decided by the quantities; one that was filled in part may be at work yet, for all that fills say."""
     return OrderReport(
         exchange_order_id=order.exchange_order_id, client_order_id=order.client_order_id, symbol=order.market.symbol,
         side=Side(order.side), quantity=order.quantity, filled=order.filled, filled_quote=order.filled_quote,
-        is_open=order.quantity is None or filled < order.quantity, is_canceled=False,
-        order_type=OrderType(order.order_type), price=order.price,
+        is_open=True, is_canceled=False, order_type=OrderType(order.order_type), price=order.price,
     )  # fmt: skip
 
 
@@ -390,8 +387,7 @@ def _not_found(gateway: Gateway, order: Order) -> str:
         unknown.update(leased_until=None)
         return order.status  # looked at before its time: many bells are no more evidence than one
     # Only misses after the deadline count: before it the request may still be on its way.
-    is_bounded = getattr(gateway, "refuses_late_requests", True)
-    margin = NOT_PLACED_MARGIN if is_bounded else NOT_PLACED_MARGIN_WITHOUT_DEADLINE
+    margin = NOT_PLACED_MARGIN if gateway.refuses_late_requests else NOT_PLACED_MARGIN_WITHOUT_DEADLINE
     is_too_late_to_arrive = order.deadline_at is not None and now > order.deadline_at + margin
     misses = order.lookups + is_too_late_to_arrive
     if misses < NOT_PLACED_MISSES:

@@ -241,8 +241,8 @@ def killed_before_the_cursor(stage: Any) -> None:
     # The reading dies at the first of them, before it has a row for the second.
     theirs = [trade_by_hand(account, market, Side.BUY, quantity)[1] for quantity in ("0.01", "0.02")]
     stage.count("exchange", 2)
-    # Longer than what every reading reads again.
-    stage.advance(600)
+    # Longer than what every reading reads again, at whatever speed the venue's clock runs.
+    stage.advance(3 * 3600)
     kills = stage.kills
     stage.restart("tracking", crash_at="fills.recorded", wait=True)
     _make_due(account)

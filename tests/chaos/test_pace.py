@@ -26,6 +26,7 @@ def test_what_is_scaled_is_a_time_of_the_product(module: str, name: str) -> None
 
 def test_everything_is_scaled_by_the_same_factor(monkeypatch: pytest.MonkeyPatch) -> None:
     orders = importlib.import_module("orders.services")
+    lookups = importlib.import_module("orders.lookups")
     gateway = importlib.import_module("exchanges.ccxt_gateway")
     for module, name in pace.SCALED:
         place = importlib.import_module(module)
@@ -35,10 +36,10 @@ def test_everything_is_scaled_by_the_same_factor(monkeypatch: pytest.MonkeyPatch
     pace.hurry(0.2)
 
     assert orders.WINDOW.total_seconds() == 1
-    assert orders.OUTCOME_IS_LATE_AFTER.total_seconds() == 3
+    assert lookups.OUTCOME_IS_LATE_AFTER.total_seconds() == 3
     assert gateway.HTTP_TIMEOUT_MS == 2000
     # The protocol stands on these: the venue refuses before the client gives up, who gives up before it is called late.
-    assert orders.WINDOW < timedelta(milliseconds=gateway.HTTP_TIMEOUT_MS) < orders.OUTCOME_IS_LATE_AFTER
+    assert orders.WINDOW < timedelta(milliseconds=gateway.HTTP_TIMEOUT_MS) < lookups.OUTCOME_IS_LATE_AFTER
 
 
 def test_the_broker_is_waited_for_less_and_beat_is_never_quicker_than_a_second(app: Celery) -> None:
