@@ -15,7 +15,7 @@ from domain.market import PositionSide
 from domain.positions import PositionState, fold
 from orders.models import Fill, Order
 from pipeline.topics import Topic, publish
-from positions.models import FOLDED_FIELDS, LIVE_POSITIONS, Position, PositionStatus
+from positions.models import FOLDED_FIELDS, LIVE_POSITIONS, Position, PositionStatus, Reconciliation
 from positions.services import fact_of, orders_of_positions
 from sessions.models import TRACKED_STATUSES, TradingSession
 
@@ -53,6 +53,8 @@ def _take_up(position_id: int, session_id: int) -> bool:
             return False
         is_taken = session.positions.filter(status__in=LIVE_POSITIONS).exists()
         if session.status not in TRACKED_STATUSES or is_taken:
+            # The comparison files what is left over; of an account at rest it would come an hour later.
+            Reconciliation.objects.filter(pk=session.account_id).update(due_at=timezone.now())
             return False
         # As it was before its entry came to anything: the look that follows adds up the rest.
         position.status, position.dust, position.closed_at = PositionStatus.PENDING, 0, None

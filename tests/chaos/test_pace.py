@@ -9,6 +9,7 @@ import pytest
 from celery import Celery
 
 from chaos import pace
+from exchanges.venues import VENUES
 
 
 @pytest.fixture
@@ -32,6 +33,7 @@ def test_everything_is_scaled_by_the_same_factor(monkeypatch: pytest.MonkeyPatch
         place = importlib.import_module(module)
         monkeypatch.setattr(place, name, getattr(place, name))
     monkeypatch.setattr(pace, "hurry_celery", lambda *_: None)
+    monkeypatch.setattr(pace, "hurry_limits", lambda *_: None)
 
     pace.hurry(0.2)
 
@@ -48,3 +50,16 @@ def test_the_broker_is_waited_for_less_and_beat_is_never_quicker_than_a_second(a
     periods = {name: entry["schedule"].run_every.total_seconds() for name, entry in app.conf.beat_schedule.items()}
     assert (periods["orders.sweep"], periods["exchanges.sweep"]) == (1, 12)
     assert app.conf.broker_transport_options["socket_timeout"] == 2
+
+
+def test_rate_budgets_fill_again_as_much_sooner() -> None:
+    venues = dict(VENUES)
+
+    pace.hurry_limits(venues, 0.2)
+
+    assert {name: (pool.weight, pool.seconds) for name, pool in venues["kucoin"].allowance.pools.items()} == {
+        "public": (2000, 6),
+        "spot": (4000, 6),
+        "management": (2000, 6),
+    }
+    assert VENUES["kucoin"].allowance.pools["spot"].seconds == 30

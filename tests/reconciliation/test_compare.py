@@ -15,12 +15,14 @@ from exchanges.gateway import ExchangeUnavailable
 from exchanges.models import Account
 from money.services import account_book
 from orders import services
+from orders.ledger import order_settle
+from orders.lookups import order_look
 from orders.models import Fill, Order
 from positions import reconciliation
 from positions.models import Discrepancy, Position, PositionStatus, Reconciliation
 from positions.models import DiscrepancyKind as Kind
 from positions.reconciliation import account_reconcile, account_reconcile_if_due, accounts_to_reconcile
-from positions.services import sessions_track
+from positions.services import orders_follow, sessions_track
 from positions.tasks import reconcile, sweep_sessions
 from sessions.models import SessionStatus, TradingSession
 from tests.conftest import Bells
@@ -247,6 +249,22 @@ def test_a_holding_of_a_session_that_has_stopped_is_told_of(venue: Venue, sessio
     account_reconcile(venue.account.pk)
 
     assert [row.kind for row in Discrepancy.objects.all()] == [Kind.LATE_ORDER]
+
+
+def test_a_holding_nobody_can_take_back_makes_its_account_due_though_it_is_at_rest(
+    venue: Venue, session: TradingSession
+) -> None:
+    order = lost_entry(venue, session)
+    TradingSession.objects.update(status=SessionStatus.STOPPED)
+    Reconciliation.objects.create(account=venue.account, due_at=timezone.now() + timedelta(hours=1))
+    [there] = venue.orders()
+
+    # As by the worker that had sent it and was held up.
+    order_settle(order, S.OPENED, among=(S.NOT_PLACED,), exchange_order_id=there["id"])
+    order_look(order.pk)
+    orders_follow([order.pk])
+
+    assert accounts_to_reconcile(timezone.now()) == [venue.account.pk]
 
 
 def test_what_is_left_and_too_small_to_be_sold_is_told_of(venue: Venue, session: TradingSession) -> None:
