@@ -22,8 +22,8 @@ from positions import reconciliation
 from positions.models import Discrepancy, Position, PositionStatus, Reconciliation
 from positions.models import DiscrepancyKind as Kind
 from positions.reconciliation import account_reconcile, account_reconcile_if_due, accounts_to_reconcile
-from positions.services import orders_follow, sessions_track
-from positions.tasks import reconcile, sweep_sessions
+from positions.services import sessions_track
+from positions.tasks import follow_orders, reconcile, sweep_sessions
 from sessions.models import SessionStatus, TradingSession
 from tests.conftest import Bells
 from tests.factories import (
@@ -256,13 +256,14 @@ def test_a_holding_nobody_can_take_back_makes_its_account_due_though_it_is_at_re
 ) -> None:
     order = lost_entry(venue, session)
     TradingSession.objects.update(status=SessionStatus.STOPPED)
-    Reconciliation.objects.create(account=venue.account, due_at=timezone.now() + timedelta(hours=1))
+    in_an_hour = {"due_at": timezone.now() + timedelta(hours=1)}
+    Reconciliation.objects.update_or_create(account=venue.account, defaults=in_an_hour)
     [there] = venue.orders()
 
     # As by the worker that had sent it and was held up.
-    order_settle(order, S.OPENED, among=(S.NOT_PLACED,), exchange_order_id=there["id"])
+    order_settle(order, S.OPENED, among=(S.UNKNOWN, S.NOT_PLACED), exchange_order_id=there["id"])
     order_look(order.pk)
-    orders_follow([order.pk])
+    follow_orders([order.pk])
 
     assert accounts_to_reconcile(timezone.now()) == [venue.account.pk]
 
