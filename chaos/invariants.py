@@ -124,16 +124,16 @@ def _is_on_its_way(client_order_id: str) -> bool:
 
 
 def fills_are_the_venues(oracle: Oracle) -> list[str]:
-    """I3: by account, symbol and trade id our fills are the venue's, exactly, for every order that is finished; and the
-    sums on the orders are the sums of their fills."""
+    """I3: by account, symbol, trade id and side (a trade with oneself has one of each) our fills are the venue's, exactly,
+    for every order that is finished; and the sums on the orders are the sums of their fills."""
     ours = {
-        (fill.account.name, fill.market.symbol.replace("/", "-"), fill.trade_id): (
+        (fill.account.name, fill.market.symbol.replace("/", "-"), fill.trade_id, fill.side.lower()): (
             fill.order.client_order_id, fill.quantity, fill.price, fill.fee,
         )
         for fill in Fill.objects.filter(order__in=_own_orders()).select_related("account", "market", "order")
     }  # fmt: skip
     theirs = {
-        (fill["apiKey"], fill["symbol"], str(fill["tradeId"])): (
+        (fill["apiKey"], fill["symbol"], str(fill["tradeId"]), str(fill["side"])): (
             fill["clientOid"], *(Decimal(fill[name]) for name in ("size", "price", "fee")),
         )
         for fill in oracle["fills"]

@@ -126,7 +126,7 @@ def test_i3_sees_a_fill_that_was_not_recorded(venue: Venue, round_trip: tuple[Or
 
     first, second = found(venue.simulator.oracle(), "I3")
 
-    assert first == f"fill ('key-of-alice', 'BTC-USDT', '1') of {entry.client_order_id} was not recorded"
+    assert first == f"fill ('key-of-alice', 'BTC-USDT', '1', 'buy') of {entry.client_order_id} was not recorded"
     assert second.startswith(f"{entry}: wanted 0 filled for 0, was 0.02")
 
 
@@ -140,8 +140,8 @@ def test_i3_sees_a_fill_that_is_not_the_venues_and_one_that_differs(
 
     first, second = found(oracle, "I3")
 
-    assert first == f"fill ('key-of-alice', 'BTC-USDT', '2') of {exit_order.client_order_id} is not the venue's"
-    assert second.startswith("fill ('key-of-alice', 'BTC-USDT', '1'): wanted")
+    assert first == f"fill ('key-of-alice', 'BTC-USDT', '2', 'sell') of {exit_order.client_order_id} is not the venue's"
+    assert second.startswith("fill ('key-of-alice', 'BTC-USDT', '1', 'buy'): wanted")
 
 
 def test_i4_sees_money_that_nobody_can_explain(venue: Venue, round_trip: tuple[Order, Order]) -> None:
