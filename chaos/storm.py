@@ -15,6 +15,7 @@ from signal import SIGKILL, SIGQUIT
 
 from chaos.breach import Breach
 from chaos.stage import PROCESSES, SYMBOLS, Stage
+from chaos.world import patiently
 from exchanges.services import exchange_clock_sync
 from positions.services import session_exit
 from sessions.models import SessionStatus, TradingSession
@@ -280,5 +281,5 @@ class Storm:
         exchange.clock_speed = speed
         exchange.save(update_fields=["clock_speed"])
         self.stage.sim("clock", speed=speed)
-        exchange_clock_sync(exchange.pk)
+        patiently(lambda: exchange_clock_sync(exchange.pk))
         exchange.refresh_from_db()

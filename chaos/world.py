@@ -29,6 +29,7 @@ from domain.orders import LIVE_STATUSES, OrderStatus
 from domain.sizing import SizingMethod
 from exchanges.accounts import balances_refresh
 from exchanges.credentials import Credentials
+from exchanges.gateway import ExchangeUnavailable
 from exchanges.models import Account, Exchange, Market, RiskProfile
 from exchanges.services import exchange_clock_sync, exchange_sync, quotes_refresh
 from marketdata.models import Feed
@@ -53,6 +54,19 @@ NAMED: dict[str, type[models.Model]] = {
 _numbers = itertools.count(1)
 
 
+def patiently(read: Callable[[], object], seconds: float = 20) -> None:
+    """Read the venue for a stage that is being set: one that is busy, or still closed off by a breaker, is asked again."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            read()
+            return
+        except ExchangeUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+
+
 class World:
     """The venue at ``url`` as rows, and shorthands for what scenarios ask of both. ``pace`` is how much of its patience the
     platform has here: waits of the product's own are to be multiplied by it."""
@@ -73,14 +87,15 @@ class World:
 
     def read_venue(self) -> None:
         """Read its markets, its clock and the prices of every market that it lists."""
-        exchange_sync(self.exchange.pk)
+        patiently(lambda: exchange_sync(self.exchange.pk))
         self.read_prices()
         self.exchange.refresh_from_db()
 
     def read_prices(self) -> None:
         """Read the last prices, as the price watch does."""
         active = Market.objects.filter(exchange=self.exchange, is_active=True, kind=Market.Kind.SPOT)
-        quotes_refresh(self.exchange.pk, list(active.values_list("symbol", flat=True)))
+        symbols = list(active.values_list("symbol", flat=True))
+        patiently(lambda: quotes_refresh(self.exchange.pk, symbols))
 
     def sim(self, path: str, /, **body: Any) -> dict[str, Any]:
         """POST to the simulator's control API (``faults``, ``settings``, ``clock``, ``market/BTC-USDT/price`` ...)."""
@@ -121,7 +136,7 @@ class World:
     def advance(self, seconds: int) -> None:
         """Step the venue's clock, and our notion of it."""
         self.sim("clock", advance_s=seconds)
-        exchange_clock_sync(self.exchange.pk)
+        patiently(lambda: exchange_clock_sync(self.exchange.pk))
         self.exchange.refresh_from_db()
 
     def orders_there(self, account: Account | None = None, **wanted: Any) -> list[dict[str, Any]]:
@@ -153,7 +168,7 @@ class World:
         RiskProfile.objects.create(account=account, max_open_positions=None)
         # Read back: only a stored key can be revealed.
         account = Account.objects.select_related("exchange").get(pk=account.pk)
-        balances_refresh(account.pk)
+        patiently(lambda: balances_refresh(account.pk))
         account.refresh_from_db()
         return account
 

@@ -15,8 +15,8 @@ from chaos.scenarios.acts import let_go_by, tell, wait_ended
 from chaos.stage import Stage
 from chaos.world import World
 from domain.orders import OrderStatus
-from positions.models import PositionStatus
-from sessions.models import SessionStatus
+from positions.models import Position, PositionStatus
+from sessions.models import SessionStatus, TradingSession
 
 S = OrderStatus
 
@@ -33,8 +33,11 @@ def database_restarts(stage: Stage) -> None:
         time.sleep(stage.rng.uniform(0, 0.2))
         stage.postgres_restart(SIGQUIT if number % 2 else SIGKILL)
     wait_ended(stage, orders)
-    for session in sessions:
-        stage.wait(session.positions.filter(status=PositionStatus.OPEN).exists, f"{session} to enter", 60)
+    # Each signal is answered: by a position, or by an entry that came too late and says so.
+    mine = [session.pk for session in sessions]
+    unseen = TradingSession.objects.filter(pk__in=mine, last_signal=None)
+    undecided = Position.objects.filter(session__in=mine, status=PositionStatus.PENDING)
+    stage.wait(lambda: not unseen.exists() and not undecided.exists(), "every session to answer its signal", 60)
 
 
 @scenario("commit-cut", rows=(20,))
