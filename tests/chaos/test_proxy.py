@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from chaos.proxy import Proxy
+from tests.workers import wait_until
 
 
 class Echo:
@@ -125,7 +126,7 @@ def test_it_cuts_after_the_nth_packet_with_these_words_has_arrived(proxy: Proxy,
         assert asked(client, b"COMMIT") == b"COMMIT"
         with pytest.raises(ConnectionError):
             asked(client, b"and COMMIT")
-    assert echo.got == [b"BEGIN", b"COMMIT", b"and COMMIT"]
+    wait_until(lambda: echo.got == [b"BEGIN", b"COMMIT", b"and COMMIT"], "the packet to arrive")
     assert proxy.cuts_made == 1
     with connected(proxy) as client:
         assert asked(client, b"COMMIT") == b"COMMIT"
