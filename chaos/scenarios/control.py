@@ -121,7 +121,7 @@ def old_signal(stage: World) -> None:
     """A signal told over and over, even after its position has come and gone, enters the market once."""
     session = stage.session(status=SessionStatus.ACTIVE)
     enter(stage, session)
-    signal_id = Signal.objects.get(config=session.config, kind=SignalKind.ENTER_LONG).pk
+    signal_id = Signal.objects.filter(config=session.config, kind=SignalKind.ENTER_LONG).latest("pk").pk
     Position.objects.filter(session=session).update(is_exit_wanted=True)
     stage.ring("positions.track", session_ids=[session.pk])
     stage.wait(session.positions.filter(status=PositionStatus.CLOSED).exists, "the position to close")
