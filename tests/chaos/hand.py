@@ -244,4 +244,4 @@ def played(stage: HandStage, scenario: Scenario, limit: float = 20) -> list[str]
     except Breach as breach:
         # What it broke is one finding; what else it left is of no more interest.
         return [str(breach)]
-    return [*map(str, stage.check()), *stage.check_bells()]
+    return [*map(str, stage.check()), *(f"I8: {words}" for words in stage.check_bells())]

@@ -6,6 +6,7 @@ Played by hand, in this process, with the guard patched away; a few again on rea
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ from embedded.checkout import ROOT
 from tests.chaos.hand import HURRIED, HandStage, hand_stage, played
 from tests.conftest import Bells
 from tests.simulator.conftest import Simulator, made_exchange
+
+# How a breach begins that one of the eight invariants found.
+INVARIANT = re.compile(r"I\d: ")
 
 SWEEPS = [mutant for mutant in MUTANTS.values() if mutant.name.startswith("no_sweep_of_")]
 CONSTRAINTS = {
@@ -65,8 +69,11 @@ def build_without(patch: pytest.MonkeyPatch, broker: redis.Redis, *mutants: Muta
 def test_a_sound_build_passes(part: int, stage: HandStage) -> None:
     found = {}
     for name in SOUND[part::PARTS]:
-        # Hurried patience beside another test on the same cores may run out once: what is broken is broken twice.
-        if played(stage, SCENARIOS[name]) and (breaches := played(stage, SCENARIOS[name])):
+        breaches = played(stage, SCENARIOS[name])
+        # Hurried patience may run out once beside another test on the same cores; what an invariant finds never is chance.
+        if breaches and not any(INVARIANT.match(words) for words in breaches):
+            breaches = played(stage, SCENARIOS[name])
+        if breaches:
             found[name] = breaches
 
     assert found == {}

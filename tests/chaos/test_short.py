@@ -14,10 +14,12 @@ from embedded.checkout import ROOT
 
 SEED = "7"
 LIMIT_SECONDS = 300
+# How a run says that its patience ended; everything else that it finds is a promise broken.
+OUT_OF_TIME = ("waited ", "not at rest after ")
 
 
 @pytest.mark.flow
-@pytest.mark.timeout(LIMIT_SECONDS + 20)
+@pytest.mark.timeout(2 * LIMIT_SECONDS)
 def test_the_fast_scenarios_and_a_storm_break_no_promise(tmp_path: Path) -> None:
     written = tmp_path / "chaos.json"
     command = [sys.executable, "-m", "chaos", "--short", "--seed", SEED, "--json", str(written)]
@@ -26,11 +28,13 @@ def test_the_fast_scenarios_and_a_storm_break_no_promise(tmp_path: Path) -> None
         command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False, timeout=LIMIT_SECONDS
     )
 
+    assert done.returncode in (0, 1), f"{done.stdout}\n{done.stderr}"
     run = json.loads(written.read_text())
-    assert [row for row in run["rows"] if row["lost"] or row["duplicated"]] == [], f"{done.stdout}\n{done.stderr}"
+    broken = [words for row in run["rows"] for words in row["breaches"] if not words.startswith(OUT_OF_TIME)]
+    assert broken == [], f"{done.stdout}\n{done.stderr}"
     late = [row["name"] for row in run["rows"] if row["breaches"]]
     if late:
-        # Nothing lost and nothing doubled, but not in time beside another test on the same cores: once more, alone.
+        # No invariant is broken, but it was not done in time beside another test on the same cores: once more, alone.
         again = [part for name in late for part in ("--scenario", name)]
         command = [sys.executable, "-m", "chaos", *again, "--seed", SEED, "--minutes", "0.5"]
         repeated = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False)
