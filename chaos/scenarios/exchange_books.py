@@ -3,6 +3,7 @@ recorded, or told of and left to the trader."""
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from decimal import Decimal
 from typing import Any
@@ -217,18 +218,22 @@ def one_look_at_a_time(stage: World) -> None:
         seconds=1.0,
         count=None,
     )
-    before = _looks(stage, key)
+    before = len(_looked_at(stage, key))
     for _ in range(12):
         stage.ring("orders.look", order_ids=[order.pk])
     stage.count("bell", 12)
     let_go_by(stage, 0.8)
-    asked = _looks(stage, key) - before
-    stage.expect(asked <= 1, f"wanted one look at a time, were {asked}")
+    times = _looked_at(stage, key)[before:]
+    # Each takes a second there: what came sooner after another was asked beside it, however slow this machine is.
+    beside = [later - earlier for earlier, later in itertools.pairwise(times) if later - earlier < 900]
+    stage.expect(not beside, f"wanted one look at a time, were some {beside} ms after another")
 
 
-def _looks(stage: World, key: str) -> int:
+def _looked_at(stage: World, key: str) -> list[int]:
+    """When look-ups of the account's orders arrived at the venue, in ms."""
     log = stage.oracle(requests=20_000, apiKey=key)["requests"]
-    return sum(line["method"] == "GET" and line["path"].startswith(f"{ORDERS_PATH}/client-order/") for line in log)
+    found = [line["at"] for line in log if line["method"] == "GET" and f"{ORDERS_PATH}/client-order/" in line["path"]]
+    return sorted(found)
 
 
 @scenario("killed-before-the-cursor", rows=(8, 43), needs_stage=False)
