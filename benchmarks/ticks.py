@@ -84,8 +84,9 @@ class Population:
         price = Decimal(PRICE)
         position = Position.objects.create(
             session=session, account=account, market=venue.market(), side=PositionSide.LONG, status=PositionStatus.OPEN,
-            quantity=Decimal("0.002"), entered=Decimal("0.002"), entry_price=price, stop_loss_percent=2,
-            take_profit_percent=4, stop_price=price * Decimal("0.98"), target_price=price * Decimal("1.04"),
+            quantity=Decimal("0.002"), entered=Decimal("0.002"), entry_price=price, 
+            exits={"stop_loss_percent": "2", "targets": [{"percent": "4"}]}, stop_price=price * Decimal("0.98"),
+            target_price=price * Decimal("1.04"),
             opened_at=timezone.now(), folded_at=timezone.now() - timedelta(minutes=1),
         )  # fmt: skip
         SessionTick.objects.create(session=session, due_at=timezone.now() + FOREVER, every=FOREVER)

@@ -14,10 +14,16 @@ HUNDRED = Decimal(100)
 
 class ExitReason(StrEnum):
     STOP_LOSS = "STOP_LOSS"
+    TRAILING_STOP = "TRAILING_STOP"
+    BREAK_EVEN = "BREAK_EVEN"
+    LIQUIDATION_GUARD = "LIQUIDATION_GUARD"
     TAKE_PROFIT = "TAKE_PROFIT"
+    ROI = "ROI"
+    TIME_EXIT = "TIME_EXIT"
     EXIT_SIGNAL = "EXIT_SIGNAL"
     MARKET_EXIT = "MARKET_EXIT"
     SESSION_STOP = "SESSION_STOP"
+    HALT = "HALT"
 
 
 @dataclass(frozen=True, slots=True)

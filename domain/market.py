@@ -54,6 +54,20 @@ class OrderType(StrEnum):
     STOP = "STOP"
 
 
+class Trigger(StrEnum):
+    """Which way the market has to come to a stop price for its order to begin."""
+
+    FALLING = "FALLING"
+    RISING = "RISING"
+
+
+class MarginMode(StrEnum):
+    """What stands for a position on margin: a share of its own, or the whole account."""
+
+    ISOLATED = "ISOLATED"
+    CROSS = "CROSS"
+
+
 @dataclass(frozen=True, slots=True)
 class MarketRules:
     """What a venue accepts on one market. Quantities are in base units (or contracts of ``contract_size`` base units),

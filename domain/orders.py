@@ -75,6 +75,25 @@ class Denial(StrEnum):
     NO_FRESH_PRICE = "NO_FRESH_PRICE"
     BALANCE_UNKNOWN = "BALANCE_UNKNOWN"
     NO_STOP_LOSS = "NO_STOP_LOSS"
+    HALTED = "HALTED"
+    COOLDOWN = "COOLDOWN"
+    MAX_ORDERS_PER_MINUTE = "MAX_ORDERS_PER_MINUTE"
+    MAX_DAILY_LOSS = "MAX_DAILY_LOSS"
+    MAX_DRAWDOWN = "MAX_DRAWDOWN"
+    PRICE_BAND = "PRICE_BAND"
+    MAX_LEVERAGE = "MAX_LEVERAGE"
+    NO_VOLATILITY = "NO_VOLATILITY"
+    NO_RECORD = "NO_RECORD"
+    NO_EDGE = "NO_EDGE"
+    NO_HISTORY = "NO_HISTORY"
+    MAX_RISK_PER_TRADE = "MAX_RISK_PER_TRADE"
+    MAX_OPEN_RISK = "MAX_OPEN_RISK"
+    MAX_MARKET_EXPOSURE = "MAX_MARKET_EXPOSURE"
+    MAX_CURRENCY_EXPOSURE = "MAX_CURRENCY_EXPOSURE"
+    MAX_NET_EXPOSURE = "MAX_NET_EXPOSURE"
+    MAX_CORRELATED_EXPOSURE = "MAX_CORRELATED_EXPOSURE"
+    MAX_VAR = "MAX_VAR"
+    MAX_CVAR = "MAX_CVAR"
     MAX_OPEN_POSITIONS = "MAX_OPEN_POSITIONS"
     MAX_EXPOSURE = "MAX_EXPOSURE"
     INSUFFICIENT_BALANCE = "INSUFFICIENT_BALANCE"
@@ -91,6 +110,25 @@ DENIAL_TEXTS: Mapping[Denial, str] = {
     Denial.NO_FRESH_PRICE: "There is no price recent enough to value the order with.",
     Denial.BALANCE_UNKNOWN: "The account's balance has not been read yet.",
     Denial.NO_STOP_LOSS: "Risk per trade needs a stop-loss to measure the risk by.",
+    Denial.HALTED: "Trading is halted here; somebody has to lift the halt first.",
+    Denial.COOLDOWN: "After so many losses in a row the session or account rests for a while.",
+    Denial.MAX_ORDERS_PER_MINUTE: "The account sends as many orders a minute as its risk profile allows.",
+    Denial.MAX_DAILY_LOSS: "The account has lost as much today as its risk profile allows.",
+    Denial.MAX_DRAWDOWN: "The account is as far below its peak as its risk profile allows.",
+    Denial.PRICE_BAND: "The order's price is too far from the last price.",
+    Denial.MAX_LEVERAGE: "The leverage is above what the account's risk profile allows.",
+    Denial.NO_VOLATILITY: "There is no volatility (ATR) to size the order by yet.",
+    Denial.NO_RECORD: "The session has closed too few trades to size by its record.",
+    Denial.NO_EDGE: "By its record so far the session has no edge: the Kelly fraction is not positive.",
+    Denial.NO_HISTORY: "There are too few candles to measure this limit by.",
+    Denial.MAX_RISK_PER_TRADE: "The loss at the stop would be more than one trade may risk.",
+    Denial.MAX_OPEN_RISK: "All stops hit together would cost more than the account may risk.",
+    Denial.MAX_MARKET_EXPOSURE: "The exposure on this market is at the limit of the account's risk profile.",
+    Denial.MAX_CURRENCY_EXPOSURE: "The exposure to this currency is at the limit of the account's risk profile.",
+    Denial.MAX_NET_EXPOSURE: "Long and short do not balance: the net exposure is at its limit.",
+    Denial.MAX_CORRELATED_EXPOSURE: "The markets held move together: the correlated exposure is at its limit.",
+    Denial.MAX_VAR: "The value at risk of the book with this order would be above its limit.",
+    Denial.MAX_CVAR: "The expected loss in the worst cases with this order would be above its limit.",
     Denial.MAX_OPEN_POSITIONS: "The account already holds as many positions as its risk profile allows.",
     Denial.MAX_EXPOSURE: "The account's exposure is at the limit of its risk profile.",
     Denial.INSUFFICIENT_BALANCE: "The account has no free balance for this order.",

@@ -16,11 +16,14 @@ HUNDRED = Decimal(100)
 
 
 class SizingMethod(StrEnum):
-    """``amount`` means: quote currency, percent of equity, or percent of equity lost when the stop is hit."""
+    """``amount`` means: quote currency; percent of equity; percent of equity lost when the stop is hit; percent of equity
+    that a move of one average true range changes; percent of the Kelly fraction of the session's own record."""
 
     FIXED_QUOTE = "FIXED_QUOTE"
     PERCENT_OF_EQUITY = "PERCENT_OF_EQUITY"
     RISK_PER_TRADE = "RISK_PER_TRADE"
+    VOLATILITY = "VOLATILITY"
+    KELLY = "KELLY"
 
 
 @dataclass(frozen=True, slots=True)

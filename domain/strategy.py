@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from domain.candles import Candles
+from domain.candles import Candles, FloatArray
+from domain.exit_plan import ExitPlan, TargetLevel
 
 SignalArray = NDArray[np.int8]
 
@@ -59,11 +60,15 @@ P = TypeVar("P", bound=Parameters)
 class SignalArrays:
     """Signals along the candles: +1 speaks of a long position, -1 of a short one, 0 says nothing.
 
-    ``entries`` opens, ``exits`` closes; where both speak on one candle the exit comes first.
+    ``entries`` opens, ``exits`` closes; where both speak on one candle the exit comes first. Beside the entries a strategy
+    may say how sure it is (0 to 1) and name its own stop and target prices; NaN is no word.
     """
 
     entries: SignalArray
     exits: SignalArray
+    confidence: FloatArray | None = None
+    stops: FloatArray | None = None
+    targets: FloatArray | None = None
 
     def kind_at(self, index: int) -> SignalKind:
         """What was said on the candle at ``index``; an exit outranks an entry, for it lowers risk."""
@@ -92,6 +97,16 @@ class Strategy(ABC, Generic[P]):
     def from_values(cls, values: dict[str, Any]) -> Strategy[Any]:
         """A strategy with ``values`` as parameters; raises pydantic's ValidationError, naming each bad one."""
         return cls(cls.parameters_type.model_validate(values))  # type: ignore[arg-type]  # the class pairs the two
+
+    @property
+    def exit_plan(self) -> ExitPlan:
+        """How its positions are left unless the session says otherwise: by its two percentages, where it has no plan of
+        its own."""
+        target = self.parameters.take_profit_percent
+        return ExitPlan(
+            stop_loss_percent=self.parameters.stop_loss_percent,
+            targets=() if target is None else (TargetLevel(percent=target),),
+        )
 
     @property
     @abstractmethod

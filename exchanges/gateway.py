@@ -14,7 +14,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Protocol
 
-from domain.market import MarketRules, OrderType, Side
+from domain.market import ONE, MarginMode, MarketRules, OrderType, PositionSide, Side, Trigger
 
 
 class ExchangeUnavailable(Exception):
@@ -63,9 +63,16 @@ class OrderTicket:
     sent_at: datetime
     window_ms: int
     price: Decimal | None = None
+    # It rests until the market comes to ``stop_price`` from the side that ``trigger`` says; then it is a limit order where
+    # it has a price, and a market order where it has none.
     stop_price: Decimal | None = None
+    trigger: Trigger | None = None
     # An exit goes before everything else when the rate budget is short.
     is_exit: bool = False
+    # Where the market is one of contracts.
+    leverage: Decimal = ONE
+    margin_mode: MarginMode = MarginMode.ISOLATED
+    is_reduce_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,30 @@ class FillReport:
     fee: Decimal
     fee_currency: str
     filled_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PositionReport:
+    """What the venue holds for the account on a market of contracts; ``quantity`` in contracts, never negative."""
+
+    symbol: str
+    side: PositionSide
+    quantity: Decimal
+    entry_price: Decimal
+    leverage: Decimal
+    margin_mode: MarginMode
+    liquidation_price: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
+class FundingReport:
+    """One payment between longs and shorts; negative when we paid."""
+
+    funding_id: str
+    symbol: str
+    amount: Decimal
+    currency: str
+    paid_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

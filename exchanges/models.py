@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 from django.conf import settings
-from django.core.validators import MinValueValidator
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 
 from domain.market import MarketRules, OrderType, Side
@@ -103,19 +104,60 @@ class Account(models.Model):
         return f"{self.name} ({self.exchange.name})"
 
 
+def _limit(help_text: str, **kwargs: Any) -> ExactField:
+    return ExactField(null=True, blank=True, validators=[MinValueValidator(0)], help_text=help_text, **kwargs)
+
+
 class RiskProfile(models.Model):
-    """What one account may risk over all of its sessions. An empty limit is no limit."""
+    """What one account may risk over all of its sessions. An empty limit is no limit. Percentages are of equity, exposures
+    of the value of positions and entries together."""
+
+    class Preset(models.TextChoices):
+        CUSTOM = "CUSTOM"
+        CONSERVATIVE = "CONSERVATIVE"
+        BALANCED = "BALANCED"
+        AGGRESSIVE = "AGGRESSIVE"
+
+    class VarMethod(models.TextChoices):
+        HISTORICAL = "HISTORICAL"
+        PARAMETRIC = "PARAMETRIC"
+        MONTE_CARLO = "MONTE_CARLO"
 
     account = models.OneToOneField(Account, on_delete=models.CASCADE, related_name="risk_profile")
+    preset = models.CharField(
+        max_length=12, choices=Preset.choices, default=Preset.CUSTOM, help_text="Where its limits came from."
+    )
     max_open_positions = models.PositiveIntegerField(
         null=True, blank=True, default=5, help_text="Positions open at once, over all sessions."
     )
-    max_exposure = ExactField(
-        null=True,
-        blank=True,
-        validators=[MinValueValidator(0)],
-        help_text="Value of all positions and entries together.",
+    max_exposure = _limit("Value of all positions and entries together, in the account's currency.")
+    max_exposure_percent = _limit("The same in percent of equity.")
+    max_net_exposure_percent = _limit("Long less short, or short less long.")
+    max_market_exposure_percent = _limit("On one market.")
+    max_currency_exposure_percent = _limit("To one base currency, over all its markets.")
+    max_correlated_exposure_percent = _limit("Weighted by how the markets' returns move together.")
+    max_leverage = _limit("Of a single position, and of all of them together.")
+    max_risk_per_trade_percent = _limit("Lost when the stop of one position is hit.")
+    max_open_risk_percent = _limit("Lost when all stops are hit; a position without a stop counts whole.")
+    max_orders_per_minute = models.PositiveIntegerField(null=True, blank=True, help_text="Entries let through.")
+    max_daily_loss_percent = _limit("Since midnight UTC, what is not realised included.")
+    max_drawdown_percent = _limit("Below the highest equity there was.")
+    max_var_percent = _limit("Value at risk of the book with the order.")
+    max_cvar_percent = _limit("Mean loss of the book with the order beyond its value at risk.")
+    var_method = models.CharField(max_length=11, choices=VarMethod.choices, default=VarMethod.HISTORICAL)
+    var_confidence = models.FloatField(
+        default=0.95,
+        validators=[MinValueValidator(0.5), MaxValueValidator(0.999)],
+        help_text="0.95: one case in twenty.",
     )
+    var_horizon_hours = models.PositiveIntegerField(
+        default=24, validators=[MinValueValidator(1), MaxValueValidator(720)]
+    )
+    cooldown_losses = models.PositiveIntegerField(
+        null=True, blank=True, validators=[MinValueValidator(1)], help_text="After so many losses in a row..."
+    )
+    cooldown_minutes = models.PositiveIntegerField(default=60, help_text="...no entry for so long.")
+    price_band_percent = _limit("How far a limit or stop price may be from the last price.")
 
     def __str__(self) -> str:
         return f"limits of {self.account}"

@@ -7,12 +7,13 @@ import hashlib
 import uuid
 from collections.abc import Mapping
 from decimal import Decimal
+from enum import StrEnum
 from typing import ClassVar
 
 from django.db import models
 from django.db.models import Q
 
-from domain.market import OrderType, PositionSide, Side
+from domain.market import MarginMode, OrderType, PositionSide, Side, Trigger
 from domain.orders import AT_VENUE_STATUSES, LIVE_STATUSES, ORDER_TRANSITIONS, Execution, OrderStatus, execution_of
 from exchanges.models import Account, Market
 from pipeline.claims import Guarded, GuardedQuerySet
@@ -24,7 +25,7 @@ CLIENT_ORDER_ID_PREFIX = "r3-"
 FOREIGN_ORDER_ID_PREFIX = "x-"
 
 
-def _choices(kind: type[OrderStatus] | type[Side] | type[PositionSide] | type[OrderType]) -> list[tuple[str, str]]:
+def _choices(kind: type[StrEnum]) -> list[tuple[str, str]]:
     return [(member.value, member.value) for member in kind]
 
 
@@ -56,9 +57,14 @@ class Order(Guarded):
     is_exit = models.BooleanField(default=False)
     is_foreign = models.BooleanField(default=False, help_text="Somebody else's, found at the venue; only recorded.")
     leverage = ExactField(default=1)
+    margin_mode = models.CharField(max_length=8, choices=_choices(MarginMode), default=MarginMode.ISOLATED)
+    is_reduce_only = models.BooleanField(default=False, help_text="The venue lets it close what is held, and no more.")
     quantity = ExactField(null=True)
     price = ExactField(null=True, help_text="Limit price.")
-    stop_price = ExactField(null=True)
+    stop_price = ExactField(null=True, help_text="It rests until the market comes here.")
+    trigger = models.CharField(
+        max_length=7, choices=_choices(Trigger), blank=True, help_text="From which side, for one with a stop price."
+    )
     reserved = ExactField(default=0, help_text="Quote currency held back for it until the venue's balance shows it.")
     filled = ExactField(default=0)
     filled_quote = ExactField(default=0)
@@ -164,6 +170,25 @@ class Fill(models.Model):
 
     def __str__(self) -> str:
         return f"{self.side} {self.quantity} at {self.price}"
+
+
+class Funding(models.Model):
+    """What a futures position paid (negative) or received at one funding time, as the venue reported it."""
+
+    account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="fundings")
+    market = models.ForeignKey(Market, on_delete=models.PROTECT, related_name="fundings")
+    funding_id = models.CharField(max_length=64)
+    amount = ExactField()
+    currency = models.CharField(max_length=20)
+    paid_at = models.DateTimeField(help_text="By the venue's clock.")
+    recorded_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["account", "market", "funding_id"], name="funding_counted_once")]
+        indexes = [models.Index(fields=["account", "market", "paid_at"], name="funding_by_market")]
+
+    def __str__(self) -> str:
+        return f"{self.amount} {self.currency} at {self.paid_at:%Y-%m-%d %H:%M}"
 
 
 class FillCursor(models.Model):

@@ -63,7 +63,7 @@ class PositionSerializer(RowSerializer[Position]):
         fields = (
             "id", "session", "session_name", "account", "market", "symbol", "entry_signal", "side", "status",
             "leverage", "quantity", "entered", "exited", "entry_price", "exit_price", "fees", "realized_pnl",
-            "stop_loss_percent", "take_profit_percent", "stop_price", "target_price", "exit_reason", "is_exit_wanted",
+            "exits", "stop_price", "target_price", "exit_reason", "is_exit_wanted",
             "dust", "mark_price", "unrealized_pnl", "valued_at", "valuations", "opened_at", "closed_at", "created_at",
         )  # fmt: skip
         read_only_fields = fields

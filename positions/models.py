@@ -11,8 +11,9 @@ from typing import ClassVar
 from django.db import models
 from django.db.models import Q
 
+from domain.exit_plan import ExitPlan
 from domain.exits import ExitLevels, ExitReason
-from domain.market import PositionSide
+from domain.market import MarginMode, PositionSide
 from domain.positions import PositionState
 from exchanges.models import Account, Market
 from orders.models import Order
@@ -52,8 +53,16 @@ class Position(models.Model):
     side = models.CharField(max_length=5, choices=[(side.value, side.value) for side in PositionSide])
     status = models.CharField(max_length=10, choices=PositionStatus.choices, default=PositionStatus.PENDING)
     leverage = ExactField(default=1)
-    stop_loss_percent = ExactField(null=True)
-    take_profit_percent = ExactField(null=True)
+    margin_mode = models.CharField(
+        max_length=8, choices=[(mode.value, mode.value) for mode in MarginMode], default=MarginMode.ISOLATED
+    )
+    # How it is to be left, as its session had it when it was entered, and what that plan is measured by.
+    exits = models.JSONField(default=dict)
+    is_resting = models.BooleanField(default=False, help_text="Its stop and targets rest at the venue too.")
+    max_entries = models.PositiveIntegerField(default=1)
+    atr = ExactField(null=True, help_text="Average true range at the entry.")
+    signal_stop_price = ExactField(null=True, help_text="The stop that its entry signal named.")
+    signal_target_price = ExactField(null=True, help_text="The target that its entry signal named.")
     # From here to closed_at: the fold of the fills, rewritten whole.
     quantity = ExactField(default=0)
     entered = ExactField(default=0)
@@ -65,8 +74,20 @@ class Position(models.Model):
     opened_at = models.DateTimeField(null=True)
     closed_at = models.DateTimeField(null=True)
     folded_at = models.DateTimeField(null=True, help_text="When its fills were last added up.")
-    stop_price = ExactField(null=True)
-    target_price = ExactField(null=True)
+    stop_price = ExactField(null=True, help_text="The nearest of its stops.")
+    stop_reason = models.CharField(max_length=20, blank=True, help_text="Which of them that is.")
+    target_price = ExactField(null=True, help_text="The nearest of its targets.")
+    target_reason = models.CharField(max_length=20, blank=True)
+    targets_done = models.PositiveIntegerField(default=0, help_text="Take-profit levels that have been carried out.")
+    best_price = ExactField(null=True, help_text="The best price of the candles that closed since the entry.")
+    followed_until = models.DateTimeField(
+        null=True, help_text="Up to which candle that is known, by the venue's clock."
+    )
+    exit_due_at = models.DateTimeField(
+        null=True, help_text="When an exit by time, or the next step of the ROI table, is due; our time."
+    )
+    liquidation_price = ExactField(null=True, help_text="As the venue said last; empty where there is none.")
+    funding = ExactField(default=0, help_text="Paid (negative) and received while it was open.")
     exit_reason = models.CharField(max_length=20, blank=True, choices=[(r.value, r.value) for r in ExitReason])
     is_exit_wanted = models.BooleanField(default=False)
     dust = ExactField(default=0, help_text="What was left and is too small to be sold.")
@@ -110,6 +131,8 @@ class Position(models.Model):
                 condition=_open_on(PositionSide.SHORT),
                 name="short_target",
             ),
+            # "whose time has come": exits by time, and the steps of ROI tables
+            models.Index(fields=["exit_due_at"], condition=Q(status="OPEN"), name="position_exit_due"),
             # "what does this account hold": valuing, under the account's lock
             models.Index(
                 fields=["account"], condition=Q(status__in=["PENDING", "OPEN"]), name="position_live_by_account"
@@ -118,6 +141,11 @@ class Position(models.Model):
 
     def __str__(self) -> str:
         return f"{self.side} {Decimal(self.quantity).normalize():f} ({self.status})"
+
+    @property
+    def exit_plan(self) -> ExitPlan:
+        """How it is to be left."""
+        return ExitPlan.model_validate(self.exits)
 
     @property
     def levels(self) -> ExitLevels:
@@ -133,23 +161,43 @@ class Position(models.Model):
 
 class Intent(models.Model):
     """A wish of a position to be entered or left. Orders carry its id; a wish whose order failed may get another order,
-    but never two alive at once."""
+    but never two alive at once. ``step`` tells wishes of one purpose apart: entries from 0 on; the exit of all that is left
+    is 0, a part of it by its take-profit level (from 1 on); a resting stop and resting targets likewise."""
 
     class Purpose(models.TextChoices):
         ENTRY = "ENTRY"
         EXIT = "EXIT"
+        REST_STOP = "REST_STOP"
+        REST_TARGET = "REST_TARGET"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     position = models.ForeignKey(Position, on_delete=models.CASCADE, related_name="intents")
-    purpose = models.CharField(max_length=5, choices=Purpose.choices)
+    purpose = models.CharField(max_length=11, choices=Purpose.choices)
+    step = models.PositiveIntegerField(default=0)
     reason = models.CharField(max_length=20, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["position", "purpose"], name="intent_once_per_purpose")]
+        constraints = [models.UniqueConstraint(fields=["position", "purpose", "step"], name="intent_once_per_step")]
 
     def __str__(self) -> str:
         return f"{self.purpose} of position {self.position_id}"
+
+
+class ManualRequest(models.Model):
+    """An order asked for by hand: of one key of a trader's account there is one, however often it is asked for."""
+
+    account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="manual_requests")
+    key = models.CharField(max_length=64)
+    asked = models.JSONField(help_text="What was asked for, to tell a repetition from another wish under the same key.")
+    order = models.OneToOneField(Order, on_delete=models.PROTECT, related_name="manual_request")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["account", "key"], name="manual_request_once_per_key")]
+
+    def __str__(self) -> str:
+        return self.key
 
 
 class Reconciliation(models.Model):

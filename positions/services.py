@@ -281,7 +281,9 @@ def _fold(one: _Facts, now: datetime, wishes: _Wishes) -> None:
     if state.entered and was == PositionStatus.PENDING:
         position.status = PositionStatus.OPEN
     if state.entered:
-        levels = levels_at_entry(state.entry_price, side, position.stop_loss_percent, position.take_profit_percent)
+        plan = position.exit_plan
+        target = plan.targets[0].percent if plan.targets else None
+        levels = levels_at_entry(state.entry_price, side, plan.stop_loss_percent, target)
         position.stop_price, position.target_price = levels.stop, levels.target
     has_live_entry = any(_is_live(order) for order in one.entries)
     if state.is_closed and not has_live_entry:
@@ -362,10 +364,9 @@ def _signal_to_act_on(one: _Facts, now: datetime) -> Signal | None:
 
 def _enter(one: _Facts, signal: Signal, side: PositionSide, wishes: _Wishes) -> None:
     session = one.session
-    stop_loss, take_profit = session.exit_percents
     position = Position(
         session=session, account=session.account, market=one.market, entry_signal=signal, side=side,
-        stop_loss_percent=stop_loss, take_profit_percent=take_profit,
+        exits=session.exit_plan.model_dump(mode="json"),
     )  # fmt: skip
     intent = Intent(position=position, purpose=Intent.Purpose.ENTRY, reason="SIGNAL")
     order = Order(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
+from pydantic import ValidationError as PlanError
 
+from domain.exit_plan import ExitPlan, TargetLevel
+from domain.market import MarginMode
 from domain.sizing import SizingMethod
 from exchanges.models import Account
 from pipeline.claims import Guarded, GuardedQuerySet
@@ -43,6 +47,20 @@ SESSION_TRANSITIONS: Mapping[str, frozenset[str]] = {
 TRACKED_STATUSES = (S.ACTIVE, S.SUSPENDED, S.HALTED, S.STOPPING)
 
 
+class SessionGroup(models.Model):
+    """The same strategy on several accounts: evaluated once, sized by account, commanded together."""
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="session_groups")
+    name = models.CharField(max_length=120)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["owner", "name"], name="group_name_once_per_owner")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class TradingSession(Guarded):
     """A strategy on a market and timeframe of one account. ``has_exposure`` is kept by the position tracker: the session
     holds a position or an order that may become one."""
@@ -52,6 +70,7 @@ class TradingSession(Guarded):
 
     account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="sessions")
     config = models.ForeignKey(StrategyConfig, on_delete=models.PROTECT, related_name="sessions")
+    group = models.ForeignKey(SessionGroup, null=True, blank=True, on_delete=models.SET_NULL, related_name="sessions")
     name = models.CharField(
         max_length=NAME_LENGTH, blank=True, help_text="Left empty: made of strategy, venue, market, timeframe."
     )
@@ -65,8 +84,30 @@ class TradingSession(Guarded):
     sizing_amount = ExactField(
         default=10,
         validators=[MinValueValidator(Decimal("0.000001"))],
-        help_text="Quote currency, percent of equity, or percent of equity at risk, as the method says.",
+        help_text="Quote currency, percent of equity, percent of equity at risk, or percent of Kelly, as the method says.",
     )
+    is_confidence_weighted = models.BooleanField(
+        default=False, help_text="A signal's confidence scales the size; one that says none trades whole."
+    )
+    kelly_cap_percent = ExactField(
+        default=20, validators=[MinValueValidator(Decimal("0.01")), MaxValueValidator(Decimal(1000))],
+        help_text="By Kelly: never more than so much of equity.",
+    )  # fmt: skip
+    kelly_min_trades = models.PositiveIntegerField(
+        default=30, validators=[MinValueValidator(1)], help_text="By Kelly: not before so many closed trades."
+    )
+    leverage = ExactField(
+        default=1, validators=[MinValueValidator(Decimal(1)), MaxValueValidator(Decimal(125))],
+        help_text="On markets of contracts; 1 everywhere else.",
+    )  # fmt: skip
+    margin_mode = models.CharField(
+        max_length=8, choices=[(mode.value, mode.value.capitalize()) for mode in MarginMode],
+        default=MarginMode.ISOLATED,
+    )  # fmt: skip
+    max_entries = models.PositiveIntegerField(
+        default=1, validators=[MinValueValidator(1), MaxValueValidator(50)],
+        help_text="How many entry signals may add to one position; 1: none after the first.",
+    )  # fmt: skip
     stop_loss_percent = ExactField(
         null=True, blank=True, validators=[MinValueValidator(Decimal("0.01")), MaxValueValidator(Decimal("99.99"))],
         help_text="Left empty: the strategy's own.",
@@ -75,6 +116,13 @@ class TradingSession(Guarded):
         null=True, blank=True, validators=[MinValueValidator(Decimal("0.01")), MaxValueValidator(Decimal(1000))],
         help_text="Left empty: the strategy's own.",
     )  # fmt: skip
+    exits = models.JSONField(
+        default=dict, blank=True,
+        help_text="Exits beside or instead of the strategy's: any fields of an exit plan; they come before the two above.",
+    )  # fmt: skip
+    is_resting = models.BooleanField(
+        default=False, help_text="Keep stop and targets as orders at the venue too, where it has such orders."
+    )
     tick_seconds = models.PositiveIntegerField(
         default=300, validators=[MinValueValidator(10), MaxValueValidator(86_400)],
         help_text="How often it is tracked and valued, in the venue's time.",
@@ -127,6 +175,29 @@ class TradingSession(Guarded):
             raise ValidationError({"config": f"wanted a market of {self.account.exchange.name}, was {found}"})
         if market.quote != self.account.currency:
             raise ValidationError({"config": f"wanted a market quoted in {self.account.currency}, was {market.symbol}"})
+        self._check_exits()
+
+    def _check_exits(self) -> None:
+        if not isinstance(self.exits, dict):
+            raise ValidationError({"exits": f"wanted an object of exits, was {type(self.exits).__name__}"})
+        if not self.exits:
+            return  # the strategy's, and two fields with bounds of their own
+        try:
+            _ = self.exit_plan
+        except PlanError as error:
+            found = [f"{'.'.join(map(str, one['loc'])) or 'exits'}: {one['msg']}" for one in error.errors()]
+            raise ValidationError({"exits": found}) from error
+
+    @property
+    def exit_plan(self) -> ExitPlan:
+        """How a position entered now is to be left: the strategy's plan, changed by what the session says of its own.
+        Raises pydantic's ValidationError for words that do not fit together."""
+        values: dict[str, Any] = self.config.build().exit_plan.model_dump()
+        if self.stop_loss_percent is not None:
+            values |= {"stop_loss_percent": self.stop_loss_percent, "stop_loss_atr": None}
+        if self.take_profit_percent is not None:
+            values["targets"] = (TargetLevel(percent=self.take_profit_percent),)
+        return ExitPlan.model_validate(values | self.exits)
 
     @property
     def exit_percents(self) -> tuple[Decimal | None, Decimal | None]:

@@ -74,6 +74,10 @@ class Signal(models.Model):
     candle_close_at = models.DateTimeField()
     kind = models.CharField(max_length=12, choices=[(kind.value, kind.value) for kind in SignalKind])
     price = ExactField(help_text="The candle's close.")
+    confidence = ExactField(null=True, help_text="How sure the strategy is, 0 to 1; empty where it does not say.")
+    stop_price = ExactField(null=True, help_text="The stop that the strategy itself names.")
+    target_price = ExactField(null=True, help_text="The target that the strategy itself names.")
+    atr = ExactField(null=True, help_text="Average true range of the last 14 candles, in quote currency.")
     reason = models.CharField(max_length=200, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -147,8 +147,7 @@ def make_signal(
 def make_position(session: TradingSession, status: str = PositionStatus.PENDING, **fields: Any) -> Position:
     defaults: dict[str, Any] = {
         "side": PositionSide.LONG,
-        "stop_loss_percent": Decimal(2),
-        "take_profit_percent": Decimal(4),
+        "exits": {"stop_loss_percent": "2", "targets": [{"percent": "4"}]},
     }
     return Position.objects.create(
         session=session,

@@ -12,6 +12,7 @@ from django.db import IntegrityError
 from django.utils import timezone
 
 from domain.candles import Timeframe
+from domain.exit_plan import ExitPlan, TargetLevel
 from domain.orders import OrderStatus
 from domain.strategy import SignalKind
 from orders.models import Order
@@ -59,7 +60,7 @@ def test_a_fresh_signal_becomes_a_position_to_be_and_an_order_without_quantity()
     session.refresh_from_db()
     position, order = Position.objects.get(), Order.objects.get()
     assert (position.status, position.side, position.quantity) == (PositionStatus.PENDING, "LONG", 0)
-    assert (position.stop_loss_percent, position.take_profit_percent) == (2, 4)
+    assert position.exit_plan == ExitPlan(stop_loss_percent=Decimal(2), targets=(TargetLevel(percent=Decimal(4)),))
     assert (order.status, order.side, order.quantity, order.is_exit) == (OrderStatus.REQUESTED, "BUY", None, False)
     assert order.intent_id == position.intents.get().pk
     assert position.entry_signal_id == session.last_signal_id
@@ -73,7 +74,7 @@ def test_the_session_s_own_percents_outrank_the_strategy_s() -> None:
     track([session.pk])
 
     position = Position.objects.get()
-    assert (position.stop_loss_percent, position.take_profit_percent) == (Decimal("1.5"), 9)
+    assert position.exit_plan == ExitPlan(stop_loss_percent=Decimal("1.5"), targets=(TargetLevel(percent=Decimal(9)),))
 
 
 def test_a_signal_is_acted_on_once_whoever_tells_of_it_how_often() -> None:
