@@ -117,7 +117,7 @@ def covariance(returns: ArrayLike) -> FloatArray:
     """The sample covariance (n - 1) of the markets, M by M."""
     book = _matrix(returns, fewest=2)
     centered = book - book.mean(axis=0)
-    return centered.T @ centered / (len(book) - 1)
+    return np.asarray(centered.T @ centered / (len(book) - 1), dtype=np.float64)
 
 
 def ewma_covariance(returns: ArrayLike, decay: float = EWMA_DECAY) -> FloatArray:
@@ -126,7 +126,7 @@ def ewma_covariance(returns: ArrayLike, decay: float = EWMA_DECAY) -> FloatArray
     book = _matrix(returns)
     weights = (1 - decay) * decay ** np.arange(len(book) - 1, -1, -1)
     weights[0] = decay ** (len(book) - 1)
-    return (book * weights[:, None]).T @ book
+    return np.asarray((book * weights[:, None]).T @ book, dtype=np.float64)
 
 
 def correlations(returns: ArrayLike) -> FloatArray:
@@ -149,18 +149,21 @@ def rank_correlations(returns: ArrayLike) -> FloatArray:
 
 
 def rolling_correlation(first: FloatArray, second: FloatArray, window: int) -> FloatArray:
-    """Pearson's correlation of two series over each ``window``; NaN before the first is full."""
+    """Pearson's correlation of two series over each ``window``; NaN before the first is full, 0 where one did not move."""
     if window < 2:
         raise ValueError(f"wanted a window of at least 2, was {window}")
     result = np.full(len(first), np.nan)
     if len(first) < window:
         return result
-    ours = np.lib.stride_tricks.sliding_window_view(first, window)
-    theirs = np.lib.stride_tricks.sliding_window_view(second, window)
-    ours = ours - ours.mean(axis=1, keepdims=True)
-    theirs = theirs - theirs.mean(axis=1, keepdims=True)
-    spread = np.sqrt((ours**2).sum(axis=1) * (theirs**2).sum(axis=1))
-    result[window - 1 :] = np.where(spread > 0, (ours * theirs).sum(axis=1) / np.where(spread > 0, spread, 1), 0.0)
+    # Sums over views of the windows: nothing is copied, and each window is summed afresh.
+    ours, theirs = (
+        np.lib.stride_tricks.sliding_window_view(series - series.mean(), window) for series in (first, second)
+    )
+    sums, products = (ours.sum(axis=1), theirs.sum(axis=1)), (_dots(ours, ours), _dots(theirs, theirs))
+    spreads = [square - total**2 / window for square, total in zip(products, sums, strict=True)]
+    moves = np.all([spread > 1e-12 * square for spread, square in zip(spreads, products, strict=True)], axis=0)
+    together = _dots(ours, theirs) - sums[0] * sums[1] / window
+    result[window - 1 :] = np.where(moves, together / np.sqrt(np.where(moves, spreads[0] * spreads[1], 1)), 0.0)
     return result
 
 
@@ -223,10 +226,14 @@ def _normal_risk(book: FloatArray, held: FloatArray, confidence: float, horizon:
 def _root(matrix: FloatArray) -> FloatArray:
     """A matrix L with L L' = ``matrix``: Cholesky's, and by eigenvalues where markets that go together make it singular."""
     try:
-        return np.linalg.cholesky(matrix)
+        return np.asarray(np.linalg.cholesky(matrix), dtype=np.float64)
     except np.linalg.LinAlgError:
         values, vectors = np.linalg.eigh(matrix)
         return np.asarray(vectors * np.sqrt(np.clip(values, 0, None)), dtype=np.float64)
+
+
+def _dots(ours: FloatArray, theirs: FloatArray) -> FloatArray:
+    return np.asarray(np.einsum("ij,ij->i", ours, theirs), dtype=np.float64)
 
 
 def _ranks(values: FloatArray) -> FloatArray:
