@@ -19,9 +19,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import Exists, F, Min, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Exists, F, Min, OuterRef, Q, Subquery
 
 from domain.market import ZERO, OrderType
 from domain.orders import AT_VENUE_STATUSES
@@ -115,6 +116,21 @@ THIN = """
 
 
 @dataclass(frozen=True, slots=True)
+class _AtWork:
+    """An account with a session that is tracked, holds something, or stopped since its last point: our time between its
+    ticks, and its own and its owner's last point."""
+
+    account_id: int
+    owner_id: int
+    currency: str
+    every: timedelta
+    last_at: datetime | None
+    last_peak: Decimal | None
+    owner_last_at: datetime | None
+    owner_last_peak: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Worth:
     """What positions brought, named as the statement names it; in the account's currency."""
 
@@ -138,12 +154,12 @@ def equity_record(now: datetime) -> int:
     """Write the points that are due at ``now``, our time; how many. One owner's that cannot be written do not keep the others
     from theirs."""
     written = _sessions_record(now)
-    by_purse: dict[tuple[int, str], list[Account]] = defaultdict(list)
-    for account in _accounts_at_work(now):
-        by_purse[account.owner_id, account.currency].append(account)
-    for (owner_id, currency), accounts in by_purse.items():
+    by_purse: dict[tuple[int, str], list[_AtWork]] = defaultdict(list)
+    for one in _accounts_at_work(now):
+        by_purse[one.owner_id, one.currency].append(one)
+    for (owner_id, currency), at_work in by_purse.items():
         try:
-            written += _purse_record(owner_id, currency, accounts, now)
+            written += _purse_record(owner_id, currency, at_work, now)
         except Exception:  # the next run is not far
             logger.exception("no equity was recorded for owner %s", owner_id)
     return written
@@ -179,7 +195,7 @@ def tick_of(now: datetime, every: timedelta) -> datetime:
 
 
 def _sessions_record(now: datetime) -> int:
-    facts = {
+    facts: dict[str, Any] = {
         "now": now, "shortest": SHORTEST_TICK, "tracked": [str(status) for status in TRACKED_STATUSES],
         "news": now - STOP_IS_NEWS_FOR,
     }  # fmt: skip
@@ -188,16 +204,14 @@ def _sessions_record(now: datetime) -> int:
         return int(cursor.rowcount)
 
 
-def _accounts_at_work(now: datetime) -> QuerySet[Account]:
-    """Accounts with a session that is tracked, holds something, or stopped since their last point; each with the shortest
-    tick of those, and with its own and its owner's last point."""
+def _accounts_at_work(now: datetime) -> list[_AtWork]:
     own = EquityPoint.objects.filter(account=OuterRef("pk")).order_by("-at")
     owners = EquityPoint.objects.filter(owner=OuterRef("owner"), currency=OuterRef("currency")).order_by("-at")
     at_work = Q(sessions__status__in=TRACKED_STATUSES) | Q(sessions__has_exposure=True)
     ended = Q(sessions__stopped_at__gt=now - STOP_IS_NEWS_FOR) & (
         Q(last_at=None) | Q(sessions__stopped_at__gt=F("last_at"))
     )
-    return (
+    accounts = (
         Account.objects.select_related("exchange")
         .annotate(
             last_at=Subquery(own.values("at")[:1]),
@@ -206,38 +220,48 @@ def _accounts_at_work(now: datetime) -> QuerySet[Account]:
             owner_last_peak=Subquery(owners.values("peak")[:1]),
         )
         .filter(at_work | ended)
-        .annotate(shortest_tick=Min("sessions__tick_seconds"))
+        .annotate(tick_seconds=Min("sessions__tick_seconds"))
         .order_by("pk")
     )
+    return [
+        _AtWork(
+            one.pk, one.owner_id, one.currency, one.exchange.wall_delay(timedelta(seconds=one.tick_seconds)),
+            one.last_at, one.last_peak, one.owner_last_at, one.owner_last_peak,
+        )
+        for one in accounts
+    ]  # fmt: skip
 
 
-def _purse_record(owner_id: int, currency: str, at_work: Sequence[Account], now: datetime) -> int:
+def _purse_record(owner_id: int, currency: str, at_work: Sequence[_AtWork], now: datetime) -> int:
     """Write what is due of one owner's accounts of one currency, and of the owner; how many points."""
-    every = {one.pk: one.exchange.wall_delay(timedelta(seconds=one.shortest_tick)) for one in at_work}
-    due = {one.pk: one for one in at_work if one.last_at is None or one.last_at < tick_of(now, every[one.pk])}
-    first = at_work[0]
-    shortest = min(every.values())
-    is_owner_due = first.owner_last_at is None or first.owner_last_at < tick_of(now, shortest)
+    due = [one for one in at_work if _is_due(one.last_at, now, one.every)]
+    last_at, last_peak = at_work[0].owner_last_at, at_work[0].owner_last_peak
+    shortest = min(one.every for one in at_work)
+    is_owner_due = _is_due(last_at, now, shortest)
     if not due and not is_owner_due:
         return 0
     with _one_moment():
-        accounts = list(Account.objects.filter(owner=owner_id, currency=currency).order_by("pk"))
+        accounts = Account.objects.filter(owner=owner_id, currency=currency).order_by("pk")
         books = {account.pk: book for account in accounts if (book := account_book(account)) is not None}
         moving = _accounts_in_motion(list(books))
         worths = _worths(list(books))
     points = []
-    for pk, account in due.items():
-        if pk in books and not (pk in moving and _is_waited_for(account.last_at, now, every[pk])):
-            facts = (books[pk].equity, books[pk].exposure, worths[pk], account.last_peak)
-            points.append(_point(currency, tick_of(now, every[pk]), *facts, account_id=pk))
-    if is_owner_due and books and not (moving and _is_waited_for(first.owner_last_at, now, shortest)):
+    for one in due:
+        pk = one.account_id
+        if pk in books and not (pk in moving and _is_waited_for(one.last_at, now, one.every)):
+            facts = (books[pk].equity, books[pk].exposure, worths[pk], one.last_peak)
+            points.append(_point(currency, tick_of(now, one.every), *facts, account_id=pk))
+    if is_owner_due and books and not (moving and _is_waited_for(last_at, now, shortest)):
         equity = sum((book.equity for book in books.values()), ZERO)
         exposure = sum((book.exposure for book in books.values()), ZERO)
         total = sum(worths.values(), _Worth(ZERO, ZERO, ZERO, ZERO, ZERO))
-        facts = (equity, exposure, total, first.owner_last_peak)
-        points.append(_point(currency, tick_of(now, shortest), *facts, owner_id=owner_id))
+        points.append(_point(currency, tick_of(now, shortest), equity, exposure, total, last_peak, owner_id=owner_id))
     EquityPoint.objects.bulk_create(points, ignore_conflicts=True)
     return len(points)
+
+
+def _is_due(last_at: datetime | None, now: datetime, every: timedelta) -> bool:
+    return last_at is None or last_at < tick_of(now, every)
 
 
 @contextmanager
