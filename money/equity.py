@@ -115,6 +115,19 @@ THIN = """
 """
 
 
+# The last point of each of so many equal stretches of (since, until].
+THINNED = """
+    SELECT DISTINCT ON (stretch) * FROM (
+        SELECT *, least(
+            floor(extract(epoch FROM %(until)s - at) / %(width)s), %(points)s - 1
+        ) AS stretch
+        FROM money_equitypoint
+        WHERE {subject}_id = %(id)s AND currency = %(currency)s AND at > %(since)s AND at <= %(until)s
+    ) AS wanted
+    ORDER BY stretch DESC, at DESC
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class _AtWork:
     """An account with a session that is tracked, holds something, or stopped since its last point: our time between its
@@ -186,6 +199,18 @@ def equity_thin(now: datetime) -> int:
                 cursor.execute(THIN.format(subject=subject), {"ids": ids[start : start + THIN_BATCH], **bounds})
                 gone += int(cursor.rowcount)
     return gone
+
+
+def curve_thinned(
+    subject: str, pk: int, currency: str, *, since: datetime, until: datetime, points: int
+) -> list[EquityPoint]:
+    """The curve of one ``session``, ``account`` or ``owner`` after ``since`` and up to ``until``, oldest first: the last
+    point of each of ``points`` equal stretches of that time."""
+    facts = {
+        "id": pk, "currency": currency, "since": since, "until": until, "points": points,
+        "width": (until - since).total_seconds() / points,
+    }  # fmt: skip
+    return list(EquityPoint.objects.raw(THINNED.format(subject=subject), facts))
 
 
 def tick_of(now: datetime, every: timedelta) -> datetime:

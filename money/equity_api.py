@@ -14,24 +14,13 @@ from rest_framework.response import Response
 from rest_framework.utils.urls import replace_query_param
 
 from exchanges.models import Account
+from money.equity import curve_thinned
 from money.models import EquityPoint
 from pipeline.rest import OwnedRelated, RowSerializer
 from sessions.models import TradingSession
 
 MOST_POINTS = 5_000
 SUBJECTS = ("session", "account", "owner")
-
-# The last point of each of so many equal stretches of (since, until].
-THINNED = """
-    SELECT DISTINCT ON (stretch) * FROM (
-        SELECT *, least(
-            floor(extract(epoch FROM %(until)s - at) / %(width)s), %(points)s - 1
-        ) AS stretch
-        FROM money_equitypoint
-        WHERE {subject}_id = %(id)s AND currency = %(currency)s AND at > %(since)s AND at <= %(until)s
-    ) AS wanted
-    ORDER BY stretch DESC, at DESC
-"""
 
 
 class PointSerializer(RowSerializer[EquityPoint]):
@@ -118,11 +107,7 @@ class EquityViewSet(viewsets.ViewSet):
             "results": [],
         }  # fmt: skip
         if since is not None:
-            facts = {
-                "id": pk, "currency": currency, "since": since, "until": until, "points": asked["points"],
-                "width": (until - since).total_seconds() / asked["points"],
-            }  # fmt: skip
-            shown = list(EquityPoint.objects.raw(THINNED.format(subject=subject), facts))
+            shown = curve_thinned(subject, pk, currency, since=since, until=until, points=asked["points"])
             answer |= {
                 "is_thinned": curve.filter(at__gt=since, at__lte=until).count() > len(shown),
                 "previous": _beside(request, curve.filter(at__lte=since), since, until, -1),
