@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from django.db.models import QuerySet
 from django.utils import timezone
@@ -91,7 +91,7 @@ class EquityViewSet(viewsets.ViewSet):
         query.is_valid(raise_exception=True)
         asked = query.validated_data
         subject = next(name for name in SUBJECTS if name in asked)
-        pk = request.user.pk if subject == "owner" else asked[subject].pk
+        pk = cast(int, request.user.pk) if subject == "owner" else asked[subject].pk
         curve = EquityPoint.objects.filter(**{subject: pk})
         if "currency" in asked:
             curve = curve.filter(currency=asked["currency"])
