@@ -203,7 +203,7 @@ def kelly_fraction(returns: Sequence[float]) -> float:
     """
     outcomes = np.asarray(returns, dtype=np.float64)
     if not len(outcomes) or not np.isfinite(outcomes).all():
-        raise ValueError(f"wanted finite returns, was {len(outcomes)} with some that are not")
+        raise ValueError(f"wanted at least one return and all of them finite, was {outcomes.tolist()[:10]}")
     wins, losses = outcomes[outcomes > 0], -outcomes[outcomes < 0]
     if not len(wins) or not len(losses):
         return float(bool(len(wins))) - float(bool(len(losses)))

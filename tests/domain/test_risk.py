@@ -278,7 +278,7 @@ def test_kelly_bets_by_the_record(returns: list[float], expected: float) -> None
 
 @pytest.mark.parametrize("returns", [[], [0.1, NAN], [0.1, math.inf]])
 def test_kelly_says_nothing_without_a_record(returns: list[float]) -> None:
-    with pytest.raises(ValueError, match="wanted finite returns"):
+    with pytest.raises(ValueError, match="wanted at least one return and all of them finite"):
         kelly_fraction(returns)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+import threading
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -36,7 +37,9 @@ from tests.factories import (
     make_session,
     make_user,
 )
+from tests.pipeline.test_overlaps import somebody_waits_for_a_row
 from tests.race import at_once, happens_after
+from tests.workers import wait_until
 
 pytestmark = pytest.mark.django_db
 
@@ -209,6 +212,42 @@ def test_runs_at_once_write_a_tick_once(session: TradingSession) -> None:
 
     assert all(isinstance(result, int) for result in results), results
     assert [(point.at, point.equity) for point in points()] == [(TICK, 19), (TICK, 10019), (TICK, 10019)]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_comes_while_a_tick_is_being_written_leaves_it_at_that(session: TradingSession) -> None:
+    second: list[Any] = []
+    late = threading.Thread(target=lambda: second.extend(at_once([lambda: equity_record(TICK)])), daemon=True)
+
+    with transaction.atomic():
+        first = equity_record(TICK)
+        late.start()
+        wait_until(somebody_waits_for_a_row, "the second run at the session's point", seconds=10)
+    late.join(10)
+
+    assert (first, second) == (3, [0])
+    assert EquityPoint.objects.count() == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_somebody_else_who_wrote_first_is_no_trouble(
+    session: TradingSession, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    happens_after(monkeypatch, equity, "_accounts_at_work", lambda: equity_record(TICK))
+
+    equity_record(TICK)
+
+    assert EquityPoint.objects.count() == 3
+    assert caplog.text == ""
+
+
+def test_a_run_that_comes_after_a_later_one_writes_nothing_behind_it(session: TradingSession) -> None:
+    equity_record(TICK + 5 * MINUTE)
+
+    written = equity_record(TICK)
+
+    assert written == 0
+    assert {point.at for point in points()} == {TICK + 5 * MINUTE}
 
 
 def test_a_session_s_tick_is_as_long_as_its_venue_s_clock_makes_it(session: TradingSession) -> None:
