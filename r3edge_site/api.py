@@ -27,6 +27,7 @@ from exchanges.credentials import UnableToDecrypt
 from exchanges.gateway import ExchangeUnavailable
 from marketdata.api import CandleViewSet, FeedViewSet
 from money.api import ValuationViewSet
+from money.equity_api import EquityViewSet
 from pipeline.rest import validation_detail
 from positions.api import (
     AccountViewSet,
@@ -68,6 +69,7 @@ ROUTES: dict[str, type[ViewSetMixin]] = {
     "positions": PositionViewSet,
     "discrepancies": DiscrepancyViewSet,
     "valuations": ValuationViewSet,
+    "equity": EquityViewSet,
     "events": EventViewSet,
 }
 

@@ -14,7 +14,7 @@ from knox.models import AuthToken
 from domain.market import ZERO
 from exchanges.models import Account, Balance, Exchange, Market, Quote
 from marketdata.models import Feed
-from money.models import Valuation
+from money.models import EquityPoint, Valuation
 from orders.models import Fill, Order
 from pipeline.admin import events_table
 from pipeline.models import Event
@@ -38,6 +38,7 @@ RESULTS: tuple[Entry, ...] = (
     ("Fills", "done_all", Fill),
     ("Signals", "sensors", Signal),
     ("Valuations", "balance", Valuation),
+    ("Equity", "monitoring", EquityPoint),
     ("Balances", "savings", Balance),
     ("Journal", "menu_book", Event),
 )

@@ -43,5 +43,7 @@ SCHEDULE = (
     ),
     Entry("exchanges.watch", 5, "whether venues take orders: read every minute, and each time while one does not"),
     Entry("exchanges.sweep", 60, "clocks drift, markets and the rights of keys change: re-read when old"),
+    Entry("money.equity", 30, "sessions, accounts and owners whose next point of the equity curve is due"),
+    Entry("money.thin_equity", 6 * 3600, "points of the equity curve older than two days are thinned"),
     Entry("pipeline.housekeep", 6 * 3600, "the journal's partition of next month exists before it begins"),
 )

@@ -26,6 +26,7 @@ PERMISSIONS: dict[tuple[str, str], tuple[str, ...]] = {
     ("positions", "position"): ("view",),
     ("positions", "discrepancy"): ("view",),
     ("money", "valuation"): ("view",),
+    ("money", "equitypoint"): ("view",),
     ("pipeline", "event"): ("view",),
     ("knox", "authtoken"): ("view", "delete"),
 }

@@ -12,11 +12,12 @@ from django.db import connection
 from django.db.models import Model
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 from knox.models import AuthToken
 
 from exchanges.models import Account, Balance, Exchange, Market, Quote
 from marketdata.models import Feed
-from money.models import Valuation
+from money.models import EquityPoint, Valuation
 from orders.models import Fill, Order
 from pipeline.models import Event
 from pipeline.pages import Page, ReadOnlyPage
@@ -43,10 +44,12 @@ from tests.factories import (
 
 OWNED: list[type[Model]] = [
     Account, Balance, StrategyConfig, Signal, TradingSession, Position, Order, Fill, Valuation, Event, Discrepancy,
+    EquityPoint,
 ]  # fmt: skip
 SHARED: list[type[Model]] = [Exchange, Market, Quote, Feed]
 READ_ONLY: list[type[Model]] = [
     Balance, Market, Quote, Feed, Signal, Position, Order, Fill, Valuation, Event, Discrepancy,
+    EquityPoint,
 ]  # fmt: skip
 
 
@@ -79,6 +82,7 @@ def make_round(session: TradingSession, owner: User) -> dict[type[Model], Model]
         Order: order,
         Fill: make_fill(order),
         Valuation: Valuation.objects.create(order=order, verdict="APPROVED"),
+        EquityPoint: EquityPoint.objects.create(session=session, at=timezone.now(), currency="USDT", equity=1, peak=1),
         Event: Event.objects.create(topic="orders", key=order.pk, owner_id=owner.pk, data={"status": "CLOSED"}),
     }
 

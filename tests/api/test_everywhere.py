@@ -51,7 +51,7 @@ OWNED = (
     "discrepancies",
 )
 SHARED = ("exchanges", "markets", "feeds")
-PATHS = (*OWNED, *SHARED, "quotes", "tokens", "strategies", "candles")
+PATHS = (*OWNED, *SHARED, "quotes", "tokens", "strategies", "candles", "equity")
 
 
 def cursor(text: str) -> str:
