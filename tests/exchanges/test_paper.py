@@ -10,7 +10,7 @@ import pytest
 from django.db import transaction
 from django.utils import timezone
 
-from domain.market import OrderType, Side
+from domain.market import OrderType, Side, Trigger
 from exchanges.accounts import account_create
 from exchanges.gateway import ExchangeUnavailable, Gateway, OrderOutcomeUnknown, OrderRejected, OrderTicket
 from exchanges.models import Account, PaperBalance, PaperFill, PaperOrder
@@ -56,7 +56,10 @@ def limit(client_order_id: str, side: Side, price: str, **changes: Any) -> Order
 
 
 def stop(client_order_id: str, side: Side, price: str, **changes: Any) -> OrderTicket:
-    return ticket(client_order_id, side=side, order_type=OrderType.STOP, stop_price=Decimal(price), **changes)
+    """A sell that waits for a falling price, a buy for a rising one, unless ``changes`` say otherwise."""
+    trigger = Trigger.FALLING if side is Side.SELL else Trigger.RISING
+    fields = {"order_type": OrderType.STOP, "stop_price": Decimal(price), "trigger": trigger, **changes}
+    return ticket(client_order_id, side=side, **fields)
 
 
 def held(gateway: Gateway) -> dict[str, tuple[Decimal, Decimal]]:
