@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
+from domain.market import MarginMode, Trigger
 from domain.orders import Execution, OrderStatus
 from exchanges.ccxt_gateway import CcxtGateway
 from exchanges.gateway import OrderReport
@@ -375,8 +376,16 @@ def test_many_are_cancelled_together_by_the_lists(venue: Venue) -> None:
     assert asked[3:] == [f"GET {STOPS}", f"GET {ORDERS}/active", f"GET {ORDERS}/done", "GET /api/v1/hf/fills"]
 
 
-def test_one_whose_price_is_met_between_two_lists_is_one_order(venue: Venue, monkeypatch: pytest.MonkeyPatch) -> None:
-    orders = [stop_limit(venue) for _ in range(3)]
+@pytest.mark.parametrize("is_answer_lost", [False, True])
+def test_one_whose_price_is_met_between_two_lists_is_one_order(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch, is_answer_lost: bool
+) -> None:
+    if is_answer_lost:
+        venue.fault(method="POST", path=STOPS, when="after", kind="drop", count=3)
+    orders = [ready_stop(venue, price=Decimal(50500)) for _ in range(3)]
+    for order in orders:
+        services.order_submit(order.pk)
+        let_pass(order, 3)
     happens_before(monkeypatch, CcxtGateway, "orders_open", lambda: venue.simulator.pin("51100"))
 
     lookups.orders_look([order.pk for order in orders])
@@ -385,6 +394,23 @@ def test_one_whose_price_is_met_between_two_lists_is_one_order(venue: Venue, mon
     assert {order.client_order_id: order.exchange_order_id for order in Order.objects.all()} == there
     assert len(there) == 3
     assert {order.status for order in Order.objects.all()} == {S.OPENED}
+
+
+def test_everything_an_order_says_goes_with_its_ticket(venue: Venue) -> None:
+    order = ready_stop(
+        venue,
+        price=Decimal(50500),
+        leverage=Decimal(3),
+        margin_mode="CROSS",
+        is_reduce_only=True,
+        sent_at=timezone.now(),
+    )
+
+    ticket = services._ticket(ledger.order_loaded(order.pk))
+
+    assert (ticket.stop_price, ticket.trigger, ticket.price) == (Decimal(51000), Trigger.RISING, Decimal(50500))
+    assert (ticket.leverage, ticket.margin_mode, ticket.is_reduce_only) == (3, MarginMode.CROSS, True)
+    assert services._ticket(ledger.order_loaded(venue.ready_order(sent_at=timezone.now()).pk)).trigger is None
 
 
 def test_the_lists_do_not_go_back_to_when_a_waiting_order_was_sent(venue: Venue) -> None:
