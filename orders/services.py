@@ -88,12 +88,13 @@ def order_submit(order_id: int) -> str | None:
     is_looked_at = order.order_type == OrderType.MARKET and order.stop_price is None
     # An order whose answer came after it had been called unknown is adopted just the same.
     order.exchange_order_id = exchange_order_id
+    order.stop_order_id = exchange_order_id if order.stop_price is not None else ""
     status = order_settle(
         order,
         S.OPENED,
         among=(S.SUBMITTING, S.UNKNOWN, S.NOT_PLACED),
         exchange_order_id=exchange_order_id,
-        stop_order_id="" if order.stop_price is None else exchange_order_id,
+        stop_order_id=order.stop_order_id,
         opened_at=timezone.now(),
         leased_until=timezone.now() + LEASE if is_looked_at else None,
     )

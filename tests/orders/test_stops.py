@@ -61,8 +61,9 @@ def client_of(venue: Venue) -> Any:
     return client
 
 
-def test_a_stop_order_is_sent_once_and_waits(venue: Venue) -> None:
-    order = ready_stop(venue)
+@pytest.mark.parametrize("order_type", ["STOP", "MARKET"])
+def test_a_stop_order_is_sent_once_and_waits(venue: Venue, order_type: str) -> None:
+    order = ready_stop(venue, order_type=order_type)
 
     submitted, again = services.order_submit(order.pk), services.order_submit(order.pk)
 
@@ -409,7 +410,7 @@ def test_everything_an_order_says_goes_with_its_ticket(venue: Venue) -> None:
     ticket = services._ticket(ledger.order_loaded(order.pk))
 
     assert (ticket.stop_price, ticket.trigger, ticket.price) == (Decimal(51000), Trigger.RISING, Decimal(50500))
-    assert (ticket.leverage, ticket.margin_mode, ticket.is_reduce_only) == (3, MarginMode.CROSS, True)
+    assert (ticket.leverage, ticket.margin_mode, ticket.is_reduce_only) == (Decimal(3), MarginMode.CROSS, True)
     assert services._ticket(ledger.order_loaded(venue.ready_order(sent_at=timezone.now()).pk)).trigger is None
 
 
