@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
-from domain.market import ZERO, MarketRules, OrderType, Side, round_price
+from domain.market import ZERO, MarketRules, Side, Trigger, round_price
 from domain.matching import fee_of, limit_fill_price, market_fill_price, stop_fill_price
 
 # What a market order pays beyond the best price of the quote.
@@ -19,13 +19,14 @@ SMALLEST = Decimal("1e-18")  # what the database keeps
 
 @dataclass(frozen=True, slots=True)
 class PaperTerms:
-    """What was ordered: a limit order has a ``price``, a stop order a ``stop_price``, a market order neither."""
+    """What was ordered: a limit order where it has a ``price``, else a market order; with a ``trigger`` it waits for its
+    ``stop_price`` first."""
 
     side: Side
-    order_type: OrderType
     quantity: Decimal
     price: Decimal | None = None
     stop_price: Decimal | None = None
+    trigger: Trigger | None = None
 
 
 def price_at(terms: PaperTerms, rules: MarketRules, bid: Decimal, ask: Decimal) -> Decimal | None:
@@ -35,19 +36,29 @@ def price_at(terms: PaperTerms, rules: MarketRules, bid: Decimal, ask: Decimal) 
 
 
 def price_in(terms: PaperTerms, rules: MarketRules, open_: Decimal, low: Decimal, high: Decimal) -> Decimal | None:
-    """Where the order fills in a candle; None when the candle does not reach it."""
+    """Where the order fills in a candle; None when the candle does not reach it. It does not wait for a stop price, or no
+    more."""
     if terms.price is not None:
         price = limit_fill_price(terms.side, terms.price, open_, low, high)
-    elif terms.stop_price is not None:
-        price = stop_fill_price(terms.side, terms.stop_price, open_, low, high)
     else:
-        price = open_
-    if price is None:
-        return None
-    if terms.order_type is not OrderType.LIMIT:
-        price = market_fill_price(terms.side, price, SLIPPAGE)
+        price = market_fill_price(terms.side, open_, SLIPPAGE)
     # The other side's rounding is the one that costs us.
-    return round_price(price, rules, terms.side.opposite)
+    return None if price is None else round_price(price, rules, terms.side.opposite)
+
+
+def trigger_at(terms: PaperTerms, bid: Decimal, ask: Decimal) -> Decimal | None:
+    """Where the market is when a quote meets the stop price; None when it does not."""
+    price = ask if terms.side is Side.BUY else bid
+    return trigger_in(terms, price, price, price)
+
+
+def trigger_in(terms: PaperTerms, open_: Decimal, low: Decimal, high: Decimal) -> Decimal | None:
+    """Where the market is when a candle meets the stop price: there, or at the open of one that opens past it; None when it
+    does not meet it."""
+    if terms.stop_price is None:
+        raise RuntimeError("wanted a stop price, was none")
+    met_by = Side.SELL if terms.trigger is Trigger.FALLING else Side.BUY
+    return stop_fill_price(met_by, terms.stop_price, open_, low, high)
 
 
 def worst_price(terms: PaperTerms, rules: MarketRules, price: Decimal | None) -> Decimal:
@@ -66,7 +77,7 @@ def needed(terms: PaperTerms, rules: MarketRules, worst: Decimal) -> Decimal:
     if terms.side is Side.SELL:
         return terms.quantity * rules.contract_size
     rate = max(rules.taker_fee, rules.maker_fee, ZERO)
-    if terms.order_type is OrderType.MARKET:
+    if terms.price is None:
         rate = rules.taker_fee
     value = notional(rules, Side.BUY, terms.quantity, worst)
     return value + max(fee(rules, Side.BUY, terms.quantity, worst, rate), ZERO)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from domain.market import OrderType, to_decimal
 from exchanges.ccxt_reports import fill_age, fill_report, market_report, order_age, order_report, time_at
+from exchanges.ccxt_stops import BECOMES_WITHIN, StopShown
 from exchanges.credentials import Credentials
 from exchanges.gateway import (
     BalanceReport,
@@ -103,6 +104,10 @@ class CcxtGateway:
     def refuses_late_requests(self) -> bool:
         return self._traits.refuses_late_requests
 
+    @property
+    def refuses_late_stops(self) -> bool:
+        return self._traits.stops is not None and self._traits.stops.refuses_late_requests
+
     def know(self, infos: Iterable[tuple[str, dict[str, Any]]]) -> None:
         """Take markets read earlier, so that the first order is the first request."""
         fresh = {symbol: info for symbol, info in infos if self._known.get(symbol) != info}
@@ -173,16 +178,15 @@ class CcxtGateway:
     # -- orders ---------------------------------------------------------------------------------------------------------
 
     def order_create(self, ticket: OrderTicket) -> str:
-        if ticket.stop_price is not None:
-            # Venues keep stop orders elsewhere: our look-up would not find it, and "not found" would read "not placed".
-            raise OrderRejected("wanted an order without a stop price: it could not be looked up", code="LOCAL")
+        is_stop = ticket.stop_price is not None
+        is_market = ticket.price is None if is_stop else ticket.order_type is OrderType.MARKET
         arguments = (
             ticket.symbol,
-            "market" if ticket.order_type is OrderType.MARKET else "limit",
+            "market" if is_market else "limit",
             ticket.side.value.lower(),
             str(ticket.quantity),
             None if ticket.price is None else str(ticket.price),
-            self._traits.order_params(ticket, _ms(ticket.sent_at) - self._clock_difference_ms),
+            self._order_params(ticket),
         )
         self._forget_last()
         try:
@@ -246,6 +250,54 @@ class CcxtGateway:
             rows = self._rows_of_order(symbol, exchange_order_id)
             reports = [fill_report({**row, "order": exchange_order_id}, symbol) for row in rows]
             return sorted(reports, key=fill_age)
+
+    # -- stop orders ----------------------------------------------------------------------------------------------------
+
+    def stop_find(self, symbol: str, client_order_id: str) -> OrderReport | None:
+        shown = self._stop_shown(symbol, client_order_id)
+        if shown is not None and shown.met_at is None:
+            return shown.report
+        # Asked second: what waited at the first question and does no more is found by this one.
+        report = self.order_find(symbol, client_order_id)
+        if report is None and shown is not None and shown.met_at is not None:
+            with self._reading():
+                if time_at(self._time_ms()) < shown.met_at + BECOMES_WITHIN:
+                    raise ExchangeUnavailable("the stop price was met, and the order is not shown yet", is_answer=True)
+        return report
+
+    def stops_open(self, symbol: str) -> list[OrderReport]:
+        if self._traits.stops is None:
+            return []
+        with self._reading():
+            return self._traits.stops.waiting(self._venue, symbol)
+
+    def stop_cancel(self, symbol: str, exchange_order_id: str) -> bool:
+        if self._traits.stops is None:
+            return False
+        try:
+            with self._reading():
+                return self._traits.stops.cancel(self._venue, symbol, exchange_order_id)
+        except _NotFound:
+            return False  # its price was met, or it is gone: the look-up that follows tells which
+
+    def _stop_shown(self, symbol: str, client_order_id: str) -> StopShown | None:
+        if self._traits.stops is None:
+            return None
+        try:
+            with self._reading():
+                return self._traits.stops.find(self._venue, symbol, client_order_id)
+        except _NotFound:
+            return None
+
+    def _order_params(self, ticket: OrderTicket) -> dict[str, Any]:
+        if ticket.stop_price is None:
+            return self._traits.order_params(ticket, _ms(ticket.sent_at) - self._clock_difference_ms)
+        if self._traits.stops is None:
+            # Where nobody has written down how: our look-up might not find it, and "not found" would read "not placed".
+            raise OrderRejected("wanted an order without a stop price: it could not be looked up", code="LOCAL")
+        if ticket.trigger is None:
+            raise OrderRejected("wanted the side from which the stop price is met, was nothing", code="LOCAL")
+        return self._traits.stops.order_params(ticket)
 
     # -- long lists -----------------------------------------------------------------------------------------------------
 

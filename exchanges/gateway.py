@@ -77,8 +77,9 @@ class OrderTicket:
 
 @dataclass(frozen=True, slots=True)
 class OrderReport:
-    """What the venue says of an order. ``is_open`` is whether it can still trade; ``client_order_id`` is whatever its
-    sender gave it, empty for an order made by hand; ``created_at`` is by the venue's clock."""
+    """What the venue says of an order. ``is_open`` is whether it can still trade; ``is_waiting`` whether it is a stop order
+    whose price was not met yet; ``client_order_id`` is whatever its sender gave it, empty for an order made by hand;
+    ``created_at`` is by the venue's clock."""
 
     exchange_order_id: str
     client_order_id: str
@@ -92,6 +93,7 @@ class OrderReport:
     order_type: OrderType = OrderType.MARKET
     price: Decimal | None = None
     created_at: datetime | None = None
+    is_waiting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +204,11 @@ class Gateway(Protocol):
         is not found may still arrive, and "not placed" has to wait longer."""
         ...
 
+    @property
+    def refuses_late_stops(self) -> bool:
+        """The same of an order with a stop price."""
+        ...
+
     def time(self) -> datetime:
         """The venue's clock. Raises ExchangeUnavailable."""
         ...
@@ -232,8 +239,8 @@ class Gateway(Protocol):
         ...
 
     def order_create(self, ticket: OrderTicket) -> str:
-        """Send once; the venue's order id. Raises OrderRejected, OrderOutcomeUnknown, or ExchangeUnavailable where the
-        venue certainly did not look at it."""
+        """Send once; the venue's order id, which for one with a stop price names it while it waits. Raises OrderRejected,
+        OrderOutcomeUnknown, or ExchangeUnavailable where the venue certainly did not look at it."""
         ...
 
     def order_find(self, symbol: str, client_order_id: str) -> OrderReport | None:
@@ -272,4 +279,23 @@ class Gateway(Protocol):
 
     def order_fills(self, symbol: str, exchange_order_id: str) -> list[FillReport]:
         """Every execution of one order. Raises ExchangeUnavailable."""
+        ...
+
+    # An order with a stop price: what waits may be kept apart from all other orders, under an id of its own.
+
+    def stop_find(self, symbol: str, client_order_id: str) -> OrderReport | None:
+        """Look up an order with a stop price by our id, wherever it is now: waiting, or the order that it became, whose
+        ``exchange_order_id`` may be another than the one it waited under and is that of its fills. None as for
+        ``order_find``; a venue may forget a stop order that was cancelled. Raises ExchangeUnavailable, also for one that
+        was met a moment ago and has become nothing that is shown yet."""
+        ...
+
+    def stops_open(self, symbol: str) -> list[OrderReport]:
+        """Every stop order of the account that waits for its price on ``symbol``, oldest first, whoever made it. Raises
+        ExchangeUnavailable."""
+        ...
+
+    def stop_cancel(self, symbol: str, exchange_order_id: str) -> bool:
+        """Ask for the cancellation of an order that waits for its price, by the id it waits under; whether the venue says
+        itself that it was waiting and is gone. One that does not wait any more is no error. Raises ExchangeUnavailable."""
         ...

@@ -60,6 +60,10 @@ class GuardedGateway:
     def refuses_late_requests(self) -> bool:
         return self._gateway.refuses_late_requests
 
+    @property
+    def refuses_late_stops(self) -> bool:
+        return self._gateway.refuses_late_stops
+
     # -- public data --------------------------------------------------------------------------------------------------
 
     def time(self) -> datetime:
@@ -95,6 +99,15 @@ class GuardedGateway:
 
     def order_fills(self, symbol: str, exchange_order_id: str) -> list[FillReport]:
         return self._ask("order_fills", Use.LOOK, lambda: self._gateway.order_fills(symbol, exchange_order_id))
+
+    def stop_find(self, symbol: str, client_order_id: str) -> OrderReport | None:
+        return self._ask("stop_find", Use.LOOK, lambda: self._gateway.stop_find(symbol, client_order_id))
+
+    def stops_open(self, symbol: str) -> list[OrderReport]:
+        return self._ask("stops_open", Use.READ, lambda: self._gateway.stops_open(symbol))
+
+    def stop_cancel(self, symbol: str, exchange_order_id: str) -> bool:
+        return self._ask("stop_cancel", Use.EXIT, lambda: self._gateway.stop_cancel(symbol, exchange_order_id))
 
     # -- whatever else an account may read ----------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 
-from domain.market import MarketRules, OrderType, Side
+from domain.market import MarketRules, OrderType, Side, Trigger
 from exchanges.credentials import CredentialsField
 from exchanges.gateway import VenueStatus
 from pipeline.fields import ExactField
@@ -271,8 +271,8 @@ class PaperBalance(models.Model):
 class PaperOrder(models.Model):
     """An order in the books of a paper account, kept for ever: its client order id is never free again.
 
-    ``held`` is what it holds of the currency it pays with; times are the venue's. Prices before ``matched_until`` cannot
-    fill it any more: they came before it, or were looked at.
+    ``held`` is what it holds of the currency it pays with: nothing while it waits for its stop price. Times are the venue's.
+    Prices before ``matched_until`` cannot fill it any more: they came before it, or were looked at.
     """
 
     account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="paper_orders")
@@ -283,6 +283,8 @@ class PaperOrder(models.Model):
     quantity = ExactField()
     price = ExactField(null=True)
     stop_price = ExactField(null=True)
+    trigger = models.CharField(max_length=7, choices=[(side.value, side.value) for side in Trigger], blank=True)
+    triggered_at = models.DateTimeField(null=True)
     filled = ExactField(default=0)
     filled_quote = ExactField(default=0)
     held = ExactField(default=0)
@@ -302,6 +304,11 @@ class PaperOrder(models.Model):
 
     def __str__(self) -> str:
         return f"{self.side} {self.quantity} on paper"
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is a stop order whose price was not met yet."""
+        return self.is_open and self.stop_price is not None and self.triggered_at is None
 
 
 class PaperFill(models.Model):

@@ -5,7 +5,8 @@ gateway that touches the database, as a venue touches its own: in transactions o
 (``durable``), and with every price read before they begin. One account's books change under the account's row lock only,
 so an order is there whole or not at all, and no two orders spend the same money.
 
-Orders rest until a price reaches them. They are matched whenever the account is asked for anything: against the closed
+Orders rest until a price reaches them; one that waits for a stop price holds no money until then, and is cancelled when
+there is not enough of it. They are matched whenever the account is asked for anything: against the closed
 1m candles since the last time, then against the quote; candles that opened before an order was made cannot fill it.
 Fills are whole: nothing is known of the depth behind a price.
 """
@@ -19,11 +20,12 @@ from datetime import datetime, timedelta
 from decimal import Decimal, localcontext
 
 from django.db import DatabaseError, transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from domain.candles import Timeframe
-from domain.market import ZERO, MarketRules, OrderType, Side
-from domain.paper import PaperTerms, fee, needed, notional, price_at, price_in, worst_price
+from domain.market import ZERO, MarketRules, OrderType, Side, Trigger
+from domain.paper import PaperTerms, fee, needed, notional, price_at, price_in, trigger_at, trigger_in, worst_price
 from exchanges.gateway import (
     BalanceReport,
     CandleReport,
@@ -47,6 +49,8 @@ CANDLES_PER_CALL = 1500
 # A closed candle may come late. A minute without one, older than this, had no trade.
 CANDLES_ARE_LATE_BY = timedelta(minutes=10)
 DIGITS = 60
+# Orders whose stop price was not met yet.
+WAITING = Q(stop_price__isnull=False, triggered_at=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ class PaperGateway:
     """One paper account. ``public`` opens a gateway without keys to its exchange that knows the given markets."""
 
     # A request that arrives after its window changes nothing.
-    refuses_late_requests = True
+    refuses_late_requests = refuses_late_stops = True
 
     def __init__(self, exchange: Exchange, account_id: int, public: Callable[[Sequence[Market]], Gateway]) -> None:
         self._exchange = exchange
@@ -116,7 +120,7 @@ class PaperGateway:
 
     def orders_open(self, symbol: str) -> list[OrderReport]:
         self._match()
-        return self._reports(market__symbol=symbol, is_open=True)
+        return self._reports(~WAITING, market__symbol=symbol, is_open=True)
 
     def orders_done(self, symbol: str, since: datetime) -> list[OrderReport]:
         self._match()
@@ -125,7 +129,7 @@ class PaperGateway:
     def symbols_open(self) -> list[str] | None:
         self._match()
         with self._reading():
-            resting = PaperOrder.objects.filter(account_id=self._account_id, is_open=True)
+            resting = PaperOrder.objects.filter(~WAITING, account_id=self._account_id, is_open=True)
             return sorted(set(resting.values_list("market__symbol", flat=True)))
 
     def fills_since(self, symbol: str, since: datetime) -> list[FillReport]:
@@ -133,22 +137,35 @@ class PaperGateway:
         return self._fills(order__market__symbol=symbol, filled_at__gte=since)
 
     def order_cancel(self, symbol: str, exchange_order_id: str) -> None:
-        # What the price reached before the cancellation came is filled, not cancelled.
-        self._match()
-        pk = _id(exchange_order_id)
-        if pk is None:
-            return
-        with self._reading(), self._books():
-            order = PaperOrder.objects.filter(
-                pk=pk, account_id=self._account_id, market__symbol=symbol, is_open=True
-            ).first()
-            if order is not None:
-                self._cancel(order, order.market.rules)
+        self.stop_cancel(symbol, exchange_order_id)
 
     def order_fills(self, symbol: str, exchange_order_id: str) -> list[FillReport]:
         self._match()
         pk = _id(exchange_order_id)
         return [] if pk is None else self._fills(order_id=pk, order__market__symbol=symbol)
+
+    def stop_find(self, symbol: str, client_order_id: str) -> OrderReport | None:
+        return self.order_find(symbol, client_order_id)
+
+    def stops_open(self, symbol: str) -> list[OrderReport]:
+        self._match()
+        return self._reports(WAITING, market__symbol=symbol, is_open=True)
+
+    def stop_cancel(self, symbol: str, exchange_order_id: str) -> bool:
+        # What the price reached before the cancellation came is filled, not cancelled.
+        self._match()
+        pk = _id(exchange_order_id)
+        if pk is None:
+            return False
+        with self._reading(), self._books():
+            order = PaperOrder.objects.filter(
+                pk=pk, account_id=self._account_id, market__symbol=symbol, is_open=True
+            ).first()
+            if order is None:
+                return False
+            was_waiting = order.is_waiting
+            self._cancel(order, order.market.rules)
+            return was_waiting
 
     def _known(self, symbols: Sequence[str]) -> list[Market]:
         return list(Market.objects.filter(exchange=self._exchange, symbol__in=list(symbols)))
@@ -178,9 +195,9 @@ class PaperGateway:
             order = rows.select_related("market").first()
             return None if order is None else _order_report(order)
 
-    def _reports(self, **which: object) -> list[OrderReport]:
+    def _reports(self, *conditions: Q, **which: object) -> list[OrderReport]:
         with self._reading():
-            rows = PaperOrder.objects.filter(account_id=self._account_id, **which)
+            rows = PaperOrder.objects.filter(*conditions, account_id=self._account_id, **which)
             return [_order_report(row) for row in rows.select_related("market").order_by("created_at", "pk")]
 
     def _fills(self, **which: object) -> list[FillReport]:
@@ -195,16 +212,21 @@ class PaperGateway:
             raise OrderRejected(f"wanted a market that is traded, was {ticket.symbol}", code="MARKET_NOT_TRADABLE")
         if market.kind != Market.Kind.SPOT:
             raise OrderRejected(f"wanted a spot market, was {market.kind}", code="NOT_SPOT")
-        wanted = {OrderType.MARKET: (False, False), OrderType.LIMIT: (True, False), OrderType.STOP: (False, True)}
-        if wanted[ticket.order_type] != (ticket.price is not None, ticket.stop_price is not None):
+        is_unsuitable = {
+            OrderType.MARKET: ticket.price is not None,
+            OrderType.LIMIT: ticket.price is None,
+            OrderType.STOP: ticket.stop_price is None,
+        }[ticket.order_type]
+        if is_unsuitable or (ticket.stop_price is None) is not (ticket.trigger is None):
             raise OrderRejected(
-                f"wanted the prices of a {ticket.order_type} order, was price {ticket.price} and stop {ticket.stop_price}",
+                f"wanted the prices of a {ticket.order_type} order, was price {ticket.price}, stop {ticket.stop_price} "
+                f"and trigger {ticket.trigger}",
                 code="PRICE_UNSUITABLE",
             )
         rules = market.rules
-        level = ticket.price if ticket.price is not None else ticket.stop_price
-        if level is not None and (level <= 0 or level % rules.tick_size):
-            raise OrderRejected(f"wanted a price in steps of {rules.tick_size}, was {level}", code="TICK_SIZE")
+        for level in (ticket.price, ticket.stop_price):
+            if level is not None and (level <= 0 or level % rules.tick_size):
+                raise OrderRejected(f"wanted a price in steps of {rules.tick_size}, was {level}", code="TICK_SIZE")
         if ticket.quantity % rules.lot_size:
             raise OrderRejected(
                 f"wanted a quantity in lots of {rules.lot_size}, was {ticket.quantity}", code="LOT_SIZE"
@@ -220,7 +242,8 @@ class PaperGateway:
         return market
 
     def _made(self, ticket: OrderTicket, market: Market, quote: QuoteReport) -> PaperOrder:
-        """Enter the order into the locked books, hold what it needs, and fill it if the price is there."""
+        """Enter the order into the locked books, hold what it needs unless it waits for a stop price, and fill it if the
+        price is there."""
         if PaperOrder.objects.filter(account_id=self._account_id, client_order_id=ticket.client_order_id).exists():
             raise OrderOutcomeUnknown(f"client order id {ticket.client_order_id} was used before: look it up")
         # Looked at under the lock, like the look-ups: "not found" after the window means that it is not placed.
@@ -231,10 +254,10 @@ class PaperGateway:
         order = PaperOrder(
             account_id=self._account_id, market=market, client_order_id=ticket.client_order_id, side=ticket.side,
             order_type=ticket.order_type, quantity=ticket.quantity, price=ticket.price, stop_price=ticket.stop_price,
-            created_at=now, matched_until=now,
+            trigger=ticket.trigger or "", created_at=now, matched_until=now,
         )  # fmt: skip
         terms = _terms(order)
-        price = price_at(terms, rules, quote.bid, quote.ask)
+        price = None if order.is_waiting else price_at(terms, rules, quote.bid, quote.ask)
         worst = worst_price(terms, rules, price)
         if rules.notional(order.quantity, worst) < rules.min_notional or worst <= 0:
             raise OrderRejected(
@@ -242,6 +265,10 @@ class PaperGateway:
                 f"{rules.notional(order.quantity, worst):f}",
                 code="BELOW_MIN_NOTIONAL",
             )
+        if order.is_waiting:
+            order.save()
+            self._meet(order, rules, trigger_at(terms, quote.bid, quote.ask), now)
+            return order
         pays = self._balance(rules.quote if order.side == Side.BUY else rules.base)
         order.held = needed(terms, rules, worst)
         if pays.free < order.held:
@@ -296,24 +323,54 @@ class PaperGateway:
 
     def _match_one(self, order: PaperOrder, prices: _Prices) -> None:
         rules, terms = order.market.rules, _terms(order)
-        rate = rules.taker_fee if order.order_type == OrderType.STOP else rules.maker_fee
         for candle in prices.candles:
             if candle.open_at < order.matched_until:
                 continue
-            price = price_in(terms, rules, candle.open, candle.low, candle.high)
-            if price is not None:
-                return self._fill(order, rules, price, rate, candle.open_at + MINUTE)
+            prices_of_it, at = (candle.open, candle.low, candle.high), candle.open_at + MINUTE
+            if order.is_waiting:
+                self._meet(order, rules, trigger_in(terms, *prices_of_it), at)
+            else:
+                self._fill_at(order, rules, price_in(terms, rules, *prices_of_it), rules.maker_fee, at)
+            if not order.is_open:
+                return
         if prices.quote is not None:
-            price = price_at(terms, rules, prices.quote.bid, prices.quote.ask)
-            if price is not None:
-                return self._fill(order, rules, price, rate, self._now())
-        if prices.until > order.matched_until:
+            bid, ask = prices.quote.bid, prices.quote.ask
+            if order.is_waiting:
+                self._meet(order, rules, trigger_at(terms, bid, ask), self._now())
+            else:
+                self._fill_at(order, rules, price_at(terms, rules, bid, ask), rules.maker_fee, self._now())
+        if order.is_open and prices.until > order.matched_until:
             order.matched_until = prices.until
             order.save(update_fields=["matched_until"])
-        return None
+
+    def _meet(self, order: PaperOrder, rules: MarketRules, price: Decimal | None, at: datetime) -> None:
+        """Let a waiting order whose stop price is met begin with the market at ``price``; None: it is not met."""
+        if price is None:
+            return
+        order.triggered_at = order.matched_until = at
+        terms = _terms(order)
+        self._fill_at(order, rules, price_in(terms, rules, price, price, price), rules.taker_fee, at)
+        if not order.is_open or order.price is None:
+            return
+        # A limit that the market is beyond: it rests, from the next prices on.
+        pays = self._balance(rules.quote if order.side == Side.BUY else rules.base)
+        wanted = needed(terms, rules, order.price)
+        if pays.free < wanted:
+            self._cancel(order, rules)
+            return
+        pays.held += wanted
+        pays.save()
+        order.held = wanted
+        order.save()
+
+    def _fill_at(
+        self, order: PaperOrder, rules: MarketRules, price: Decimal | None, rate: Decimal, at: datetime
+    ) -> None:
+        if price is not None:
+            self._fill(order, rules, price, rate, at)
 
     def _fill(self, order: PaperOrder, rules: MarketRules, price: Decimal, rate: Decimal, at: datetime) -> None:
-        """Fill what is left of the order at ``price``; a triggered stop that the money no longer reaches is cancelled."""
+        """Fill what is left of the order at ``price``; a stop that the money does not reach is cancelled."""
         side, quantity = Side(order.side), order.quantity - order.filled
         value, cost = notional(rules, side, quantity, price), fee(rules, side, quantity, price, rate)
         base, quote = self._balance(rules.base), self._balance(rules.quote)
@@ -324,6 +381,8 @@ class PaperGateway:
             quote.total -= value + cost
             base.total += quantity * rules.contract_size
         else:
+            if base.free + order.held < quantity * rules.contract_size:
+                return self._cancel(order, rules)
             base.held -= order.held
             base.total -= quantity * rules.contract_size
             quote.total += value - cost
@@ -348,7 +407,15 @@ class PaperGateway:
 
 
 def _terms(order: PaperOrder) -> PaperTerms:
-    return PaperTerms(Side(order.side), OrderType(order.order_type), order.quantity, order.price, order.stop_price)
+    trigger = Trigger(order.trigger) if order.trigger else None
+    return PaperTerms(Side(order.side), order.quantity, order.price, order.stop_price, trigger)
+
+
+def _type_of(order: PaperOrder) -> OrderType:
+    """What it is now: a stop order that began is a limit or a market order."""
+    if order.is_waiting:
+        return OrderType.STOP
+    return OrderType.MARKET if order.price is None else OrderType.LIMIT
 
 
 def _id(exchange_order_id: str) -> int | None:
@@ -367,9 +434,10 @@ def _order_report(order: PaperOrder) -> OrderReport:
         filled_quote=order.filled_quote,
         is_open=order.is_open,
         is_canceled=order.is_canceled,
-        order_type=OrderType(order.order_type),
+        order_type=_type_of(order),
         price=order.price,
         created_at=order.created_at,
+        is_waiting=order.is_waiting,
     )
 
 

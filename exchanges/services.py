@@ -20,6 +20,7 @@ from exchanges.gateway import ExchangeUnavailable, Gateway, MarketReport, QuoteR
 from exchanges.guarded_gateway import GuardedGateway, breaker_of
 from exchanges.models import Account, Exchange, Market, Quote
 from exchanges.paper_gateway import PaperGateway
+from exchanges.venues import venue_of
 from pipeline.topics import Note, Topic, publish_all
 
 # Gateways a thread keeps: each holds an HTTP connection and a few MB.
@@ -60,6 +61,12 @@ def gateway_for(exchange: Exchange, account: Account | None = None, markets: Ite
     opened, guarded = cache[key]
     opened.know((market.symbol, market.venue_info) for market in markets)
     return guarded
+
+
+def rests_exits(account: Account) -> bool:
+    """Whether stop orders can rest at the account's venue, as many as are wanted for what is held: they are looked up by our
+    id, and hold nothing while they wait. Asks nobody."""
+    return account.is_paper or venue_of(account.exchange.ccxt_id).stops is not None
 
 
 def gateways_warm() -> None:

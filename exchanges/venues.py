@@ -13,6 +13,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
+from exchanges.ccxt_stops import KUCOIN_STOPS, Stops
 from exchanges.gateway import KeyRights, OrderTicket, StatusReport, VenueStatus
 from exchanges.paging import Row, Walk, walk_both_ways, walk_by_cursor, walk_forward
 
@@ -71,7 +72,7 @@ PUBLIC = "public"
 _PUBLIC_CALLS = ("time", "status", "markets", "quotes", "candles")
 _ACCOUNT_CALLS = (
     "order_create", "order_cancel", "order_find", "order_get", "order_fills", "orders_open", "symbols_open",
-    "orders_done", "fills_since", "balances", "key_rights",
+    "orders_done", "fills_since", "stop_find", "stops_open", "stop_cancel", "balances", "key_rights",
 )  # fmt: skip
 # For a venue whose figures nobody has written down: less than any venue we know of allows.
 CAUTIOUS = Allowance(
@@ -93,7 +94,8 @@ class Venue:
     as "there is nothing". ``retry_headers`` name the headers that say when to ask again, and their unit. ``done_lists`` are
     the ccxt calls that together list every order that is done; without any, whatever the exchange has. ``history`` reads
     such a list, and that of fills, whole. ``fills_next`` asks for the next page of one order's fills, by the page before.
-    ``allowance`` is how much it may be asked.
+    ``stops`` is how it keeps orders that wait for a price; without any it is given none. ``allowance`` is how much it may be
+    asked.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -116,6 +118,7 @@ class Venue:
     status: Callable[[Any], StatusReport] = _unified_status
     key_rights: Callable[[Any], KeyRights] = _unknown_rights
     symbols_open: Callable[[Any], list[str] | None] = _no_symbols_open
+    stops: Stops | None = None
     allowance: Allowance = CAUTIOUS
 
 
@@ -213,6 +216,7 @@ _KUCOIN = Venue(
     status=_kucoin_status,
     key_rights=_kucoin_key_rights,
     symbols_open=_kucoin_symbols_open,
+    stops=KUCOIN_STOPS,
     # For an ordinary account (VIP 0).
     allowance=Allowance(
         pools={PUBLIC: Pool(2000, 30), "spot": Pool(4000, 30), "management": Pool(2000, 30)},
@@ -222,6 +226,8 @@ _KUCOIN = Venue(
             "order_create": ("spot", 1), "order_cancel": ("spot", 1), "order_find": ("spot", 2), "order_get": ("spot", 2),
             "order_fills": ("spot", 2), "orders_open": ("spot", 2), "symbols_open": ("spot", 2),
             "orders_done": ("spot", 5), "fills_since": ("spot", 5),
+            # A stop order is looked for in two places.
+            "stop_find": ("spot", 5), "stops_open": ("spot", 8), "stop_cancel": ("spot", 3),
             "balances": ("management", 5), "key_rights": ("management", 20),
         },
     ),
@@ -322,6 +328,7 @@ _BINANCE = Venue(
             "order_create": ("orders", 1), "order_cancel": (PUBLIC, 1), "order_find": (PUBLIC, 4), "order_get": (PUBLIC, 4),
             "order_fills": (PUBLIC, 20), "orders_open": (PUBLIC, 6), "symbols_open": (PUBLIC, 80),
             "orders_done": (PUBLIC, 40), "fills_since": (PUBLIC, 40),
+            "stop_find": (PUBLIC, 4), "stops_open": (PUBLIC, 6), "stop_cancel": (PUBLIC, 1),
             "balances": (PUBLIC, 20), "key_rights": (PUBLIC, 1),
         },
     ),

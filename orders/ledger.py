@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 S = OrderStatus
 
 LOOK_AGAIN = timedelta(seconds=2)
+# An order that waits for its stop price: whoever hears of the price, or of the order, hastens the look.
+LOOK_AGAIN_AT_WAITING = timedelta(seconds=10)
 # Somebody else's order is no hurry of ours.
 LOOK_AGAIN_AT_FOREIGN = timedelta(seconds=60)
 # ``reason`` of an order that was given up, found after all, and whose intent is carried out by another attempt.
@@ -178,8 +180,11 @@ def _record(order: Order, report: OrderReport, fills: Sequence[FillReport]) -> s
                 S.OPENED,
                 among=NOT_KNOWN_TO_BE_THERE,
                 exchange_order_id=report.exchange_order_id,
+                stop_order_id=report.exchange_order_id if report.is_waiting else "",
                 opened_at=timezone.now(),
             )
+        elif totals.waits_for_price and not report.is_waiting:
+            _take_over(totals, report)
         new = _add_fills(totals, fills)
         crashpoint("fills.recorded")
         is_complete = totals.filled >= report.filled
@@ -206,9 +211,18 @@ def _record(order: Order, report: OrderReport, fills: Sequence[FillReport]) -> s
     return status
 
 
+def _take_over(totals: Order, report: OrderReport) -> None:
+    """The stop price was met: from here on the order goes by the id of what it became, and so do its fills. Never back:
+    what is read late of the time when it waited says nothing new."""
+    if report.exchange_order_id != totals.exchange_order_id:
+        Order.objects.filter(pk=totals.pk).update(exchange_order_id=report.exchange_order_id)
+
+
 def _wait_for_more(order: Order, report: OrderReport, now: datetime) -> None:
     is_hurried = not order.is_foreign or order.is_cancel_wanted or not report.is_open
     pause = LOOK_AGAIN if is_hurried else LOOK_AGAIN_AT_FOREIGN
+    if report.is_waiting and not order.is_cancel_wanted:
+        pause = LOOK_AGAIN_AT_WAITING
     Order.objects.filter(pk=order.pk, status=S.OPENED).update(
         not_before_at=now + pause, leased_until=None, failures=0, lookups=0
     )

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from django.db.models import Q
+from django.db import transaction
+from django.db.models import F, Q
 from django.utils import timezone
 
 from domain.market import ZERO, OrderType, Side
@@ -115,11 +116,11 @@ def order_ask(order: Order) -> str:
     """One look at an order that is leased to the caller; its status afterwards."""
     try:
         gateway = gateway_for(order.account.exchange, order.account, [order.market])
-        _cancel_if_wanted(gateway, order)
+        is_said_gone = _cancel_if_wanted(gateway, order)
         report = _find(gateway, order)
         fills = gateway.order_fills(order.market.symbol, report.exchange_order_id) if report and report.filled else []
         if report is None:
-            return _not_found(gateway, order)
+            return _not_found(gateway, order, is_said_gone=is_said_gone)
     except ExchangeUnavailable as error:
         _failed(order, error)
         return order.status
@@ -133,13 +134,16 @@ def market_read(gateway: Gateway, account: Account, market: Market) -> MarketRea
     read_at = exchange.time_at(timezone.now())
     cursor = _cursor(account, market, read_at)
     since = min([cursor.read_until, *_sent_times(account, market)]) - _overlap(exchange)
-    # In this order: what is done between two requests is in the later list, and every fill of it in the fills.
+    # In this order: what is met or done between two requests is in the later list, and every fill of it in the fills.
+    waiting = _stops_waiting(gateway, account, market)
     opened = gateway.orders_open(market.symbol)
     done = gateway.orders_done(market.symbol, since)
     fills: dict[str, list[FillReport]] = defaultdict(list)
     for fill in gateway.fills_since(market.symbol, since):
         fills[fill.exchange_order_id].append(fill)
-    reports = {report.exchange_order_id: report for report in (*opened, *done)}
+    met = {report.client_order_id for report in (*opened, *done)}
+    waiting = [report for report in waiting if report.client_order_id not in met]
+    reports = {report.exchange_order_id: report for report in (*waiting, *opened, *done)}
     known = _rows(account, market, reports.values(), fills)
     for exchange_order_id in fills.keys() - reports.keys() - known.keys():
         # A fill alone does not say whose order it was.
@@ -181,6 +185,9 @@ def market_settle(account: Account, market: Market, reading: MarketReading) -> S
                 continue
             order = order_take_in(account, market, report)
         elif not has_new and order.status not in (*LIVE_STATUSES, S.NOT_PLACED):
+            if report is not None and report.is_open and not report.is_waiting and order.waits_for_price:
+                # We took it for cancelled, and it became an order: nothing the program may decide.
+                order_alert_once(Order.objects.all(), order.pk, "ORDER_NEEDS_REVIEW")
             continue
         settled.shown.add(order.pk)
         settled.is_whole &= _write_down(order, report, fills)
@@ -234,9 +241,11 @@ def _look_by_lists(order_ids: Sequence[int]) -> list[int]:
     account, market = orders[0].account, orders[0].market
     try:
         gateway = gateway_for(account.exchange, account, [market])
-        for order in orders:
-            _cancel_if_wanted(gateway, order)
-        market_settle(account, market, market_read(gateway, account, market))
+        said_gone = [order for order in orders if _cancel_if_wanted(gateway, order)]
+        written = market_settle(account, market, market_read(gateway, account, market))
+        for order in said_gone:
+            if written.is_whole and order.pk not in written.shown:
+                _stop_gone(order, "the venue says so, and shows it nowhere")
     except ExchangeUnavailable as error:
         for order in orders:
             _failed(order, error)
@@ -312,7 +321,8 @@ def _rows(
     rows = list(mine.select_related("account__exchange", "market"))
     found = {order.exchange_order_id: order for order in rows if order.exchange_order_id}
     for order in rows:
-        if not order.exchange_order_id:
+        # What a stop order became goes by another id than the one on its row.
+        if not order.exchange_order_id or (order.waits_for_price and order.client_order_id in ids):
             found.setdefault(ids[order.client_order_id], order)
     return found
 
@@ -330,7 +340,9 @@ def _overlap(exchange: Exchange) -> timedelta:
 def _sent_times(account: Account, market: Market) -> list[datetime]:
     """By the venue's clock, when those of our orders were sent that a list may show as news."""
     given_up = Q(status=S.NOT_PLACED, sent_at__gte=timezone.now() - GIVEN_UP_IS_WATCHED_FOR)
-    sent = Order.objects.filter(Q(status__in=AT_VENUE_STATUSES) | given_up, account=account, market=market)
+    # What a waiting stop order becomes is made when its price is met: after the last reading, or shown by that.
+    waits = Q(status=S.OPENED, stop_price__isnull=False, exchange_order_id=F("stop_order_id"))
+    sent = Order.objects.filter(Q(status__in=AT_VENUE_STATUSES) & ~waits | given_up, account=account, market=market)
     times = sent.filter(is_foreign=False, sent_at__isnull=False).order_by("sent_at").values_list("sent_at", flat=True)
     return [account.exchange.time_at(sent_at) for sent_at in times[:1] if sent_at is not None]
 
@@ -338,17 +350,35 @@ def _sent_times(account: Account, market: Market) -> list[datetime]:
 def _find(gateway: Gateway, order: Order) -> OrderReport | None:
     if order.is_foreign:
         return gateway.order_get(order.market.symbol, order.exchange_order_id)
+    if order.waits_for_price:
+        return gateway.stop_find(order.market.symbol, order.client_order_id)
     return gateway.order_find(order.market.symbol, order.client_order_id)
 
 
-def _cancel_if_wanted(gateway: Gateway, order: Order) -> None:
+def _stops_waiting(gateway: Gateway, account: Account, market: Market) -> list[OrderReport]:
+    """Those of our stop orders that wait for their price; asked for only where there may be any. Those of others are no
+    orders yet, and are told of when they become some."""
+    given_up = Q(status=S.NOT_PLACED, sent_at__gte=timezone.now() - GIVEN_UP_IS_WATCHED_FOR)
+    ours = Order.objects.filter(
+        Q(status__in=AT_VENUE_STATUSES) | given_up, account=account, market=market, stop_price__isnull=False,
+        exchange_order_id=F("stop_order_id"),
+    )  # fmt: skip
+    ids = set(ours.values_list("client_order_id", flat=True))
+    return [report for report in gateway.stops_open(market.symbol) if report.client_order_id in ids] if ids else []
+
+
+def _cancel_if_wanted(gateway: Gateway, order: Order) -> bool:
+    """Ask for a cancellation that is wanted; whether the venue says of a stop order that it waited and is gone."""
     if not order.is_cancel_wanted or order.status != S.OPENED:
-        return
+        return False
     try:
+        if order.waits_for_price:
+            return gateway.stop_cancel(order.market.symbol, order.exchange_order_id)
         gateway.order_cancel(order.market.symbol, order.exchange_order_id)
     except ExchangeUnavailable as error:
         # It is asked for again at the next look; what the order did meanwhile is worth knowing all the same.
         logger.warning("order %s was not cancelled: %s", order.client_order_id, error)
+    return False
 
 
 def _failed(order: Order, error: ExchangeUnavailable) -> None:
@@ -375,30 +405,54 @@ def _tell_if_in_vain(order: Order) -> None:
     order_alert_once(poisoned, order.pk, "ORDER_NEEDS_REVIEW")
 
 
-def _not_found(gateway: Gateway, order: Order) -> str:
+def _not_found(gateway: Gateway, order: Order, *, is_said_gone: bool) -> str:
     now = timezone.now()
-    if order.status == S.OPENED:
+    if order.status == S.OPENED and not order.waits_for_price:
         # It was there. A venue that does not show it now is behind, or has forgotten it: never a reason to send again.
         _look_again(order, "the venue does not show the order")
         _tell_if_in_vain(order)
         return order.status
-    unknown = Order.objects.filter(pk=order.pk, status=S.UNKNOWN, lookups=order.lookups)
-    if order.not_before_at is not None and order.not_before_at > now:
-        unknown.update(leased_until=None)
+    unseen = Order.objects.filter(pk=order.pk, status=order.status, lookups=order.lookups)
+    if order.not_before_at is not None and order.not_before_at > now and not is_said_gone:
+        unseen.update(leased_until=None)
         return order.status  # looked at before its time: many bells are no more evidence than one
-    # Only misses after the deadline count: before it the request may still be on its way.
-    margin = NOT_PLACED_MARGIN if gateway.refuses_late_requests else NOT_PLACED_MARGIN_WITHOUT_DEADLINE
-    is_too_late_to_arrive = order.deadline_at is not None and now > order.deadline_at + margin
-    misses = order.lookups + is_too_late_to_arrive
-    if misses < NOT_PLACED_MISSES:
-        unknown.update(lookups=misses, not_before_at=now + LOOK_AGAIN, leased_until=None, failures=0)
+    misses = order.lookups + _is_miss(gateway, order, now)
+    if misses < NOT_PLACED_MISSES and not is_said_gone:
+        unseen.update(lookups=misses, not_before_at=now + LOOK_AGAIN, leased_until=None, failures=0)
         return order.status
     # The last word is the lists' and the fills': a venue whose look-up is blind to orders that are done shows it there.
     reading = market_read(gateway, order.account, order.market)
-    settled = market_settle(order.account, order.market, reading)
+    written = market_settle(order.account, order.market, reading)
     is_shown = any(report.client_order_id == order.client_order_id for report in reading.reports.values())
-    if is_shown or not settled.is_whole:
-        unknown.update(not_before_at=now + LOOK_AGAIN, leased_until=None)
+    if is_shown or not written.is_whole:
+        unseen.update(not_before_at=now + LOOK_AGAIN, leased_until=None)
         return str(Order.objects.values_list("status", flat=True).get(pk=order.pk))
+    if order.status == S.OPENED:
+        return _stop_gone(
+            order, "the venue says so, and shows it nowhere" if is_said_gone else f"not found {misses} times"
+        )
     gone = {"reason": "NOT_PLACED", "detail": f"not found {misses} times", "leased_until": None}
     return order_settle(order, S.NOT_PLACED, among=(S.UNKNOWN,), **gone)
+
+
+def _is_miss(gateway: Gateway, order: Order, now: datetime) -> bool:
+    """Whether not to be found says anything of an order: of one that was there, always; else only after the deadline, for
+    before it the request may still be on its way."""
+    if order.status == S.OPENED:
+        return True
+    refuses = gateway.refuses_late_requests if order.stop_price is None else gateway.refuses_late_stops
+    margin = NOT_PLACED_MARGIN if refuses else NOT_PLACED_MARGIN_WITHOUT_DEADLINE
+    return order.deadline_at is not None and now > order.deadline_at + margin
+
+
+def _stop_gone(order: Order, detail: str) -> str:
+    """A stop order that waited and is neither waiting nor has become anything is cancelled, by us or at the venue: those are
+    forgotten there. Should it have done something after all, its fills are added when they are shown."""
+    with transaction.atomic():
+        # Locked: somebody else may have been shown meanwhile what it became.
+        row = Order.objects.locked().get(pk=order.pk)
+        if not row.waits_for_price:
+            Order.objects.filter(pk=order.pk).update(leased_until=None)
+            return str(row.status)
+        ended = {"closed_at": timezone.now(), "reserved": 0, "not_before_at": None, "leased_until": None, "failures": 0}
+        return order_settle(order, S.CANCELED, among=(S.OPENED,), detail=detail, **ended)

@@ -51,6 +51,9 @@ class Order(Guarded):
     intent_id = models.UUIDField()
     client_order_id = models.CharField(max_length=40, unique=True, default=client_order_id_new)
     exchange_order_id = models.CharField(max_length=64, blank=True)
+    stop_order_id = models.CharField(
+        max_length=64, blank=True, help_text="What the venue called it while it waited for its stop price."
+    )
     side = models.CharField(max_length=4, choices=_choices(Side))
     position_side = models.CharField(max_length=5, choices=_choices(PositionSide), default=PositionSide.LONG)
     order_type = models.CharField(max_length=6, choices=_choices(OrderType), default=OrderType.MARKET)
@@ -130,6 +133,11 @@ class Order(Guarded):
     def average_price(self) -> Decimal | None:
         """What was paid or received per unit, from the fills' sums."""
         return self.filled_quote / self.filled if self.filled else None
+
+    @property
+    def waits_for_price(self) -> bool:
+        """Whether it is, for all that was seen of it, a stop order whose price was not met yet."""
+        return self.stop_price is not None and self.exchange_order_id == self.stop_order_id
 
     @property
     def may_be_at_venue(self) -> bool:

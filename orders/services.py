@@ -17,14 +17,21 @@ from django.db import transaction
 from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
-from domain.market import OrderType, Side
+from domain.market import MarginMode, OrderType, Side, Trigger
 from domain.orders import AT_VENUE_STATUSES, LIVE_STATUSES, OrderStatus
 from exchanges.accounts import account_pause
 from exchanges.credentials import UnableToDecrypt
 from exchanges.gateway import ExchangeUnavailable, OrderOutcomeUnknown, OrderRejected, OrderTicket, VenueStatus
 from exchanges.models import Account, Exchange
 from exchanges.services import gateway_for
-from orders.ledger import order_alert_once, order_loaded, order_settle, orders_announce
+from orders.ledger import (
+    LOOK_AGAIN,
+    LOOK_AGAIN_AT_WAITING,
+    order_alert_once,
+    order_loaded,
+    order_settle,
+    orders_announce,
+)
 from orders.lookups import LEASE, call_unknown, order_ask, orders_due
 from orders.models import Order
 from pipeline.claims import GuardedQuerySet
@@ -51,7 +58,7 @@ def order_submit(order_id: int) -> str | None:
     1. Claim READY to SUBMITTING, with the deadline, and commit.
     2. Make one call, holding no transaction.
     3. Write the outcome, guarded by the claim.
-    4. A market order is usually done by then: look at once.
+    4. A market order that waits for no price is usually done by then: look at once.
     """
     now = timezone.now()
     due = Order.objects.filter(Q(not_before_at=None) | Q(not_before_at__lte=now), pk=order_id, is_cancel_wanted=False)
@@ -78,14 +85,16 @@ def order_submit(order_id: int) -> str | None:
     except OrderOutcomeUnknown as error:
         return call_unknown(order, str(error))
     crashpoint("order.answered")
-    is_looked_at = order.order_type == OrderType.MARKET
+    is_looked_at = order.order_type == OrderType.MARKET and order.stop_price is None
     # An order whose answer came after it had been called unknown is adopted just the same.
     order.exchange_order_id = exchange_order_id
+    order.stop_order_id = exchange_order_id if order.stop_price is not None else ""
     status = order_settle(
         order,
         S.OPENED,
         among=(S.SUBMITTING, S.UNKNOWN, S.NOT_PLACED),
         exchange_order_id=exchange_order_id,
+        stop_order_id=order.stop_order_id,
         opened_at=timezone.now(),
         leased_until=timezone.now() + LEASE if is_looked_at else None,
     )
@@ -149,6 +158,24 @@ def orders_hasten(account_id: int, client_order_ids: Collection[str]) -> tuple[l
     return sorted(due), not found.keys() >= set(client_order_ids)
 
 
+def stops_hasten(market_ids: Collection[int]) -> list[int]:
+    """Make due now the orders that wait for a stop price which the last quote of one of these markets has met; their ids.
+
+    The venue goes by its own price: one that goes on waiting is looked at as often as any open order, and no more.
+    """
+    now = timezone.now()
+    last = F("market__last_quote__last")
+    met = Q(trigger=Trigger.FALLING, stop_price__gte=last) | Q(trigger=Trigger.RISING, stop_price__lte=last)
+    rested = Q(not_before_at__gt=now, not_before_at__lte=now + LOOK_AGAIN_AT_WAITING - LOOK_AGAIN)
+    waiting = Order.objects.filter(
+        met, rested, market__in=list(market_ids), status=S.OPENED, stop_price__isnull=False, failures=0,
+        exchange_order_id=F("stop_order_id"),
+    )  # fmt: skip
+    due = sorted(waiting.values_list("pk", flat=True))
+    Order.objects.filter(pk__in=due, status=S.OPENED, failures=0, not_before_at__gt=now).update(not_before_at=now)
+    return due
+
+
 def accounts_with_old_balances(now: datetime) -> list[int]:
     """Accounts on which something was filled, or which were never read, since their balances were last read."""
     traded = Account.objects.filter(fills__recorded_at__gt=F("balances_synced_at"))
@@ -186,7 +213,11 @@ def _ticket(order: Order) -> OrderTicket:
         window_ms=int(WINDOW.total_seconds() * 1000),
         price=order.price,
         stop_price=order.stop_price,
+        trigger=Trigger(order.trigger) if order.trigger else None,
         is_exit=order.is_exit,
+        leverage=order.leverage,
+        margin_mode=MarginMode(order.margin_mode),
+        is_reduce_only=order.is_reduce_only,
     )
 
 

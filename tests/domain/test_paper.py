@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from domain.market import MarketRules, OrderType, Side
-from domain.paper import PaperTerms, fee, needed, notional, price_at, price_in, worst_price
+from domain.market import MarketRules, Side, Trigger
+from domain.paper import PaperTerms, fee, needed, notional, price_at, price_in, trigger_at, trigger_in, worst_price
 
 D = Decimal
 RULES = MarketRules(
@@ -16,10 +16,9 @@ RULES = MarketRules(
 )
 
 
-def terms(side: str, **prices: str) -> PaperTerms:
-    kind = OrderType.LIMIT if "price" in prices else OrderType.STOP if "stop_price" in prices else OrderType.MARKET
+def terms(side: str, trigger: Trigger | None = None, **prices: str) -> PaperTerms:
     exact: dict[str, Any] = {name: D(value) for name, value in prices.items()}
-    return PaperTerms(Side(side), kind, D(2), **exact)
+    return PaperTerms(Side(side), D(2), trigger=trigger, **exact)
 
 
 @pytest.mark.parametrize(
@@ -30,8 +29,6 @@ def terms(side: str, **prices: str) -> PaperTerms:
         (terms("BUY", price="100.1"), None),
         (terms("BUY", price="100.5"), "100.2"),  # the better of the two
         (terms("SELL", price="100.2"), None),
-        (terms("SELL", stop_price="100.0"), None),
-        (terms("SELL", stop_price="101.0"), "100.0"),  # the worse of the two, and slippage
     ],
 )
 def test_an_order_meets_the_other_side_of_the_quote(order: PaperTerms, price: str | None) -> None:
@@ -43,15 +40,46 @@ def test_an_order_meets_the_other_side_of_the_quote(order: PaperTerms, price: st
     [
         (terms("BUY", price="95"), "95"),
         (terms("BUY", price="94.9"), None),
-        (terms("SELL", stop_price="95"), "94.9"),
-        (terms("BUY", stop_price="105"), "105.1"),
-        (terms("BUY", stop_price="105.1"), None),
+        (terms("SELL", price="105"), "105"),
+        (terms("BUY"), "100.1"),  # the open and its slippage
     ],
 )
 def test_a_candle_fills_what_it_reaches(order: PaperTerms, price: str | None) -> None:
     filled = price_in(order, RULES, open_=D(100), low=D(95), high=D(105))
 
     assert filled == (None if price is None else D(price))
+
+
+FALLING, RISING = Trigger.FALLING, Trigger.RISING
+
+
+@pytest.mark.parametrize("side", ["BUY", "SELL"])
+@pytest.mark.parametrize(
+    ("trigger", "stop", "met"),
+    [
+        (FALLING, "95", "95"),
+        (FALLING, "94.9", None),
+        (FALLING, "101", "100"),  # it opened below it
+        (RISING, "105", "105"),
+        (RISING, "105.1", None),
+        (RISING, "99", "100"),  # it opened above it
+    ],
+)
+def test_a_stop_price_is_met_from_the_side_that_its_trigger_says(
+    side: str, trigger: Trigger, stop: str, met: str | None
+) -> None:
+    found = trigger_in(terms(side, trigger, stop_price=stop), open_=D(100), low=D(95), high=D(105))
+
+    assert found == (None if met is None else D(met))
+
+
+def test_at_a_quote_a_buy_goes_by_the_ask_and_a_sell_by_the_bid() -> None:
+    assert trigger_at(terms("SELL", FALLING, stop_price="100.1"), bid=D("100.1"), ask=D("100.2")) == D("100.1")
+    assert trigger_at(terms("BUY", FALLING, stop_price="100.1"), bid=D("100.1"), ask=D("100.2")) is None
+    assert trigger_at(terms("BUY", RISING, stop_price="100.2"), bid=D("100.1"), ask=D("100.2")) == D("100.2")
+    assert trigger_at(terms("SELL", RISING, stop_price="100.2"), bid=D("100.1"), ask=D("100.2")) is None
+    with pytest.raises(RuntimeError, match="wanted a stop price, was none"):
+        trigger_at(terms("SELL"), bid=D("100.1"), ask=D("100.2"))
 
 
 def test_what_a_waiting_order_may_come_to_pay_is_its_own_price_or_its_stop_with_slippage() -> None:

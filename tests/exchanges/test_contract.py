@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from domain.market import OrderType, Side
+from domain.market import OrderType, Side, Trigger
 from exchanges.gateway import (
     ExchangeUnavailable,
     KeyRights,
@@ -36,6 +36,29 @@ def stage(request: pytest.FixtureRequest, transactional_db: None) -> Iterator[St
 
 def limit(client_order_id: str, price: str = "40000", **changes: Any) -> Any:
     return ticket(client_order_id, **{"order_type": OrderType.LIMIT, "price": Decimal(price), **changes})
+
+
+def stop(client_order_id: str, price: str = "49000", trigger: Trigger = Trigger.FALLING, **changes: Any) -> Any:
+    """Sell 0.1 BTC at market once the price is there, unless ``changes`` say otherwise."""
+    fields = {
+        "order_type": OrderType.STOP,
+        "side": Side.SELL,
+        "quantity": Decimal("0.1"),
+        "trigger": trigger,
+        **changes,
+    }
+    return ticket(client_order_id, stop_price=Decimal(price), **fields)
+
+
+def stop_limit(client_order_id: str) -> Any:
+    """The same for 49,500 or more: below the market when it is set out, above it when it begins."""
+    return dataclasses.replace(stop(client_order_id), price=Decimal(49500))
+
+
+def stop_found(stage: Stage, client_order_id: str) -> OrderReport:
+    order = stage.gateway.stop_find(BTC, client_order_id)
+    assert order is not None
+    return order
 
 
 def found(stage: Stage, client_order_id: str) -> OrderReport:
@@ -332,3 +355,133 @@ def test_a_request_past_its_window_is_not_placed_where_the_gateway_says_so(stage
         stage.gateway.order_create(late)
 
     assert stage.gateway.order_find(BTC, "late") is None
+
+
+def test_a_stop_order_waits_is_found_by_our_id_holds_nothing_and_is_no_order_yet(stage: Stage) -> None:
+    before = held(stage)
+    order_id = stage.gateway.order_create(stop("stop-1"))
+
+    waiting = stop_found(stage, "stop-1")
+
+    assert (waiting.exchange_order_id, waiting.client_order_id) == (order_id, "stop-1")
+    assert (waiting.is_waiting, waiting.is_open, waiting.is_canceled, waiting.filled) == (True, True, False, Decimal(0))
+    assert (waiting.order_type, waiting.side, waiting.quantity) == (OrderType.STOP, Side.SELL, Decimal("0.1"))
+    assert stage.gateway.stops_open(BTC) == [waiting]
+    assert stage.gateway.orders_open(BTC) == []
+    assert not stage.gateway.symbols_open()
+    assert held(stage) == before
+
+
+@pytest.mark.parametrize(
+    ("side", "trigger", "level", "price"),
+    [
+        (Side.SELL, Trigger.FALLING, "49000", "48900"),
+        (Side.SELL, Trigger.RISING, "51000", "51100"),
+        (Side.BUY, Trigger.FALLING, "49000", "48900"),
+        (Side.BUY, Trigger.RISING, "51000", "51100"),
+    ],
+)
+def test_a_stop_order_is_filled_when_its_price_is_met_from_its_side(
+    stage: Stage, side: Side, trigger: Trigger, level: str, price: str
+) -> None:
+    stage.gateway.order_create(stop("stop-1", level, trigger, side=side))
+    stage.price("50100")
+    stage.price("49900")
+    still = stop_found(stage, "stop-1")
+
+    stage.price(price)
+
+    done = stop_found(stage, "stop-1")
+    fills = stage.gateway.order_fills(BTC, done.exchange_order_id)
+    assert still.is_waiting
+    assert (done.client_order_id, done.side, done.order_type) == ("stop-1", side, OrderType.MARKET)
+    assert (done.is_waiting, done.is_open, done.is_canceled, done.filled) == (False, False, False, Decimal("0.1"))
+    assert sum(fill.quantity for fill in fills) == Decimal("0.1")
+    assert abs(done.filled_quote / done.filled / Decimal(price) - 1) < Decimal("0.002")
+    assert stage.gateway.stops_open(BTC) == []
+
+
+def test_a_stop_order_whose_price_is_there_already_begins_at_once(stage: Stage) -> None:
+    stage.gateway.order_create(stop("stop-1", "50500"))
+
+    assert stop_found(stage, "stop-1").filled == Decimal("0.1")
+
+
+def test_a_stop_order_with_a_limit_rests_with_it_once_its_price_is_met(stage: Stage) -> None:
+    stage.gateway.order_create(stop_limit("stop-1"))
+    stage.price("48900")
+
+    resting = stop_found(stage, "stop-1")
+
+    assert (resting.is_waiting, resting.is_open, resting.order_type) == (False, True, OrderType.LIMIT)
+    assert (resting.price, resting.filled) == (Decimal(49500), Decimal(0))
+    assert stage.gateway.orders_open(BTC) == [resting]
+    assert held(stage)["BTC"] == (Decimal(1), Decimal("0.9"))
+
+    stage.price("49600")
+
+    assert stop_found(stage, "stop-1").filled == Decimal("0.1")
+
+
+def test_what_a_stop_order_became_is_cancelled_by_the_id_that_it_has_now(stage: Stage) -> None:
+    order_id = stage.gateway.order_create(stop_limit("stop-1"))
+    stage.price("48900")
+
+    said = stage.gateway.stop_cancel(BTC, order_id)
+    stage.gateway.order_cancel(BTC, stop_found(stage, "stop-1").exchange_order_id)
+
+    order = stop_found(stage, "stop-1")
+    assert not said
+    assert (order.is_open, order.is_canceled, order.filled) == (False, True, Decimal(0))
+    assert held(stage)["BTC"] == (Decimal(1), Decimal(1))
+
+
+def test_a_stop_order_that_waits_is_cancelled_once_and_said_to_be_gone(stage: Stage) -> None:
+    order_id = stage.gateway.order_create(stop("stop-1"))
+
+    said = [stage.gateway.stop_cancel(BTC, one) for one in (order_id, order_id, "no-such-order")]
+
+    after = stage.gateway.stop_find(BTC, "stop-1")
+    assert said == [True, False, False]
+    assert after is None or after.is_canceled
+    assert stage.gateway.stops_open(BTC) == []
+    stage.price("48000")
+    assert held(stage)["BTC"] == (Decimal(1), Decimal(1))
+
+
+def test_a_stop_order_that_the_balance_does_not_cover_when_it_is_met_is_cancelled(stage: Stage) -> None:
+    stage.gateway.order_create(stop("stop-1", quantity=Decimal(1)))
+    stage.gateway.order_create(ticket("sold", side=Side.SELL, quantity=Decimal("0.5")))
+
+    stage.price("48900")
+
+    order = stop_found(stage, "stop-1")
+    assert (order.is_open, order.is_waiting, order.is_canceled, order.filled) == (False, False, True, Decimal(0))
+    assert held(stage)["BTC"] == (Decimal("0.5"), Decimal("0.5"))
+
+
+def test_stop_and_target_rest_side_by_side_for_the_same_coins(stage: Stage) -> None:
+    stage.gateway.order_create(stop("stop-1", quantity=Decimal(1)))
+    stage.wait(1)
+    stage.gateway.order_create(stop("target-1", "52000", Trigger.RISING, quantity=Decimal(1)))
+    names = [order.client_order_id for order in stage.gateway.stops_open(BTC)]
+
+    stage.price("52100")
+
+    assert names == ["stop-1", "target-1"]
+    assert stop_found(stage, "target-1").filled == 1
+    assert stop_found(stage, "stop-1").is_waiting
+
+
+def test_a_waiting_client_order_id_sent_again_makes_no_second_order_and_is_no_rejection(stage: Stage) -> None:
+    order_id = stage.gateway.order_create(stop("stop-1"))
+
+    with pytest.raises(OrderOutcomeUnknown):
+        stage.gateway.order_create(stop("stop-1"))
+
+    assert [order.exchange_order_id for order in stage.gateway.stops_open(BTC)] == [order_id]
+
+
+def test_no_stop_order_is_found_where_there_is_none(stage: Stage) -> None:
+    assert stage.gateway.stop_find(BTC, "never-sent") is None
+    assert stage.gateway.stops_open(BTC) == []

@@ -17,7 +17,6 @@ from exchanges.gateway import (
     FillReport,
     Gateway,
     KeyRights,
-    OrderRejected,
     OrderReport,
     VenueStatus,
 )
@@ -342,15 +341,6 @@ def test_an_order_by_funds_has_no_quantity_until_it_says_one(desk: Desk) -> None
     assert found is not None
     assert (found.is_open, found.order_type, found.client_order_id) == (False, OrderType.MARKET, "")
     assert found.filled_quote <= 1000 < found.filled_quote + 1
-
-
-def test_a_stop_order_is_not_sent_for_our_look_up_would_not_find_it(desk: Desk) -> None:
-    def sent() -> None:
-        with pytest.raises(OrderRejected, match="wanted an order without a stop price") as raised:
-            desk.gateway.order_create(resting("order-1", side=Side.SELL, stop_price=Decimal(45000)))
-        assert raised.value.code == "LOCAL"
-
-    assert desk.asked_by(sent) == []
 
 
 def test_a_stop_order_that_waits_is_no_order_yet(desk: Desk) -> None:

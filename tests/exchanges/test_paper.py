@@ -10,7 +10,7 @@ import pytest
 from django.db import transaction
 from django.utils import timezone
 
-from domain.market import OrderType, Side
+from domain.market import OrderType, Side, Trigger
 from exchanges.accounts import account_create
 from exchanges.gateway import ExchangeUnavailable, Gateway, OrderOutcomeUnknown, OrderRejected, OrderTicket
 from exchanges.models import Account, PaperBalance, PaperFill, PaperOrder
@@ -55,8 +55,11 @@ def limit(client_order_id: str, side: Side, price: str, **changes: Any) -> Order
     return ticket(client_order_id, side=side, order_type=OrderType.LIMIT, price=Decimal(price), **changes)
 
 
-def stop(client_order_id: str, side: Side, price: str, **changes: Any) -> OrderTicket:
-    return ticket(client_order_id, side=side, order_type=OrderType.STOP, stop_price=Decimal(price), **changes)
+def stop(client_order_id: str, side: Side, level: str, **changes: Any) -> OrderTicket:
+    """A sell that waits for a falling price, a buy for a rising one, unless ``changes`` say otherwise."""
+    trigger = Trigger.FALLING if side is Side.SELL else Trigger.RISING
+    fields = {"order_type": OrderType.STOP, "stop_price": Decimal(level), "trigger": trigger, **changes}
+    return ticket(client_order_id, side=side, **fields)
 
 
 def held(gateway: Gateway) -> dict[str, tuple[Decimal, Decimal]]:
@@ -132,6 +135,13 @@ def test_a_request_that_comes_after_its_window_changes_nothing(paper: Gateway) -
         ({"symbol": "XYZ/USDT"}, "MARKET_NOT_TRADABLE"),
         ({"price": Decimal(50000)}, "PRICE_UNSUITABLE"),
         ({"order_type": OrderType.LIMIT}, "PRICE_UNSUITABLE"),
+        ({"order_type": OrderType.STOP}, "PRICE_UNSUITABLE"),
+        ({"order_type": OrderType.STOP, "stop_price": Decimal(51000)}, "PRICE_UNSUITABLE"),
+        ({"trigger": Trigger.RISING}, "PRICE_UNSUITABLE"),
+        (
+            {"order_type": OrderType.STOP, "stop_price": Decimal("51000.01"), "trigger": Trigger.RISING},
+            "TICK_SIZE",
+        ),
         ({"order_type": OrderType.LIMIT, "price": Decimal("49000.01")}, "TICK_SIZE"),
         (
             {"order_type": OrderType.LIMIT, "price": Decimal("0.1"), "quantity": Decimal("0.00001")},
@@ -200,6 +210,55 @@ def test_a_stop_that_gaps_is_filled_at_the_open_with_slippage(venue: Venue, pape
 
     assert fill.price == Decimal(48000) * Decimal("0.9995")
     assert PaperBalance.objects.get(currency="BTC").total == 0
+
+
+def test_a_stop_that_waits_for_a_rising_price_is_filled_at_the_open_of_a_gap_with_slippage(
+    venue: Venue, paper: Gateway
+) -> None:
+    paper.order_create(ticket())
+    order_id = paper.order_create(stop("target", Side.SELL, "51000", trigger=Trigger.RISING))
+    candles(venue, (50000, 50000, 50000, 50000), (52000, 52500, 51500, 52000), (50000, 50000, 50000, 50000))
+    venue.advance(180)
+
+    [fill] = opened(venue, Account.objects.get()).order_fills(SYMBOL, order_id)
+
+    assert fill.price == Decimal(52000) * Decimal("0.9995")
+    assert fill.fee == fill.price * Decimal("0.02") * Decimal("0.001")
+
+
+def test_a_stop_with_a_limit_takes_what_it_finds_within_it_or_rests_from_the_next_prices_on(
+    venue: Venue, paper: Gateway
+) -> None:
+    paper.order_create(ticket(quantity=Decimal("0.04")))
+    within = paper.order_create(stop("within", Side.SELL, "49000", price=Decimal(48900)))
+    beyond = paper.order_create(stop("beyond", Side.SELL, "49000", price=Decimal(49500)))
+    candles(venue, (50000, 50000, 50000, 50000), (50000, 50000, 48000, 48500), (48500, 49000, 48500, 49000))
+    venue.advance(180)
+    paper = opened(venue, Account.objects.get())
+
+    [fill] = paper.order_fills(SYMBOL, within)
+    resting = paper.order_get(SYMBOL, beyond)
+    balance = held(paper)["BTC"]
+    venue.price("49600")
+    [later] = paper.order_fills(SYMBOL, beyond)
+
+    assert (fill.price, fill.filled_at) == (Decimal(49000), datetime.fromtimestamp(START_MS / 1000 + 120, tz=UTC))
+    assert resting is not None
+    assert (resting.is_waiting, resting.is_open, resting.filled) == (False, True, Decimal(0))
+    assert balance == (Decimal("0.02"), Decimal(0))
+    assert later.price >= 49500
+
+
+def test_a_stop_with_a_limit_that_cannot_be_held_for_when_it_is_met_is_cancelled(venue: Venue, paper: Gateway) -> None:
+    order_id = paper.order_create(stop("up", Side.BUY, "51000", price=Decimal(50500), quantity=Decimal("0.19")))
+    paper.order_create(ticket())
+
+    venue.price("51100")
+
+    report = paper.order_get(SYMBOL, order_id)
+    assert report is not None
+    assert (report.is_open, report.is_canceled, report.filled) == (False, True, Decimal(0))
+    assert held(paper)["USDT"][0] == held(paper)["USDT"][1]
 
 
 def test_a_candle_from_before_an_order_does_not_fill_it(venue: Venue, paper: Gateway) -> None:

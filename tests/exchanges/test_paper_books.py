@@ -14,7 +14,7 @@ from django.utils import timezone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain.market import ZERO, OrderType, Side
+from domain.market import ZERO, OrderType, Side, Trigger
 from exchanges.accounts import account_create
 from exchanges.gateway import CandleReport, Gateway, OrderRejected, OrderTicket, QuoteReport
 from exchanges.models import PaperBalance, PaperFill, PaperOrder
@@ -44,7 +44,9 @@ levels = st.integers(400_000, 600_000).map(lambda ticks: ticks * Decimal("0.1"))
 steps = st.one_of(
     st.tuples(st.just("price"), levels),
     st.tuples(st.just("cancel"), st.integers(0, 30)),
-    st.tuples(st.sampled_from(OrderType), st.sampled_from(Side), lots, levels),
+    st.tuples(
+        st.sampled_from(OrderType), st.sampled_from(Side), lots, levels, st.sampled_from(Trigger), levels | st.none()
+    ),
 )
 
 
@@ -67,10 +69,14 @@ def test_any_sequence_of_orders_conserves_the_money(steps: list[tuple[object, ..
             for order_id in made[cast(int, step[1]) :][:1]:
                 paper.order_cancel(SYMBOL, order_id)
         else:
-            kind, side, quantity, level = cast("tuple[OrderType, Side, Decimal, Decimal]", step)
+            kind, side, quantity, level, trigger, beyond = cast(
+                "tuple[OrderType, Side, Decimal, Decimal, Trigger, Decimal | None]", step
+            )
+            is_stop = kind is OrderType.STOP
             order = OrderTicket(
                 SYMBOL, side, kind, quantity, f"order-{number}", timezone.now(), 5000,
-                price=level if kind is OrderType.LIMIT else None, stop_price=level if kind is OrderType.STOP else None,
+                price=level if kind is OrderType.LIMIT else beyond if is_stop else None,
+                stop_price=level if is_stop else None, trigger=trigger if is_stop else None,
             )  # fmt: skip
             try:
                 made.append(paper.order_create(order))

@@ -21,6 +21,7 @@ from exchanges.services import (
     gateway_for,
     quotes_refresh,
     quotes_store,
+    rests_exits,
 )
 from exchanges.tasks import sweep_exchanges, sync
 from tests.conftest import Bells
@@ -347,3 +348,23 @@ def test_a_thread_keeps_the_gateways_it_used_last_and_no_more_than_it_may(monkey
 
     assert used[0] is used[2] is used[4]
     assert used[1] is not used[5]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("ccxt_id", "is_paper", "rests"),
+    [
+        ("kucoin", False, True),
+        ("kucoin", True, True),
+        ("binance", False, False),
+        ("binance", True, True),
+        ("mexc", False, False),
+    ],
+)
+def test_exits_rest_where_stop_orders_are_found_again_and_hold_nothing(
+    ccxt_id: str, is_paper: bool, rests: bool
+) -> None:
+    account = make_account(exchange=make_exchange(ccxt_id=ccxt_id))
+    account.is_paper = is_paper
+
+    assert rests_exits(account) is rests
