@@ -198,6 +198,9 @@ class FillCursor(models.Model):
     market = models.ForeignKey(Market, on_delete=models.CASCADE, related_name="fill_cursors")
     begun_at = models.DateTimeField(help_text="What others did before this is not ours to tell of.")
     read_until = models.DateTimeField()
+    # On a market of contracts: the same of its funding payments, and when they are read next, by our clock.
+    fundings_read_until = models.DateTimeField(null=True)
+    fundings_due_at = models.DateTimeField(null=True)
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["account", "market"], name="fill_cursor_once_per_market")]

@@ -17,7 +17,7 @@ from django.db import transaction
 from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
-from domain.market import OrderType, Side
+from domain.market import MarginMode, OrderType, Side
 from domain.orders import AT_VENUE_STATUSES, LIVE_STATUSES, OrderStatus
 from exchanges.accounts import account_pause
 from exchanges.credentials import UnableToDecrypt
@@ -187,6 +187,9 @@ def _ticket(order: Order) -> OrderTicket:
         price=order.price,
         stop_price=order.stop_price,
         is_exit=order.is_exit,
+        leverage=order.leverage,
+        margin_mode=MarginMode(order.margin_mode),
+        is_reduce_only=order.is_reduce_only,
     )
 
 
