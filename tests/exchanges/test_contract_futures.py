@@ -55,13 +55,13 @@ class Desk:
     def later(self, seconds: int) -> None:
         self.simulator.control("clock", advance_s=seconds)
 
-    def wallet(self) -> tuple[Decimal, Decimal]:
+    def wallet(self) -> tuple[Any, Any]:
         [usdt] = [row for row in self.gateway.balances() if row.currency == "USDT"]
         return usdt.total, usdt.free
 
-    def found(self, client_order_id: str) -> OrderReport:
+    def found(self, client_order_id: str) -> Any:
         order = self.gateway.order_find(BTC, client_order_id)
-        assert order is not None
+        assert isinstance(order, OrderReport)
         return order
 
 
@@ -92,7 +92,7 @@ def limit(client_order_id: str, price: str = "40000", **changes: Any) -> Any:
 def test_markets_are_the_linear_perpetuals_with_the_rules_that_sizing_needs(desk: Desk) -> None:
     [btc] = [one for one in desk.gateway.markets() if one.rules.symbol == BTC]
 
-    rules = btc.rules
+    rules: Any = btc.rules
     assert (rules.base, rules.quote, btc.kind, btc.is_active) == ("BTC", "USDT", "LINEAR_FUTURE", True)
     assert (rules.lot_size, rules.min_quantity, rules.contract_size) == (1, 1, Decimal("0.001"))
     assert (rules.tick_size, rules.maker_fee, rules.taker_fee) == (Decimal("0.1"), Decimal("0.0002"), Decimal("0.0006"))
@@ -138,7 +138,8 @@ def test_the_venue_says_its_status_and_what_the_keys_may_do_with_contracts(desk:
 def test_a_market_order_is_done_with_figures_that_agree_with_its_fills_and_the_wallet(desk: Desk) -> None:
     order_id = desk.gateway.order_create(market("order-1"))
 
-    order, fills = desk.found("order-1"), desk.gateway.order_fills(BTC, order_id)
+    order: Any = desk.found("order-1")
+    fills: list[Any] = desk.gateway.order_fills(BTC, order_id)
 
     assert (order.is_open, order.is_canceled, order.side, order.symbol) == (False, False, Side.BUY, BTC)
     assert (order.exchange_order_id, order.quantity, order.filled, order.filled_quote) == (order_id, 10, 10, 500)
@@ -337,6 +338,8 @@ def test_a_liquidation_is_an_order_of_the_venue_s_own_and_says_so(desk: Desk) ->
 
     desk.simulator.pin("40000")
 
+    first: Any
+    forced: Any
     [first, forced] = desk.gateway.orders_done(BTC, START_AT)
     assert (first.exchange_order_id, first.is_liquidation) == (ours, False)
     assert (forced.client_order_id, forced.side, forced.filled, forced.is_liquidation) == ("", Side.SELL, 10, True)
