@@ -287,8 +287,15 @@ def _contracts_key_rights(ccxt: Any) -> KeyRights:
 
 
 def _contracts_symbols_open(ccxt: Any) -> list[str]:
+    # By their names, for a market that nobody has told ccxt of is open here as well: XBTUSDTM is BTC/USDT:USDT.
     rows = ccxt.futuresPrivateGetOrders({"status": "active", "pageSize": 1000})["data"]["items"]
-    return sorted({str(ccxt.safe_symbol(row["symbol"])) for row in rows})
+    names = {str(row["symbol"]).removesuffix("M") for row in rows}
+    return sorted(
+        f"{ccxt.safe_currency_code(name.removesuffix(settled))}/{settled}:{settled}"
+        for name in names
+        for settled in _SETTLED_IN
+        if name.endswith(settled)
+    )
 
 
 def _contracts_balances(ccxt: Any) -> list[BalanceReport]:

@@ -184,6 +184,7 @@ class Funding(models.Model):
     recorded_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
+        verbose_name_plural = "funding"
         constraints = [models.UniqueConstraint(fields=["account", "market", "funding_id"], name="funding_counted_once")]
         indexes = [models.Index(fields=["account", "market", "paid_at"], name="funding_by_market")]
 

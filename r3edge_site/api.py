@@ -27,6 +27,7 @@ from exchanges.credentials import UnableToDecrypt
 from exchanges.gateway import ExchangeUnavailable
 from marketdata.api import CandleViewSet, FeedViewSet
 from money.api import ValuationViewSet
+from orders.api import FundingViewSet
 from pipeline.rest import validation_detail
 from positions.api import (
     AccountViewSet,
@@ -65,6 +66,7 @@ ROUTES: dict[str, type[ViewSetMixin]] = {
     "sessions": SessionViewSet,
     "orders": OrderViewSet,
     "fills": FillViewSet,
+    "fundings": FundingViewSet,
     "positions": PositionViewSet,
     "discrepancies": DiscrepancyViewSet,
     "valuations": ValuationViewSet,

@@ -116,10 +116,10 @@ def test_candles_come_whole_though_the_venue_gives_few_at_once(desk: Desk) -> No
     this_minute = desk.gateway.time().replace(second=0, microsecond=0)
 
     some = desk.gateway.candles(BTC, "1m", this_minute - 30 * MINUTE, 7)
-    many = desk.gateway.candles(BTC, "1m", this_minute - 450 * MINUTE, 1500)
+    many = desk.gateway.candles(BTC, "1m", this_minute - 650 * MINUTE, 1500)
 
     assert [candle.open_at for candle in some] == [this_minute - n * MINUTE for n in range(30, 23, -1)]
-    assert [candle.open_at for candle in many] == [this_minute - n * MINUTE for n in range(450, -1, -1)]
+    assert [candle.open_at for candle in many] == [this_minute - n * MINUTE for n in range(650, -1, -1)]
     assert many[-1].close == 50_000
 
 
@@ -241,6 +241,13 @@ def test_a_limit_order_rests_holds_its_margin_and_gives_it_back(desk: Desk) -> N
     assert (desk.wallet(), desk.gateway.symbols_open()) == ((10_000, 10_000), [])
     assert desk.gateway.orders_open(BTC) == []
     assert desk.gateway.order_fills(BTC, order_id) == []
+
+
+def test_open_orders_are_found_on_markets_that_nobody_has_spoken_of(desk: Desk) -> None:
+    desk.gateway.order_create(limit("order-1"))
+    desk.gateway.order_create(limit("order-2", price="100", symbol="ETH/USDT:USDT"))
+
+    assert CcxtGateway("kucoinfutures", desk.simulator.url, CREDENTIALS).symbols_open() == [BTC, "ETH/USDT:USDT"]
 
 
 def test_nothing_is_found_where_there_is_nothing_and_cancelling_it_is_no_error(desk: Desk) -> None:

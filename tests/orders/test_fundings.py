@@ -123,6 +123,17 @@ def test_a_reader_that_was_overtaken_while_it_asked_records_nothing_twice(
     assert len([one for one in events("tradeUpdates") if "funding" in one]) == 2
 
 
+def test_readings_that_come_back_at_once_are_written_down_one_after_the_other(held: FuturesVenue) -> None:
+    cursor = FillCursor.objects.select_related("market").get()
+    gateway = gateway_for(held.exchange, held.account, [held.market])
+    reports, read_at = gateway.fundings_since(held.market.symbol, NOON), held.exchange.time_at(timezone.now())
+
+    new = at_once([lambda: fundings._record(held.account, cursor, reports, read_at)] * 6)
+
+    assert sorted(new) == [0, 0, 0, 0, 0, 2]
+    assert len(recorded()) == 2
+
+
 def test_a_venue_that_cannot_be_asked_leaves_it_due_again_and_the_cursor_where_it_was(held: FuturesVenue) -> None:
     held.fault(kind="http", status=502, path="*/funding-history")
 

@@ -195,6 +195,14 @@ def test_more_than_ours_is_told_of_as_the_orders_of_others_or_else_as_a_drift(fu
     assert sorted(after) == [(Kind.BALANCE_DRIFT, 10, 15), (Kind.FOREIGN_ORDER, 0, 2)]
 
 
+def test_what_others_opened_beside_us_is_told_of_once_as_their_order(futures: FuturesVenue) -> None:
+    futures.opened(LONG)
+    assert found(futures) == []
+    futures.by_hand("buy", 2)
+
+    assert found(futures) == [(Kind.FOREIGN_ORDER, 0, 2)]
+
+
 def test_nothing_is_said_of_contracts_while_an_order_of_ours_is_on_its_way(futures: FuturesVenue) -> None:
     position = futures.opened(LONG)
     assert found(futures) == []
