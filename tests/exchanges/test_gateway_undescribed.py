@@ -103,6 +103,18 @@ def test_what_ccxt_proves_before_a_request_is_a_rejection() -> None:
     assert canned.asked == []
 
 
+def test_leverage_is_refused_where_nobody_has_described_how_the_venue_is_told_of_it() -> None:
+    canned, gateway = opened({})
+
+    with pytest.raises(OrderRejected, match="wanted a leverage of 1 .*, was 3") as raised:
+        gateway.order_create(ticket(leverage=Decimal(3)))
+
+    assert raised.value.code == "LOCAL"
+    assert gateway.positions() == []  # it knows of no contracts
+    assert gateway.fundings_since("BTC/USDT", NOW) == []
+    assert canned.asked == []
+
+
 @pytest.mark.parametrize("place", [OPEN, DONE])
 def test_an_order_is_looked_for_among_the_open_and_the_done(place: str) -> None:
     canned, gateway = opened({OPEN: [], DONE: [], place: [{**ORDER, "clientOrderId": "order-0"}, ORDER]})
