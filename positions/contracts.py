@@ -39,6 +39,8 @@ from sessions.models import TradingSession
 PERIOD = timedelta(seconds=15)
 # How long a payment that came after the end of its position is looked at again, should its bell have been lost.
 FUNDING_IS_NEWS_FOR = timedelta(hours=2)
+# Shares are rounded to what the column keeps: what is counted twice must be the same both times.
+STEP = Decimal("1e-12")
 
 OF_CONTRACTS = Q(market__kind=Market.Kind.LINEAR_FUTURE)
 
@@ -326,7 +328,7 @@ def _funding_of(position: Position) -> Decimal:
         at = payment.paid_at
         among = [holdings[pk] for pk, (begun, ended) in spans.items() if begun <= at and (ended is None or at <= ended)]
         total += funding_share(payment.amount, at, holdings[position.pk], among)
-    return total
+    return total.quantize(STEP)
 
 
 def _holdings(position_ids: Sequence[int], market: Market) -> Mapping[int, Holding]:

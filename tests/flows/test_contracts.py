@@ -60,7 +60,7 @@ def test_a_short_on_contracts_is_entered_funded_and_left_and_the_books_are_the_v
     futures.price("49000")
     assert prices_watch() == 1
     leave = Order.objects.get(is_exit=True)
-    Order.objects.filter(pk=leave.pk).update(is_reduce_only=True)
+    Order.objects.filter(pk=leave.pk).update(is_reduce_only=True, leverage=session.leverage)
     order_submit(leave.pk)
     orders_follow([leave.pk])
     fundings_count(list(Funding.objects.values_list("pk", flat=True)))
@@ -77,7 +77,7 @@ def test_a_short_on_contracts_is_entered_funded_and_left_and_the_books_are_the_v
     usdt = Balance.objects.get(account=futures.account, currency="USDT")
     assert (usdt.total, usdt.free) == (futures.wallet(), futures.wallet())
     assert [(order["side"], order["leverage"], order["reduceOnly"]) for order in books["orders"]] == [
-        ("sell", "3", False), ("buy", "1", True)
+        ("sell", "3", False), ("buy", "3", True)
     ]  # fmt: skip
     assert Order.objects.filter(status=OrderStatus.CLOSED).count() == 2
     assert account_reconcile(futures.account.pk) == []

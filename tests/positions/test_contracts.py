@@ -342,6 +342,25 @@ def test_a_payment_on_two_positions_is_shared_by_what_they_held_then(futures: Fu
     assert first.realized_pnl + second.realized_pnl == futures.wallet() - 10_000
 
 
+def test_a_share_that_does_not_come_out_even_is_counted_once_all_the_same(futures: FuturesVenue) -> None:
+    first, second = futures.opened(LONG, 1), futures.opened(LONG, 2)
+    account_reconcile(futures.account.pk)
+    futures.advance(8 * 3600)
+    left(first)
+    left(second)
+    fundings_read(futures.account.pk)
+    Funding.objects.update(amount=Decimal("-0.1"))
+    ids = list(Funding.objects.values_list("pk", flat=True))
+
+    fundings_count(ids)
+    fundings_count(ids)
+
+    for position in (first, second):
+        position.refresh_from_db()
+    assert (first.funding, second.funding) == (Decimal("-0.033333333333"), Decimal("-0.066666666667"))
+    assert len([one for one in events("positions") if one["event"] == "FUNDED"]) == 2
+
+
 def test_a_payment_on_a_live_position_lets_it_be_looked_at(
     futures: FuturesVenue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
