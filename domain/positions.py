@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -91,3 +91,27 @@ def unrealized_pnl(
 def _totals(fills: list[FillFact]) -> tuple[Decimal, Decimal]:
     """Quantity, and quantity times price, of all fills together."""
     return sum((fill.quantity for fill in fills), ZERO), sum((fill.quantity * fill.price for fill in fills), ZERO)
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """The fills of one of several positions of an account on one market."""
+
+    fills: tuple[FillFact, ...]
+
+    def held_at(self, at: datetime) -> Decimal:
+        """What it held at ``at``, in contracts; negative for a short."""
+        then = [fill for fill in self.fills if fill.filled_at is not None and fill.filled_at <= at]
+        return sum((fill.quantity * fill.side.sign for fill in then), ZERO)
+
+
+def funding_share(amount: Decimal, paid_at: datetime, of: Holding, among: Sequence[Holding]) -> Decimal:
+    """What ``of`` bears of a funding payment that the venue made on everything the account held of the market then.
+
+    ``among`` are all that were open then. By signed quantity: long and short pay each other, and the venue settles the
+    difference. Where our books say that nothing was held then, as when a fill's time is a little off, they bear equal parts.
+    """
+    if list(among) == [of]:
+        return amount
+    total = sum((one.held_at(paid_at) for one in among), ZERO)
+    return amount * of.held_at(paid_at) / total if total else amount / len(among)

@@ -23,6 +23,7 @@ from exchanges.gateway import BalanceReport, ExchangeUnavailable, KeyRights
 from exchanges.guarded_gateway import GuardedGateway
 from exchanges.models import Account, Balance, Exchange, PaperBalance, RiskProfile
 from exchanges.services import OVERTAKEN_WITHIN, gateway_for
+from exchanges.venues import venue_of
 from pipeline.topics import Topic, publish, ring
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,10 @@ NO_KEYS = Credentials("", "")
 
 class KeysRefused(Exception):
     """These keys are not saved: the venue does not accept them, or they may do too much."""
+
+
+class PaperRefused(Exception):
+    """Nobody trades on paper at this exchange."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +65,13 @@ def account_create(
     """A new account with its keys sealed, or on paper with ``paper_balance`` of its currency, and a risk profile of defaults;
     its venue and balances are read soon after.
 
-    Keys that were not ``examined`` are now, so call it in no transaction then. Raises KeysRefused, and saves nothing.
+    Keys that were not ``examined`` are now, so call it in no transaction then. Raises KeysRefused or PaperRefused, and saves
+    nothing.
     """
     if (credentials is None) == (paper_balance is None):
         raise ValueError("wanted either keys or a paper balance")
     if credentials is None:
+        paper_require(exchange)
         keys, examined = NO_KEYS, KeysExamined(None, "")
     else:
         keys, examined = credentials, examined or keys_examine(exchange, credentials)
@@ -82,6 +89,12 @@ def account_create(
         transaction.on_commit(lambda: ring("orders.balances", account_ids=[account.pk]), robust=True)
     account.refresh_from_db()
     return account
+
+
+def paper_require(exchange: Exchange) -> None:
+    """Raises PaperRefused where the paper books cannot do what the exchange does."""
+    if why := venue_of(exchange.ccxt_id).no_paper:
+        raise PaperRefused(f"wanted {why.format(name=exchange.name)}")
 
 
 def account_rekey(account_id: int, credentials: Credentials, examined: KeysExamined | None = None) -> None:

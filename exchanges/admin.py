@@ -163,6 +163,11 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
                 self.add_error("api_key", "wanted no keys for a paper account, was given some")
             if not self.instance.pk and data.get("paper_balance") is None and "paper_balance" not in self.errors:
                 self.add_error("paper_balance", "wanted the balance that a paper account starts with, was nothing")
+            if not self.instance.pk and data.get("exchange") is not None:
+                try:
+                    accounts.paper_require(data["exchange"])
+                except accounts.PaperRefused as error:
+                    self.add_error("exchange", str(error))
             return
         if data.get("paper_balance") is not None:
             self.add_error("paper_balance", "wanted nothing here for an account with keys, was given")

@@ -18,7 +18,16 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from exchanges.accounts import KeysExamined, KeysRefused, account_create, account_rekey, balances_refresh, keys_examine
+from exchanges.accounts import (
+    KeysExamined,
+    KeysRefused,
+    PaperRefused,
+    account_create,
+    account_rekey,
+    balances_refresh,
+    keys_examine,
+    paper_require,
+)
 from exchanges.ccxt_gateway import is_ccxt_exchange
 from exchanges.credentials import Credentials
 from exchanges.models import Account, Balance, Exchange, Market, Quote, RiskProfile
@@ -251,6 +260,11 @@ class AccountSerializer(RowSerializer[Account]):
         kind = "a paper account" if attrs["is_paper"] else "an account with keys"
         errors = {name: "This field is required." for name in wanted if name not in attrs}
         errors |= {name: f"wanted nothing here for {kind}, was given" for name in needless if name in attrs}
+        if attrs["is_paper"]:
+            try:
+                paper_require(attrs["exchange"])
+            except PaperRefused as error:
+                errors["exchange"] = str(error)
         if errors:
             raise serializers.ValidationError(errors)
         return attrs

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from domain.market import OrderType, to_decimal
+from exchanges.ccxt_contracts import funding_age, funding_report, position_report
 from exchanges.ccxt_reports import fill_age, fill_report, market_report, order_age, order_report, time_at
 from exchanges.ccxt_stops import BECOMES_WITHIN, StopShown
 from exchanges.credentials import Credentials
@@ -23,16 +24,18 @@ from exchanges.gateway import (
     CandleReport,
     ExchangeUnavailable,
     FillReport,
+    FundingReport,
     KeyRights,
     MarketReport,
     OrderOutcomeUnknown,
     OrderRejected,
     OrderReport,
     OrderTicket,
+    PositionReport,
     QuoteReport,
     StatusReport,
 )
-from exchanges.paging import Row
+from exchanges.paging import Row, Walk
 from exchanges.venues import VENUES, venue_of
 
 HTTP_TIMEOUT_MS = 10_000
@@ -164,33 +167,46 @@ class CcxtGateway:
 
     def candles(self, symbol: str, timeframe: str, since: datetime, limit: int) -> list[CandleReport]:
         with self._reading():
-            rows = self._venue.fetch_ohlcv(symbol, timeframe, _ms(since), limit)
+            rows = self._candle_rows(symbol, timeframe, _ms(since), limit)
             return [CandleReport(time_at(row[0]), *(to_decimal(value) for value in row[1:6])) for row in rows]
 
     def balances(self) -> list[BalanceReport]:
         with self._reading():
-            answer = self._venue.fetch_balance()
-            return [
-                BalanceReport(currency, to_decimal(total), to_decimal(answer["free"][currency]))
-                for currency, total in answer["total"].items()
-            ]
+            return self._traits.balances(self._venue)
+
+    def positions(self) -> list[PositionReport]:
+        if not any(info.get("contract") for info in self._known.values()):
+            return []
+        with self._reading():
+            found = [position_report(row) for row in self._venue.fetch_positions()]
+            return [report for report in found if report is not None]
+
+    def fundings_since(self, symbol: str, since: datetime) -> list[FundingReport]:
+        if not self._known.get(symbol, {}).get("contract"):
+            return []
+        with self._reading():
+            rows = self._history("fetchFundingHistory", symbol, since, self._traits.fundings)
+            reports = [funding_report(row) for row in rows]
+            return sorted((report for report in reports if report.paid_at >= since), key=funding_age)
 
     # -- orders ---------------------------------------------------------------------------------------------------------
 
     def order_create(self, ticket: OrderTicket) -> str:
         is_stop = ticket.stop_price is not None
         is_market = ticket.price is None if is_stop else ticket.order_type is OrderType.MARKET
-        arguments = (
-            ticket.symbol,
-            "market" if is_market else "limit",
-            ticket.side.value.lower(),
-            str(ticket.quantity),
-            None if ticket.price is None else str(ticket.price),
-            self._order_params(ticket),
-        )
+        params = self._order_params(ticket)
         self._forget_last()
         try:
-            order = self._venue.create_order(*arguments)
+            self._require_leverage(ticket)
+            with self._stamped(ticket):
+                order = self._venue.create_order(
+                    ticket.symbol,
+                    "market" if is_market else "limit",
+                    ticket.side.value.lower(),
+                    self._traits.amount(ticket.quantity),
+                    None if ticket.price is None else str(ticket.price),
+                    params,
+                )
         except Exception as error:
             raise self._create_failure(error) from error
         if not order.get("id"):
@@ -219,7 +235,8 @@ class CcxtGateway:
 
     def orders_open(self, symbol: str) -> list[OrderReport]:
         with self._reading():
-            reports = [order_report(row) for row in self._venue.fetch_open_orders(symbol)]
+            rows = self._venue.fetch_open_orders(symbol, params={**self._traits.open_params})
+            reports = [order_report(row) for row in rows]
             return sorted((report for report in reports if report.is_open), key=order_age)
 
     def orders_done(self, symbol: str, since: datetime) -> list[OrderReport]:
@@ -291,7 +308,7 @@ class CcxtGateway:
 
     def _order_params(self, ticket: OrderTicket) -> dict[str, Any]:
         if ticket.stop_price is None:
-            return self._traits.order_params(ticket, _ms(ticket.sent_at) - self._clock_difference_ms)
+            return self._traits.order_params(ticket, self._sent_ms(ticket))
         if self._traits.stops is None:
             # Where nobody has written down how: our look-up might not find it, and "not found" would read "not placed".
             raise OrderRejected("wanted an order without a stop price: it could not be looked up", code="LOCAL")
@@ -301,7 +318,7 @@ class CcxtGateway:
 
     # -- long lists -----------------------------------------------------------------------------------------------------
 
-    def _history(self, call: str, symbol: str, since: datetime) -> list[Row]:
+    def _history(self, call: str, symbol: str, since: datetime, walk: Walk | None = None) -> list[Row]:
         fetch: Callable[..., list[Row]] = getattr(self._venue, call)
 
         def page(since_ms: int | None, params: dict[str, Any]) -> tuple[list[Row], Any]:
@@ -309,7 +326,20 @@ class CcxtGateway:
 
         # A real venue lives in our time, to the day; a simulator has to be asked for its own.
         now_ms = self._time_ms() if self._is_elsewhere else self._venue.milliseconds()
-        return self._traits.history(page, _ms(since), now_ms)
+        return (walk or self._traits.history)(page, _ms(since), now_ms)
+
+    def _candle_rows(self, symbol: str, timeframe: str, since_ms: int, limit: int) -> list[Any]:
+        """As many requests as a venue wants for so many candles, up to its present."""
+        most = self._traits.candles_at_most or limit
+        rows: list[Any] = self._venue.fetch_ohlcv(symbol, timeframe, since_ms, min(most, limit))
+        length_ms = self._venue.parse_timeframe(timeframe) * 1000
+        now_ms = 0 if limit <= most else self._time_ms() if self._is_elsewhere else self._venue.milliseconds()
+        for done in range(most, limit, most):
+            start_ms = since_ms + done * length_ms
+            if start_ms > now_ms:
+                break
+            rows += self._venue.fetch_ohlcv(symbol, timeframe, start_ms, min(most, limit - done))
+        return rows
 
     def _rows_done(self, symbol: str, since: datetime) -> list[Row]:
         return [row for call in self._done_lists() for row in self._history(call, symbol, since)]
@@ -346,7 +376,7 @@ class CcxtGateway:
         """Page by page what the venue shows of this order alone; None where that may not be all of it."""
         size, following = self._traits.fills_page, self._traits.fills_next
         rows: dict[str, Row] = {}
-        params: dict[str, Any] = {"limit": size}
+        params: dict[str, Any] = {self._traits.page_size: size}
         while following is not None:
             page = self._venue.fetch_order_trades(exchange_order_id, symbol, None, None, params)
             is_news = any(str(row["id"]) not in rows for row in page)
@@ -378,6 +408,25 @@ class CcxtGateway:
         self._venue.urls["api"] = moved(self._venue.urls["api"])
         if strays:
             raise ValueError(f"wanted every address to be {base_url}, was {strays}")
+
+    def _require_leverage(self, ticket: OrderTicket) -> None:
+        limits = self._known.get(ticket.symbol, {}).get("limits") or {}
+        most = (limits.get("leverage") or {}).get("max")
+        if most is not None and ticket.leverage > to_decimal(most):
+            raise ValueError(f"wanted a leverage of at most {most}, was {ticket.leverage}")
+
+    def _sent_ms(self, ticket: OrderTicket) -> int:
+        return _ms(ticket.sent_at) - self._clock_difference_ms
+
+    @contextmanager
+    def _stamped(self, ticket: OrderTicket) -> Iterator[None]:
+        """Sign what is sent meanwhile with the time of the ticket's claim, where that is the venue's only deadline."""
+        if self._traits.is_signed_at_claim:
+            self._venue.nonce = lambda: self._sent_ms(ticket)
+        try:
+            yield
+        finally:
+            self._venue.__dict__.pop("nonce", None)
 
     def _fetch_answer(self, url: str, method: str = "GET", headers: Any = None, body: Any = None) -> Any:
         self._is_sent, self._asked_ms = True, self._venue.milliseconds()

@@ -17,6 +17,8 @@ from exchanges.gateway import ExchangeUnavailable, FillReport, MarketReport, Ord
 _OPEN = {"open", "canceling"}
 _CANCELED = {"canceled", "cancelled", "expired", "rejected"}
 _DONE = {"closed"}
+# What KuCoin calls the kind of an order (``tradeType``) that it made itself, because a position's margin was used up.
+_LIQUIDATIONS = {"liquid", "liquidation"}
 
 
 def time_at(milliseconds: Any) -> datetime:
@@ -69,6 +71,7 @@ def order_report(row: dict[str, Any], client_order_id: str | None = None) -> Ord
         order_type=OrderType.LIMIT if row.get("type") == "limit" else OrderType.MARKET,
         price=_decimal_or_none(row.get("price")) if row.get("type") == "limit" else None,
         created_at=None if row.get("timestamp") is None else time_at(row["timestamp"]),
+        is_liquidation=(row.get("info") or {}).get("tradeType") in _LIQUIDATIONS,
     )
 
 

@@ -94,6 +94,8 @@ class OrderReport:
     price: Decimal | None = None
     created_at: datetime | None = None
     is_waiting: bool = False
+    # The venue made it itself: it liquidated a position of ours.
+    is_liquidation: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +237,19 @@ class Gateway(Protocol):
         ...
 
     def balances(self) -> list[BalanceReport]:
-        """What the account holds. Raises ExchangeUnavailable."""
+        """What the account holds. On a venue of contracts ``total`` is the wallet (deposits, closed results, fees and
+        funding; nothing that open positions gain or lose), ``free`` the margin a new one may use. Raises
+        ExchangeUnavailable."""
+        ...
+
+    def positions(self) -> list[PositionReport]:
+        """What the account holds on markets of contracts; nothing where the gateway knows of none. Raises
+        ExchangeUnavailable."""
+        ...
+
+    def fundings_since(self, symbol: str, since: datetime) -> list[FundingReport]:
+        """Every funding payment of the account on ``symbol`` at or after ``since`` (the venue's time), oldest first, all
+        pages of it; nothing where it is no market of contracts. Raises ExchangeUnavailable."""
         ...
 
     def order_create(self, ticket: OrderTicket) -> str:

@@ -18,6 +18,7 @@ from exchanges.gateway import (
     CandleReport,
     ExchangeUnavailable,
     FillReport,
+    FundingReport,
     Gateway,
     KeyRights,
     MarketReport,
@@ -25,6 +26,7 @@ from exchanges.gateway import (
     OrderRejected,
     OrderReport,
     OrderTicket,
+    PositionReport,
     QuoteReport,
     StatusReport,
 )
@@ -125,6 +127,13 @@ class GuardedGateway:
 
     def balances(self) -> list[BalanceReport]:
         return self._ask("balances", Use.READ, self._gateway.balances)
+
+    def positions(self) -> list[PositionReport]:
+        # A stop stands on the liquidation price that it says.
+        return self._ask("positions", Use.LOOK, self._gateway.positions)
+
+    def fundings_since(self, symbol: str, since: datetime) -> list[FundingReport]:
+        return self._ask("fundings_since", Use.READ, lambda: self._gateway.fundings_since(symbol, since))
 
     def key_rights(self) -> KeyRights:
         return self._ask("key_rights", Use.READ, self._gateway.key_rights)

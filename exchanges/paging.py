@@ -46,6 +46,41 @@ def walk_by_cursor(fetch: Fetch, since_ms: int, now_ms: int, *, size: int, span_
         start += span_ms
 
 
+def walk_by_page(fetch: Fetch, since_ms: int, now_ms: int, *, size: int, span_ms: int) -> list[Row]:
+    """For a venue that gives at most ``span_ms`` per query, newest rows first, in numbered pages.
+
+    Pages are numbered from the newest row on, so what happens while we read moves rows to later pages: they come twice, and
+    none is missed. The last span is left open at its end, and times go past ccxt, as for ``walk_by_cursor``.
+    """
+    rows: dict[tuple[str, str], Row] = {}
+    start = since_ms
+    while True:
+        is_last_span = start + span_ms > now_ms + DAY_MS
+        params: dict[str, Any] = {"startAt": start, "pageSize": size, "currentPage": 1}
+        if not is_last_span:
+            params["endAt"] = start + span_ms - 1
+        while True:
+            page, _ = fetch(None, params)
+            if not _keep(rows, page) or len(page) < size:
+                break
+            params = {**params, "currentPage": params["currentPage"] + 1}
+        if is_last_span:
+            return list(rows.values())
+        start += span_ms
+
+
+def walk_backward(fetch: Fetch, since_ms: int, now_ms: int, *, size: int) -> list[Row]:
+    """For a venue that gives the newest ``size`` rows between two times: back from the oldest row seen, until a page is
+    not full or brings nothing new."""
+    rows: dict[tuple[str, str], Row] = {}
+    params: dict[str, Any] = {"startAt": since_ms, "maxCount": size}
+    while True:
+        page, _ = fetch(None, params)
+        if not _keep(rows, page) or len(page) < size:
+            return list(rows.values())
+        params = {**params, "endAt": min(_times(page))}
+
+
 def walk_forward(fetch: Fetch, since_ms: int, now_ms: int, *, size: int, since_name: str) -> list[Row]:
     """For a venue that gives the oldest rows first, from ``since_name`` on, ``size`` of them at most."""
     rows: dict[tuple[str, str], Row] = {}

@@ -31,6 +31,7 @@ from exchanges.gateway import (
     CandleReport,
     ExchangeUnavailable,
     FillReport,
+    FundingReport,
     Gateway,
     KeyRights,
     MarketReport,
@@ -38,6 +39,7 @@ from exchanges.gateway import (
     OrderRejected,
     OrderReport,
     OrderTicket,
+    PositionReport,
     QuoteReport,
     StatusReport,
 )
@@ -96,6 +98,12 @@ class PaperGateway:
         with self._reading():
             rows = PaperBalance.objects.filter(account_id=self._account_id).order_by("currency")
             return [BalanceReport(row.currency, row.total, row.free) for row in rows]
+
+    def positions(self) -> list[PositionReport]:
+        return []  # nobody opens a paper account at a venue of contracts
+
+    def fundings_since(self, symbol: str, since: datetime) -> list[FundingReport]:
+        return []
 
     def order_create(self, ticket: OrderTicket) -> str:
         """As the Protocol says. A client order id that was used before raises OrderOutcomeUnknown, whatever became of it:

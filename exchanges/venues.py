@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from decimal import Decimal
 from functools import partial
 from typing import Any
 
+from domain.market import to_decimal
 from exchanges.ccxt_stops import KUCOIN_STOPS, Stops
-from exchanges.gateway import KeyRights, OrderTicket, StatusReport, VenueStatus
-from exchanges.paging import Row, Walk, walk_both_ways, walk_by_cursor, walk_forward
+from exchanges.gateway import BalanceReport, KeyRights, OrderTicket, StatusReport, VenueStatus
+from exchanges.paging import Row, Walk, walk_backward, walk_both_ways, walk_by_cursor, walk_by_page, walk_forward
 
 WEEK_MS = 7 * 86_400_000
 # Of what a venue says about its state.
@@ -23,7 +25,10 @@ MOST_WORDS = 200
 
 
 def _unified_order_params(ticket: OrderTicket, sent_ms: int) -> dict[str, Any]:
-    return {"clientOrderId": ticket.client_order_id}
+    if ticket.leverage != 1:
+        raise ValueError(f"wanted a leverage of 1 on a venue that nobody has described, was {ticket.leverage}")
+    reduce_only = {"reduceOnly": True} if ticket.is_reduce_only else {}
+    return {"clientOrderId": ticket.client_order_id, **reduce_only}
 
 
 def _is_json(answer: Any) -> bool:
@@ -43,6 +48,14 @@ def _unified_status(ccxt: Any) -> StatusReport:
 
 def _unknown_rights(ccxt: Any) -> KeyRights:
     return KeyRights(can_trade=None, can_withdraw=None, is_bound_to_addresses=None)
+
+
+def _unified_balances(ccxt: Any) -> list[BalanceReport]:
+    answer = ccxt.fetch_balance()
+    return [
+        BalanceReport(currency, to_decimal(total), to_decimal(answer["free"][currency]))
+        for currency, total in answer["total"].items()
+    ]
 
 
 def _no_symbols_open(ccxt: Any) -> list[str] | None:
@@ -72,7 +85,8 @@ PUBLIC = "public"
 _PUBLIC_CALLS = ("time", "status", "markets", "quotes", "candles")
 _ACCOUNT_CALLS = (
     "order_create", "order_cancel", "order_find", "order_get", "order_fills", "orders_open", "symbols_open",
-    "orders_done", "fills_since", "stop_find", "stops_open", "stop_cancel", "balances", "key_rights",
+    "orders_done", "fills_since", "stop_find", "stops_open", "stop_cancel", "balances", "key_rights", "positions",
+    "fundings_since",
 )  # fmt: skip
 # For a venue whose figures nobody has written down: less than any venue we know of allows.
 CAUTIOUS = Allowance(
@@ -96,6 +110,12 @@ class Venue:
     such a list, and that of fills, whole. ``fills_next`` asks for the next page of one order's fills, by the page before.
     ``stops`` is how it keeps orders that wait for a price; without any it is given none. ``allowance`` is how much it may be
     asked.
+
+    Where its markets are of contracts, ``amount`` is how ccxt takes a quantity, and ``fundings`` reads the list of funding
+    payments whole. ``is_signed_at_claim`` stamps the request of an order with the time of its claim
+    instead of its own: the venue then refuses what arrives late by the signature alone. ``candles_at_most`` is the most that
+    one request gives, 0 where that is as many as we ask for. ``open_params`` make the list of open orders one page, and
+    ``page_size`` is what the venue calls the length of one. ``no_paper`` says why nobody trades there on paper.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -119,6 +139,14 @@ class Venue:
     key_rights: Callable[[Any], KeyRights] = _unknown_rights
     symbols_open: Callable[[Any], list[str] | None] = _no_symbols_open
     stops: Stops | None = None
+    balances: Callable[[Any], list[BalanceReport]] = _unified_balances
+    amount: Callable[[Decimal], Any] = str
+    fundings: Walk = walk_both_ways
+    is_signed_at_claim: bool = False
+    candles_at_most: int = 0
+    open_params: Mapping[str, Any] = field(default_factory=dict)
+    no_paper: str = ""
+    page_size: str = "limit"
     allowance: Allowance = CAUTIOUS
 
 
@@ -229,6 +257,122 @@ _KUCOIN = Venue(
             # A stop order is looked for in two places.
             "stop_find": ("spot", 5), "stops_open": ("spot", 8), "stop_cancel": ("spot", 3),
             "balances": ("management", 5), "key_rights": ("management", 20),
+            # It has none, and nothing is asked.
+            "positions": ("spot", 0), "fundings_since": ("spot", 0),
+        },
+    ),
+)  # fmt: skip
+
+
+# -- KuCoin's contracts: another host with the same keys, its own orders, wallet and limits -------------------------------
+
+# What its linear contracts are settled in.
+_SETTLED_IN = ("USDT", "USDC")
+
+
+def _contracts_order_params(ticket: OrderTicket, sent_ms: int) -> dict[str, Any]:
+    leverage = ticket.leverage
+    return {
+        "clientOid": ticket.client_order_id,
+        "leverage": int(leverage) if leverage == leverage.to_integral_value() else str(leverage),
+        "marginMode": ticket.margin_mode.value,
+        "reduceOnly": ticket.is_reduce_only,
+    }
+
+
+def _whole_contracts(quantity: Decimal) -> int:
+    if quantity != quantity.to_integral_value():
+        raise ValueError(f"wanted a whole number of contracts, was {quantity}")
+    return int(quantity)
+
+
+def _contracts_key_rights(ccxt: Any) -> KeyRights:
+    answer = ccxt.privateGetUserApiKey()["data"]
+    rights = {right.strip() for right in answer["permission"].split(",")}
+    addresses = answer.get("ipWhitelist")
+    return KeyRights("Futures" in rights, "Transfer" in rights, None if addresses is None else bool(addresses))
+
+
+def _contracts_symbols_open(ccxt: Any) -> list[str]:
+    # By their names, for a market that nobody has told ccxt of is open here as well: XBTUSDTM is BTC/USDT:USDT.
+    rows = ccxt.futuresPrivateGetOrders({"status": "active", "pageSize": 1000})["data"]["items"]
+    names = {str(row["symbol"]).removesuffix("M") for row in rows}
+    return sorted(
+        f"{ccxt.safe_currency_code(name.removesuffix(settled))}/{settled}:{settled}"
+        for name in names
+        for settled in _SETTLED_IN
+        if name.endswith(settled)
+    )
+
+
+def _contracts_balances(ccxt: Any) -> list[BalanceReport]:
+    # ccxt's total is the equity, with what open positions gain and lose in it: that follows the price, the wallet does not.
+    overviews = [ccxt.futuresPrivateGetAccountOverview({"currency": currency})["data"] for currency in _SETTLED_IN]
+    return [
+        BalanceReport(row["currency"], to_decimal(row["marginBalance"]), to_decimal(row["availableBalance"]))
+        for row in overviews
+    ]
+
+
+_KUCOIN_FUTURES = Venue(
+    options={
+        "uta": False,
+        "fetchMarkets": {"types": ["swap"], "fetchTickersFees": False},
+        # Bid and ask of all contracts in one request; ccxt's own choice has no bid.
+        "fetchTickers": {"method": "futuresPublicGetAllTickers"},
+    },
+    path_prefixes={"futuresPublic": "/_futures", "futuresPrivate": "/_futures"},
+    order_params=_contracts_order_params,
+    # Its orders know no deadline of their own, but no request is taken whose signature is older than five seconds.
+    refuses_late_requests=True,
+    is_signed_at_claim=True,
+    finds_by_client_id=True,
+    rejected=frozenset(
+        {
+            "200001",  # no orders on this contract now
+            "300003",  # not enough margin
+            "300009",  # nothing to close
+            *("300011", "300012"),  # beyond the price limits
+            *("330005", "330012"),  # margin mode, position mode: not as the account has them
+            "330008",  # beyond what margin and leverage allow
+            *("400303", "400500", "400600"),
+        }
+    ),
+    refused_key=_KUCOIN.refused_key,
+    not_looked_at=_KUCOIN.not_looked_at,
+    about_status=frozenset({"200001"}),
+    about_market=frozenset({"400600"}),
+    # 100001 alone says that any parameter is wrong. 100004 is the answer to a cancellation that comes too late.
+    not_found=frozenset({"100001:error.getOrder.orderNotExist", "100004"}),
+    is_answer=_is_kucoin_answer,
+    retry_headers=_KUCOIN.retry_headers,
+    done_lists=("fetchClosedOrders",),
+    history=partial(walk_by_page, size=1000, span_ms=WEEK_MS),
+    fundings=partial(walk_backward, size=100),
+    fills_page=1000,
+    # Numbered pages: where one is full, the history since the order was made has them all.
+    fills_next=lambda page: {},
+    page_size="pageSize",
+    open_params={"pageSize": 1000},
+    candles_at_most=200,
+    no_paper="an exchange of spot markets for a paper account: the paper books know no margin, was {name}",
+    amount=_whole_contracts,
+    status=_kucoin_status,
+    key_rights=_contracts_key_rights,
+    symbols_open=_contracts_symbols_open,
+    balances=_contracts_balances,
+    # For an ordinary account (VIP 0).
+    allowance=Allowance(
+        pools={PUBLIC: Pool(2000, 30), "futures": Pool(2000, 30), "management": Pool(2000, 30)},
+        calls={
+            "time": (PUBLIC, 2), "status": (PUBLIC, 4), "markets": (PUBLIC, 6), "quotes": (PUBLIC, 5),
+            "candles": (PUBLIC, 3),
+            "order_create": ("futures", 2), "order_cancel": ("futures", 1), "order_find": ("futures", 5),
+            "order_get": ("futures", 5), "order_fills": ("futures", 5), "orders_open": ("futures", 2),
+            "symbols_open": ("futures", 2), "orders_done": ("futures", 4), "fills_since": ("futures", 10),
+            "stop_find": ("futures", 5), "stops_open": ("futures", 6), "stop_cancel": ("futures", 1),
+            "balances": ("futures", 10), "positions": ("futures", 2), "fundings_since": ("futures", 10),
+            "key_rights": ("management", 20),
         },
     ),
 )  # fmt: skip
@@ -329,12 +473,12 @@ _BINANCE = Venue(
             "order_fills": (PUBLIC, 20), "orders_open": (PUBLIC, 6), "symbols_open": (PUBLIC, 80),
             "orders_done": (PUBLIC, 40), "fills_since": (PUBLIC, 40),
             "stop_find": (PUBLIC, 4), "stops_open": (PUBLIC, 6), "stop_cancel": (PUBLIC, 1),
-            "balances": (PUBLIC, 20), "key_rights": (PUBLIC, 1),
+            "balances": (PUBLIC, 20), "key_rights": (PUBLIC, 1), "positions": (PUBLIC, 0), "fundings_since": (PUBLIC, 0),
         },
     ),
 )  # fmt: skip
 
-VENUES: dict[str, Venue] = {"binance": _BINANCE, "kucoin": _KUCOIN}
+VENUES: dict[str, Venue] = {"binance": _BINANCE, "kucoin": _KUCOIN, "kucoinfutures": _KUCOIN_FUTURES}
 UNDESCRIBED = Venue()
 
 

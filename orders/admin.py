@@ -11,7 +11,7 @@ from unfold.contrib.filters.admin import RangeDateTimeFilter
 from unfold.decorators import display
 
 from domain.orders import DENIAL_TEXTS, Denial
-from orders.models import Fill, Order
+from orders.models import Fill, Funding, Order
 from pipeline.admin import events_table
 from pipeline.models import Event
 from pipeline.pages import (
@@ -157,3 +157,22 @@ class FillPage(LongPage):
     @admin.display(description="fee", ordering="fee")
     def fee_shown(self, fill: Fill) -> str:
         return f"{plain(fill.fee)} {fill.fee_currency}"
+
+
+@admin.register(Funding)
+class FundingPage(LongPage):
+    owner_path = "account__owner"
+    list_display: Any = ("paid_at", "funding_id", "account", "symbol", "amount_shown", "recorded_at")
+    list_select_related = ("account__exchange", "account__owner", "market__exchange")
+    list_filter: ClassVar[Any] = (("account", OwnRelatedFilter), ("paid_at", RangeDateTimeFilter))
+    list_filter_submit = True
+    search_fields = ("funding_id", "market__symbol")
+    ordering = ("-id",)
+
+    @admin.display(description="market", ordering="market__symbol")
+    def symbol(self, funding: Funding) -> str:
+        return funding.market.symbol
+
+    @admin.display(description="paid or received", ordering="amount")
+    def amount_shown(self, funding: Funding) -> str:
+        return f"{plain(funding.amount)} {funding.currency}"

@@ -7,7 +7,7 @@ from django.db.models import QuerySet
 from rest_framework import mixins, serializers
 
 from domain.orders import DENIAL_TEXTS, Denial, Execution, OrderStatus
-from orders.models import Fill, Order
+from orders.models import Fill, Funding, Order
 from pipeline.rest import ExactDecimalField, Filters, IdFilter, OwnedRows, RowSerializer
 
 
@@ -25,7 +25,8 @@ class OrderSerializer(RowSerializer[Order]):
         model = Order
         fields: tuple[str, ...] = (
             "id", "client_order_id", "exchange_order_id", "account", "account_name", "exchange_name", "market",
-            "symbol", "side", "position_side", "order_type", "is_exit", "is_foreign", "leverage", "quantity", "price",
+            "symbol", "side", "position_side", "order_type", "is_exit", "is_foreign", "leverage", "margin_mode",
+            "is_reduce_only", "quantity", "price",
             "stop_price", "filled", "filled_quote", "average_price", "status", "execution", "reason", "reason_text",
             "is_cancel_wanted", "requested_at", "valued_at", "sent_at", "opened_at", "closed_at",
         )  # fmt: skip
@@ -94,4 +95,36 @@ class FillViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, OwnedRows[Fi
     queryset: QuerySet[Fill] = Fill.objects.select_related("order", "market")
     serializer_class = FillSerializer
     filterset_class = FillFilter
+    owner_path = "account__owner"
+
+
+class FundingSerializer(RowSerializer[Funding]):
+    symbol = serializers.CharField(source="market.symbol", read_only=True)
+
+    class Meta:
+        model = Funding
+        fields: tuple[str, ...] = (
+            "id", "account", "market", "symbol", "funding_id", "amount", "currency", "paid_at", "recorded_at",
+        )  # fmt: skip
+        read_only_fields = fields
+
+
+class FundingFilter(Filters):
+    account = IdFilter(field_name="account_id")
+    market = IdFilter(field_name="market_id")
+    symbol = django_filters.CharFilter(field_name="market__symbol")
+    since = django_filters.IsoDateTimeFilter(field_name="paid_at", lookup_expr="gte", help_text="By the venue's clock.")
+    until = django_filters.IsoDateTimeFilter(field_name="paid_at", lookup_expr="lt", help_text="By the venue's clock.")
+
+    class Meta:
+        model = Funding
+        fields = ("funding_id",)
+
+
+class FundingViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, OwnedRows[Funding]):
+    """What positions of contracts paid (negative) and received, as the venue reported it."""
+
+    queryset: QuerySet[Funding] = Funding.objects.select_related("market")
+    serializer_class = FundingSerializer
+    filterset_class = FundingFilter
     owner_path = "account__owner"

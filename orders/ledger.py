@@ -37,6 +37,8 @@ LOOK_AGAIN_AT_FOREIGN = timedelta(seconds=60)
 # ``reason`` of an order that was given up, found after all, and whose intent is carried out by another attempt.
 LATE = "LATE"
 FOREIGN = "FOREIGN"
+# An order that the venue made itself to close a position whose margin was used up, and that is no position's yet.
+LIQUIDATION = "LIQUIDATION"
 # An attempt that was never sent, because the one before it was found after all.
 SUPERSEDED = {"reason": "SUPERSEDED", "reserved": 0}
 # Whatever shows an order among these at the venue is the first to know. One that is READY was refused unseen, or so the venue
@@ -97,7 +99,8 @@ def order_take_in(account: Account, market: Market, report: OrderReport) -> Orde
         defaults={
             "account": account, "market": market, "intent_id": uuid.uuid4(), "is_foreign": True, "status": S.OPENED,
             "exchange_order_id": report.exchange_order_id, "side": report.side, "order_type": report.order_type,
-            "quantity": report.quantity, "price": report.price, "reason": FOREIGN,
+            "quantity": report.quantity, "price": report.price,
+            "reason": LIQUIDATION if report.is_liquidation else FOREIGN,
             "detail": f"placed by others as {report.client_order_id}"[:200] if report.client_order_id else "",
             "sent_at": now, "opened_at": now, "not_before_at": now + LOOK_AGAIN_AT_FOREIGN,
         },

@@ -192,6 +192,7 @@ class Funding(models.Model):
     recorded_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
+        verbose_name_plural = "funding"
         constraints = [models.UniqueConstraint(fields=["account", "market", "funding_id"], name="funding_counted_once")]
         indexes = [models.Index(fields=["account", "market", "paid_at"], name="funding_by_market")]
 
@@ -206,6 +207,9 @@ class FillCursor(models.Model):
     market = models.ForeignKey(Market, on_delete=models.CASCADE, related_name="fill_cursors")
     begun_at = models.DateTimeField(help_text="What others did before this is not ours to tell of.")
     read_until = models.DateTimeField()
+    # On a market of contracts: the same of its funding payments, and when they are read next, by our clock.
+    fundings_read_until = models.DateTimeField(null=True)
+    fundings_due_at = models.DateTimeField(null=True)
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["account", "market"], name="fill_cursor_once_per_market")]

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from exchanges.accounts import balances_refresh
 from exchanges.gateway import ExchangeUnavailable
-from orders import lookups, services
+from orders import fundings, lookups, services
 from pipeline.sweeps import Waiting, sweep
 
 logger = logging.getLogger(__name__)
@@ -20,6 +20,7 @@ WAITING = (
     Waiting(
         "balances read before the last fill", services.accounts_with_old_balances, "orders.balances", "account_ids"
     ),
+    Waiting("funding not read lately", fundings.accounts_due, "orders.fundings", "account_ids", batch=1),
 )
 
 
@@ -43,6 +44,12 @@ def balances(account_ids: list[int]) -> None:
             logger.warning("balances of account %s were not read: %s", account_id, error)
         except Exception:  # the sweep rings again; its neighbours need not wait
             logger.exception("balances of account %s could not be read", account_id)
+
+
+@shared_task(name="orders.fundings")
+def read_fundings(account_ids: list[int]) -> None:
+    for account_id in account_ids:
+        fundings.fundings_read(account_id)
 
 
 @shared_task(name="orders.sweep")

@@ -81,7 +81,10 @@ TOPICS: dict[Topic, Route] = {
     # One order a message: each submission waits for the venue by itself.
     Topic.ORDERS: Route(key="order", wakes=(Bell("orders.submit", "order_ids", batch=1),)),
     Topic.ORDER_UPDATES: Route(key="order", wakes=(Bell("positions.follow_orders", "order_ids"),), is_broadcast=True),
-    Topic.TRADE_UPDATES: Route(key="order", is_broadcast=True),
+    # Of fills the order's update tells; a funding payment has no other bell.
+    Topic.TRADE_UPDATES: Route(
+        key="order", wakes=(Bell("positions.count_fundings", "funding_ids"),), is_broadcast=True
+    ),
     Topic.POSITIONS: Route(key="session", is_broadcast=True),
     Topic.ALERTS: Route(key="account or session", is_broadcast=True),
 }

@@ -212,6 +212,9 @@ class Reconciliation(models.Model):
     )
     failures = models.PositiveIntegerField(default=0)
     last_error = models.CharField(max_length=200, blank=True)
+    contracts_due_at = models.DateTimeField(
+        null=True, help_text="When the venue is next asked what it holds of contracts."
+    )
     # The balances that the anchors expect contain the fills up to this one.
     anchored_fill_id = models.BigIntegerField(null=True)
 

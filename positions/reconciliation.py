@@ -23,7 +23,7 @@ from domain.market import ZERO, OrderType, PositionSide, Side
 from domain.orders import AT_VENUE_STATUSES, OrderStatus
 from exchanges.accounts import account_pause, balances_refresh
 from exchanges.credentials import UnableToDecrypt
-from exchanges.gateway import BalanceReport, ExchangeUnavailable
+from exchanges.gateway import BalanceReport, ExchangeUnavailable, PositionReport
 from exchanges.models import Account, Market
 from exchanges.services import exchange_clock_sync, gateway_for
 from orders.ledger import FOREIGN, LATE
@@ -31,6 +31,7 @@ from orders.lookups import GIVEN_UP_IS_WATCHED_FOR, market_read, market_settle, 
 from orders.models import Order
 from pipeline.crashpoints import crashpoint
 from pipeline.topics import ring
+from positions.contracts import contracts_compare, fundings_count_late, liquidations_take_up
 from positions.discrepancies import Difference, discrepancies_settle, discrepancy_record, figure, tolerance_of
 from positions.late import orders_left_over, positions_take_up
 from positions.models import LIVE_POSITIONS, BalanceAnchor, Discrepancy, Intent, Position, Reconciliation
@@ -78,6 +79,8 @@ class _Reading:
     is_quiet: bool = False
     shown: set[int] = field(default_factory=set)
     held: dict[str, list[Position]] = field(default_factory=dict)
+    # What the venue holds of contracts; None where the account has nothing to do with any.
+    contracts: list[PositionReport] | None = None
 
 
 def account_reconcile(account_id: int) -> list[Discrepancy]:
@@ -100,11 +103,15 @@ def account_reconcile(account_id: int) -> list[Discrepancy]:
         raise
     crashpoint("reconciliation.read")
     _missing_fills_tell(account)
+    if reading.contracts is not None:
+        fundings_count_late(account)
     differences = _late_orders(account)
     foreign, kinds = _foreign_orders(account), list(COMPARED_ALWAYS)
     if reading.is_quiet:
         kinds += COMPARED_AT_REST
         missing = _missing_holdings(reading, foreign)
+        if reading.contracts is not None:
+            missing += contracts_compare(account, reading.markets, reading.contracts, foreign)
         told = {one.order.pk for one in missing if one.order is not None}
         differences += [*missing, *_drift(account, reading), *_dust(account, reading)]
         foreign = [one for one in foreign if one.order is not None and one.order.pk not in told]
@@ -203,6 +210,8 @@ def _read(account: Account) -> _Reading:
     markets = _markets_of_interest(account)
     reading = _Reading(totals, markets, last_fill_id, read_at)
     gateway = gateway_for(account.exchange, account, markets)
+    if any(market.kind == Market.Kind.LINEAR_FUTURE for market in markets):
+        reading.contracts = gateway.positions()
     is_whole = True
     for market in markets:
         settled = market_settle(account, market, market_read(gateway, account, market))
@@ -212,6 +221,7 @@ def _read(account: Account) -> _Reading:
     news = account.orders.filter(filled__gt=0, sent_at__gte=read_at - GIVEN_UP_IS_WATCHED_FOR, is_foreign=False)
     held = Position.objects.filter(account=account, status__in=LIVE_POSITIONS).values_list("session_id", flat=True)
     sessions_track(sorted({*positions_take_up(list(news.values_list("pk", flat=True))), *held}))
+    sessions_track(liquidations_take_up(account))
     reading.held = _held(account)
     # A market order is filled by the time it is open: the balances may show what no list does yet.
     is_unsettled = Q(status=OrderStatus.OPENED, order_type=OrderType.MARKET, is_foreign=False)
@@ -314,6 +324,10 @@ def _missing_holdings(reading: _Reading, foreign: Sequence[Difference]) -> list[
 def _drift(account: Account, reading: _Reading) -> list[Difference]:
     """Balances that are not what they were plus the fills since; the first reading is where the account starts."""
     row, _ = Reconciliation.objects.get_or_create(account=account)
+    if reading.contracts is not None:
+        # What moves a wallet of contracts is the result of what is closed, and funding that is shown late: there the
+        # positions are compared, and every fill and every payment is read.
+        return []
     before = row.anchored_fill_id
     flows = _flows(account, before, reading.last_fill_id)
     if flows is None:

@@ -23,6 +23,7 @@ from orders.ledger import FOREIGN, LATE, orders_announce
 from orders.models import Fill, Order, foreign_order_id
 from orders.services import orders_cancel
 from pipeline.topics import Topic
+from positions.contracts import contracts_held
 from positions.discrepancies import closing_intent, discrepancy_close, figure, tolerance_of
 from positions.models import LIVE_POSITIONS, BalanceAnchor, Discrepancy, Intent, Position, Reconciliation, Resolution
 from positions.models import DiscrepancyKind as Kind
@@ -83,7 +84,8 @@ def _require_true(row: Discrepancy) -> None:
     """Raise where the figures are of another moment: what one decision has put right, the next would put right again."""
     held = Position.objects.filter(account=row.account_id, market__base=row.currency, status__in=LIVE_POSITIONS)
     longs = held.filter(side=PositionSide.LONG.value, market__kind=Market.Kind.SPOT)
-    needed = sum(longs.values_list("quantity", flat=True), ZERO)
+    is_of_contracts = row.market is not None and row.market.kind == Market.Kind.LINEAR_FUTURE
+    needed = contracts_held(row) if is_of_contracts else sum(longs.values_list("quantity", flat=True), ZERO)
     compared_at = Reconciliation.objects.filter(pk=row.account_id).values_list("compared_at", flat=True).first()
     traded = Fill.objects.filter(
         account=row.account_id, market__base=row.currency, recorded_at__gt=compared_at or row.opened_at
@@ -117,9 +119,11 @@ def _adopt_order(row: Discrepancy, position: Position | None, actor: str) -> int
         raise UnableToResolve("wanted an order that explains it, was none: resize the position instead")
     if order.status in LIVE_STATUSES:
         raise UnableToResolve(f"wanted an order that is done, was {order.status}: close it, or wait for its end")
-    if position is None or position.side != PositionSide.LONG:
-        raise UnableToResolve(f"wanted exactly one long position on {order.market.symbol}, was none or several")
-    is_exit = order.side == Side.SELL
+    is_of_contracts = order.market.kind == Market.Kind.LINEAR_FUTURE
+    if position is None or (position.side != PositionSide.LONG and not is_of_contracts):
+        wanted = "one position" if is_of_contracts else "one long position"
+        raise UnableToResolve(f"wanted exactly {wanted} on {order.market.symbol}, was none or several")
+    is_exit = order.side == PositionSide(position.side).exit_side
     if is_exit and order.filled - position.quantity > tolerance_of(order.filled):
         raise UnableToResolve(
             f"wanted at most the {figure(position.quantity)} held, was a sale of {figure(order.filled)}"

@@ -6,8 +6,9 @@ import logging
 
 from celery import shared_task
 
+from exchanges.gateway import ExchangeUnavailable
 from pipeline.sweeps import Waiting, sweep
-from positions import late, reconciliation, services, watch
+from positions import contracts, late, reconciliation, services, watch
 from sessions.services import sessions_awaiting_recovery
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ WAITING = (
         "account_ids",
         batch=1,
     ),
+    Waiting("contracts not asked about lately", contracts.accounts_due, "positions.contracts", "account_ids", batch=1),
 )
 
 
@@ -45,6 +47,21 @@ def follow_orders(order_ids: list[int]) -> None:
 def reconcile(account_ids: list[int]) -> None:
     for account_id in account_ids:
         reconciliation.account_reconcile_if_due(account_id)
+
+
+@shared_task(name="positions.contracts")
+def read_contracts(account_ids: list[int]) -> None:
+    for account_id in account_ids:
+        try:
+            if contracts.contracts_read(account_id):
+                reconciliation.account_reconcile_soon(account_id)
+        except ExchangeUnavailable as error:
+            logger.warning("contracts of account %s were not read: %s", account_id, error)
+
+
+@shared_task(name="positions.count_fundings")
+def count_fundings(funding_ids: list[int]) -> None:
+    contracts.fundings_count(funding_ids)
 
 
 @shared_task(name="positions.recover")

@@ -28,6 +28,7 @@ from exchanges.gateway import ExchangeUnavailable
 from marketdata.api import CandleViewSet, FeedViewSet
 from money.api import ValuationViewSet
 from money.equity_api import EquityViewSet
+from orders.api import FundingViewSet
 from pipeline.rest import validation_detail
 from positions.api import (
     AccountViewSet,
@@ -66,6 +67,7 @@ ROUTES: dict[str, type[ViewSetMixin]] = {
     "sessions": SessionViewSet,
     "orders": OrderViewSet,
     "fills": FillViewSet,
+    "fundings": FundingViewSet,
     "positions": PositionViewSet,
     "discrepancies": DiscrepancyViewSet,
     "valuations": ValuationViewSet,

@@ -15,7 +15,7 @@ from domain.market import ZERO
 from exchanges.models import Account, Balance, Exchange, Market, Quote
 from marketdata.models import Feed
 from money.models import EquityPoint, Valuation
-from orders.models import Fill, Order
+from orders.models import Fill, Funding, Order
 from pipeline.admin import events_table
 from pipeline.models import Event
 from pipeline.pages import SECTION_ROWS, Fact, Sections, Table, badge, link, link_to_list, list_url, signed, table
@@ -36,6 +36,7 @@ RESULTS: tuple[Entry, ...] = (
     ("Discrepancies", "difference", Discrepancy),
     ("Orders", "receipt_long", Order),
     ("Fills", "done_all", Fill),
+    ("Funding", "percent", Funding),
     ("Signals", "sensors", Signal),
     ("Valuations", "balance", Valuation),
     ("Equity", "monitoring", EquityPoint),

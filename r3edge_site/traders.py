@@ -23,6 +23,7 @@ PERMISSIONS: dict[tuple[str, str], tuple[str, ...]] = {
     ("trading_sessions", "tradingsession"): ("view", "add", "change", "delete"),
     ("orders", "order"): ("view",),
     ("orders", "fill"): ("view",),
+    ("orders", "funding"): ("view",),
     ("positions", "position"): ("view",),
     ("positions", "discrepancy"): ("view",),
     ("money", "valuation"): ("view",),

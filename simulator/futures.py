@@ -17,6 +17,7 @@ from simulator.desk import Desk
 from simulator.market import Listing, Market
 from simulator.orders import Order, OrderRequest, StopOrder
 from simulator.positions import (
+    LIQUIDATION,
     UNIT,
     Funding,
     FuturesAccount,
@@ -32,8 +33,6 @@ from simulator.settings import Settings
 
 if TYPE_CHECKING:
     from simulator.walker import Waiting
-
-LIQUIDATION = "liquidation"  # the remark of an order that nobody placed
 
 
 class FuturesBooks(Books):

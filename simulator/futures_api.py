@@ -101,7 +101,9 @@ class FuturesApi:
 
     def _funding_history(self, call: Call) -> dict[str, Any]:
         symbol, key = call.param("symbol"), call.owner.api_key
-        rows = [one for one in self._desk.books.funding if one.symbol == symbol and one.account.api_key == key]
+        since, until = call.number("startAt", 0) or 0, call.number("endAt", call.now_ms) or call.now_ms
+        mine = [one for one in self._desk.books.funding if one.symbol == symbol and one.account.api_key == key]
+        rows = [one for one in mine if since <= one.at_ms <= until]
         most = min(max(call.number("maxCount", 10) or 10, 1), 100)
         return {"dataList": [one.wire() for one in rows[: -most - 1 : -1]], "hasMore": len(rows) > most}
 

@@ -14,6 +14,7 @@ from simulator.orders import Fill, Order, OrderRequest, StopOrder
 from simulator.rules import text
 
 UNIT = Decimal("0.0000000001")  # what amounts that a division made are rounded to
+LIQUIDATION = "liquidation"  # the remark of an order that nobody placed
 
 
 @dataclass(slots=True, eq=False)
@@ -122,8 +123,12 @@ def _order_wire(request: OrderRequest, order_id: str, created_at_ms: int) -> dic
         "marginMode": "CROSS" if request.is_cross else "ISOLATED",
         "positionSide": "BOTH",
         "reduceOnly": request.is_reduce_only,
-        "tradeType": "trade",
+        "tradeType": _trade_type(request),
     }
+
+
+def _trade_type(request: OrderRequest) -> str:
+    return "liquid" if request.remark == LIQUIDATION else "trade"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,7 +156,7 @@ class FuturesFill(Fill):
             "openFeePay": text(ZERO if self.realised else self.fee),
             "closeFeePay": text(self.fee if self.realised else ZERO),
             "orderType": "limit" if request.is_limit else "market",
-            "tradeType": "trade",
+            "tradeType": _trade_type(request),
             "subTradeType": None,
             "displayType": "limit" if request.is_limit else "market",
             "marginMode": "CROSS" if request.is_cross else "ISOLATED",

@@ -13,6 +13,7 @@ import pytest
 import redis
 from django.conf import settings
 
+from tests.contracts import FuturesVenue, futures_running
 from tests.venue import Venue, venue_running
 
 
@@ -56,4 +57,11 @@ def bells() -> Iterator[Bells]:
 def venue(transactional_db: None, bells: Bells) -> Iterator[Venue]:
     """A simulated exchange with one market at 50,000 and an account of 10,000 USDT, known to the platform."""
     with venue_running() as running:
+        yield running
+
+
+@pytest.fixture
+def futures(transactional_db: None, bells: Bells) -> Iterator[FuturesVenue]:
+    """The same with a contract at 50,000 and 10,000 USDT in the futures wallet."""
+    with futures_running() as running:
         yield running

@@ -21,7 +21,7 @@ from exchanges.gateway import CandleReport
 from exchanges.models import Account, Balance, Exchange, Market, Quote, RiskProfile
 from marketdata.models import Feed
 from marketdata.services import candles_store, feed_ensure
-from orders.models import Fill, Order
+from orders.models import Fill, Funding, Order
 from pipeline.models import Event
 from positions.models import Discrepancy, DiscrepancyKind, Intent, Position, PositionStatus
 from sessions.models import SessionStatus, TradingSession
@@ -186,6 +186,14 @@ def make_fill(order: Order, quantity: str = "0.02", price: str = "50000", fee: s
     order.filled_quote += fill.quantity * fill.price
     order.save(update_fields=["filled", "filled_quote"])
     return fill
+
+
+def make_funding(position: Position, amount: str = "-0.05", **fields: Any) -> Funding:
+    """A payment on a position's market."""
+    defaults: dict[str, Any] = {"funding_id": str(next(_numbers)), "currency": "USDT", "paid_at": timezone.now()}
+    return Funding.objects.create(
+        account=position.account, market=position.market, amount=Decimal(amount), **{**defaults, **fields}
+    )
 
 
 def make_open_position(session: TradingSession, entry_price: str = "50000", quantity: str = "0.02") -> Position:

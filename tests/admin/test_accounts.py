@@ -165,6 +165,16 @@ def test_what_is_wrong_with_a_paper_account_is_said_at_its_field(
     assert not Account.objects.exists()
 
 
+def test_a_paper_account_at_a_venue_of_contracts_is_refused_at_its_field(desk: Client) -> None:
+    futures = make_exchange("futures", ccxt_id="kucoinfutures")
+
+    response = desk.post(url_of(Account, "add"), filled_in(futures, **PAPER))
+
+    [message] = errors_of(response)["exchange"]
+    assert message.startswith("wanted an exchange of spot markets for a paper account")
+    assert not Account.objects.exists()
+
+
 def test_the_passphrase_alone_is_no_set_of_keys(desk: Client, alice: User) -> None:
     account = make_account(alice)
 

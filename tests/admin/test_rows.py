@@ -18,7 +18,7 @@ from knox.models import AuthToken
 from exchanges.models import Account, Balance, Exchange, Market, Quote
 from marketdata.models import Feed
 from money.models import EquityPoint, Valuation
-from orders.models import Fill, Order
+from orders.models import Fill, Funding, Order
 from pipeline.models import Event
 from pipeline.pages import Page, ReadOnlyPage
 from positions.models import Discrepancy, Position
@@ -34,6 +34,7 @@ from tests.factories import (
     make_discrepancy,
     make_feed,
     make_fill,
+    make_funding,
     make_market,
     make_order,
     make_position,
@@ -43,13 +44,12 @@ from tests.factories import (
 )
 
 OWNED: list[type[Model]] = [
-    Account, Balance, StrategyConfig, Signal, TradingSession, Position, Order, Fill, Valuation, Event, Discrepancy,
-    EquityPoint,
+    Account, Balance, StrategyConfig, Signal, TradingSession, Position, Order, Fill, Funding, Valuation, Event,
+    Discrepancy, EquityPoint,
 ]  # fmt: skip
 SHARED: list[type[Model]] = [Exchange, Market, Quote, Feed]
 READ_ONLY: list[type[Model]] = [
-    Balance, Market, Quote, Feed, Signal, Position, Order, Fill, Valuation, Event, Discrepancy,
-    EquityPoint,
+    Balance, Market, Quote, Feed, Signal, Position, Order, Fill, Funding, Valuation, Event, Discrepancy, EquityPoint,
 ]  # fmt: skip
 
 
@@ -81,6 +81,7 @@ def make_round(session: TradingSession, owner: User) -> dict[type[Model], Model]
         Discrepancy: make_discrepancy(position),
         Order: order,
         Fill: make_fill(order),
+        Funding: make_funding(position),
         Valuation: Valuation.objects.create(order=order, verdict="APPROVED"),
         EquityPoint: EquityPoint.objects.create(session=session, at=timezone.now(), currency="USDT", equity=1, peak=1),
         Event: Event.objects.create(topic="orders", key=order.pk, owner_id=owner.pk, data={"status": "CLOSED"}),

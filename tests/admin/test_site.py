@@ -69,8 +69,8 @@ def test_the_sidebar_offers_a_trader_what_traders_may_see(desk: Client) -> None:
     ]
 
     assert shown == [
-        "Sessions", "Strategy configurations", "Accounts", "Positions", "Discrepancies", "Orders", "Fills", "Signals",
-        "Valuations", "Equity", "Balances", "Journal", "Exchanges", "Markets", "Quotes", "Feeds", "API tokens",
+        "Sessions", "Strategy configurations", "Accounts", "Positions", "Discrepancies", "Orders", "Fills", "Funding",
+        "Signals", "Valuations", "Equity", "Balances", "Journal", "Exchanges", "Markets", "Quotes", "Feeds", "API tokens",
     ]  # fmt: skip
 
 
@@ -155,7 +155,7 @@ def test_traders_may_do_exactly_what_is_listed() -> None:
         verb in ("add", "change", "delete")
         for (_, model), verbs in PERMISSIONS.items()
         for verb in verbs
-        if model in ("order", "fill", "position", "signal", "event", "valuation", "balance", "exchange")
+        if model in ("order", "fill", "funding", "position", "signal", "event", "valuation", "balance", "exchange")
     )
 
 

@@ -29,6 +29,7 @@ from tests.factories import (
     make_account,
     make_discrepancy,
     make_fill,
+    make_funding,
     make_market,
     make_open_position,
     make_order,
@@ -45,6 +46,7 @@ OWNED = (
     "sessions",
     "orders",
     "fills",
+    "fundings",
     "positions",
     "valuations",
     "events",
@@ -72,7 +74,8 @@ def populate(owner: Api, name: str) -> dict[str, int]:
     return {
         "accounts": session.account_id, "configs": session.config_id, "signals": make_signal(session.config).pk,
         "sessions": session.pk,
-        "orders": order.pk, "fills": make_fill(order, quantity="0.01").pk, "positions": position.pk,
+        "orders": order.pk, "fills": make_fill(order, quantity="0.01").pk,
+        "fundings": make_funding(position).pk, "positions": position.pk,
         "valuations": valuation.pk, "discrepancies": make_discrepancy(position).pk,
         "events": owner.ids("events")[0], "exchanges": session.account.exchange_id, "markets": position.market_id,
         "feeds": session.config.feed_id, "quotes": quote.market_id,
@@ -121,7 +124,7 @@ def test_another_traders_row_cannot_be_touched(alice: Api, bob: Api, method: str
     assert Account.objects.get().name == "b"
 
 
-@pytest.mark.parametrize("path", ["orders", "fills", "events", "positions", "valuations"])
+@pytest.mark.parametrize("path", ["orders", "fills", "fundings", "events", "positions", "valuations"])
 def test_asking_by_another_traders_session_finds_nothing(alice: Api, bob: Api, path: str) -> None:
     theirs = populate(bob, "b")
 
@@ -243,7 +246,8 @@ def test_no_answer_shows_a_secret(alice: Api, root: Api) -> None:
     [
         ("exchanges", 1), ("markets", 1), ("quotes", 1), ("feeds", 1), ("tokens", 1), ("strategies", 0),
         ("accounts", 2), ("configs", 1),
-        ("signals", 1), ("sessions", 2), ("orders", 1), ("fills", 1), ("positions", 1), ("valuations", 1), ("events", 1),
+        ("signals", 1), ("sessions", 2), ("orders", 1), ("fills", 1), ("fundings", 1),
+        ("positions", 1), ("valuations", 1), ("events", 1),
         ("discrepancies", 1),
     ],
 )  # fmt: skip

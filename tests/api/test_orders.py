@@ -23,6 +23,7 @@ from tests.factories import (
     make_account,
     make_candles,
     make_fill,
+    make_funding,
     make_market,
     make_open_position,
     make_order,
@@ -31,8 +32,20 @@ from tests.factories import (
     make_signal,
 )  # fmt: skip
 
-READ_ONLY = ("orders", "fills", "positions", "valuations", "events", "signals", "feeds", "markets", "quotes")
+READ_ONLY = (
+    "orders",
+    "fills",
+    "fundings",
+    "positions",
+    "valuations",
+    "events",
+    "signals",
+    "feeds",
+    "markets",
+    "quotes",
+)
 BEGAN = datetime(2024, 5, 1, 12, tzinfo=UTC)
+A_DAY = timedelta(days=1)
 
 
 def two_sessions() -> tuple[TradingSession, TradingSession]:
@@ -107,6 +120,19 @@ def test_fills_are_found_by_session_and_order(alice: Api) -> None:
     assert (one["session"], one["client_order_id"]) == (first.pk, orders[0].client_order_id)
     assert (one["price"], one["fee"]) == ("49999.9", "0.5")
     assert alice.ids("fills", session=second.pk) == alice.ids("fills", order=orders[1].pk) == [fills[1].pk]
+
+
+def test_funding_is_found_by_account_and_time(alice: Api) -> None:
+    position = make_open_position(make_session())
+    early, late = (
+        make_funding(position, amount, paid_at=BEGAN + n * A_DAY) for n, amount in enumerate(("-0.05", "0.1"))
+    )
+
+    one = alice.get(f"fundings/{early.pk}").json()
+
+    assert (one["amount"], one["currency"], one["symbol"]) == ("-0.05", "USDT", "BTC/USDT")
+    assert alice.ids("fundings", account=position.account_id) == [late.pk, early.pk]
+    assert alice.ids("fundings", since=(BEGAN + A_DAY).isoformat()) == [late.pk]
 
 
 def test_positions_are_found_by_session_and_status(alice: Api) -> None:
@@ -266,7 +292,8 @@ def test_a_session_without_orders_has_no_hops(alice: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["orders", "fills", "positions", "valuations", "events", "signals", "feeds", "markets", "quotes"]
+    "path",
+    ["orders", "fills", "fundings", "positions", "valuations", "events", "signals", "feeds", "markets", "quotes"],
 )
 @pytest.mark.parametrize("method", ["post", "patch", "put", "delete"])
 def test_what_the_platform_writes_nobody_else_does(alice: Api, path: str, method: str) -> None:

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from domain.orders import LIVE_STATUSES, OrderStatus
 from exchanges.models import Account, Exchange
-from orders.models import Order
+from orders.models import FillCursor, Order
 from pipeline.sweeps import Waiting
 from positions.models import Position, Reconciliation
 from r3edge_site.celery import app as celery_app
@@ -26,6 +26,7 @@ from tests.factories import (
     make_exchange,
     make_feed,
     make_fill,
+    make_market,
     make_open_position,
     make_order,
     make_position,
@@ -199,6 +200,40 @@ def an_account_whose_comparer_died() -> int:
     return account.pk
 
 
+def an_account_whose_funding_was_never_read() -> int:
+    market = make_market(symbol="BTC/USDT:USDT", kind="LINEAR_FUTURE")
+    now = timezone.now()
+    return FillCursor.objects.create(account=make_account(), market=market, begun_at=now, read_until=now).account_id
+
+
+def an_account_whose_funding_is_due() -> int:
+    account_id = an_account_whose_funding_was_never_read()
+    FillCursor.objects.update(fundings_due_at=timezone.now() + SECOND)
+    return account_id
+
+
+def an_account_that_trades_contracts_after_a_rest() -> int:
+    now = timezone.now()
+    order, market = an_order(S.OPENED), make_market(symbol="BTC/USDT:USDT", kind="LINEAR_FUTURE")
+    order.market = market
+    make_fill(order)
+    FillCursor.objects.create(
+        account=order.account, market=market, begun_at=now, read_until=now, fundings_due_at=now + timedelta(hours=5)
+    )
+    return order.account_id
+
+
+def an_account_whose_contracts_were_never_asked_about() -> int:
+    feed = make_feed(make_market(symbol="BTC/USDT:USDT", kind="LINEAR_FUTURE"))
+    return make_open_position(make_session(config=make_config(feed=feed))).account_id
+
+
+def an_account_whose_contracts_are_to_be_asked_about() -> int:
+    account_id = an_account_whose_contracts_were_never_asked_about()
+    Reconciliation.objects.create(account_id=account_id, contracts_due_at=timezone.now() + SECOND)
+    return account_id
+
+
 WAITING_ORDERS = {
     S.REQUESTED: "requested, not valued",
     S.READY: "valued, not submitted",
@@ -210,6 +245,11 @@ WAITING_ROWS: list[tuple[Callable[[], int], str]] = [
     (a_ready_order_in_a_pause, "valued, not submitted"),
     (an_account_that_has_traded_since_its_balance_was_read, "balances read before the last fill"),
     (an_account_never_read, "balances read before the last fill"),
+    (an_account_whose_funding_was_never_read, "funding not read lately"),
+    (an_account_whose_funding_is_due, "funding not read lately"),
+    (an_account_that_trades_contracts_after_a_rest, "funding not read lately"),
+    (an_account_whose_contracts_were_never_asked_about, "contracts not asked about lately"),
+    (an_account_whose_contracts_are_to_be_asked_about, "contracts not asked about lately"),
     (an_exchange_never_read, "exchange read long ago"),
     (an_exchange_read_yesterday, "exchange read long ago"),
     (an_exchange_whose_status_was_never_read, "status read long ago"),

@@ -54,7 +54,7 @@ def test_any_exchange_that_ccxt_has_can_be_opened() -> None:
 
     assert len(gateways) > 90
     late = {name for name, gateway in zip(names, gateways, strict=True) if gateway.refuses_late_requests}
-    assert late == {"kucoin", "binance"}
+    assert late == {"kucoin", "kucoinfutures", "binance"}
     assert not is_ccxt_exchange("nowhere")
 
 
@@ -100,6 +100,18 @@ def test_what_ccxt_proves_before_a_request_is_a_rejection() -> None:
             gateway.order_create(ticket(**changes))
         assert raised.value.code == "LOCAL"
 
+    assert canned.asked == []
+
+
+def test_leverage_is_refused_where_nobody_has_described_how_the_venue_is_told_of_it() -> None:
+    canned, gateway = opened({})
+
+    with pytest.raises(OrderRejected, match="wanted a leverage of 1 .*, was 3") as raised:
+        gateway.order_create(ticket(leverage=Decimal(3)))
+
+    assert raised.value.code == "LOCAL"
+    assert gateway.positions() == []  # it knows of no contracts
+    assert gateway.fundings_since("BTC/USDT", NOW) == []
     assert canned.asked == []
 
 

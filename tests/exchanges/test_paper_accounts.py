@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from exchanges.accounts import account_create, account_rekey
+from exchanges.accounts import PaperRefused, account_create, account_rekey
 from exchanges.credentials import Credentials
 from exchanges.models import Account, PaperBalance, RiskProfile
 from exchanges.paper_gateway import PaperGateway
@@ -62,6 +62,18 @@ def test_keys_and_paper_money_do_not_mix(trader: Client, body: dict[str, Any], e
 
     assert answer.status_code == 400
     assert errors in answer.json()["detail"]
+    assert not Account.objects.exists()
+
+
+def test_nobody_trades_contracts_on_paper(trader: Client, bells: Any) -> None:
+    exchange = make_exchange("futures", ccxt_id="kucoinfutures")
+    words = "wanted an exchange of spot markets for a paper account: the paper books know no margin, was futures"
+
+    answer = post(trader, exchange=exchange.pk, is_paper=True, paper_balance="1")
+    with pytest.raises(PaperRefused, match=words):
+        account_create(owner=make_user(), exchange=exchange, name="paper", currency="USDT", paper_balance=Decimal(1))
+
+    assert (answer.status_code, f"exchange: {words}" in answer.json()["detail"]) == (400, True)
     assert not Account.objects.exists()
 
 

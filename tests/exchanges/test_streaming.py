@@ -14,7 +14,7 @@ from exchanges import streaming
 from exchanges.gateway import QuoteReport
 from exchanges.streaming import CandleSeen, Event, OrderSeen, QuoteSeen, Topics, VenueStream
 from tests.exchanges.conftest import CREDENTIALS
-from tests.simulator.conftest import START_MS, Simulator, simulator
+from tests.simulator.conftest import KEY, PASSPHRASE, SECRET, START_MS, Simulator, simulator
 
 BTC, ETH = "BTC/USDT", "ETH/USDT"
 START_AT = datetime.fromtimestamp(START_MS / 1000, tz=UTC)
@@ -82,6 +82,39 @@ def test_what_a_venue_says_arrives_as_exact_events(simulator: Simulator) -> None
     assert price == QuoteSeen(QuoteReport(BTC, Decimal("49997.5"), Decimal("50002.7"), Decimal("50000.1")), START_AT)
     assert all(isinstance(value, Decimal) for value in (price.report.bid, price.report.ask, price.report.last))
     assert CandleSeen(BTC, "1m", START_AT) in listener.events
+    assert OrderSeen("watched") in listener.events
+
+
+def test_what_a_venue_of_contracts_says_arrives_the_same_way(simulator: Simulator) -> None:
+    listener, symbol = Listener(simulator), "BTC/USDT:USDT"
+    simulator.control(
+        "accounts", apiKey=KEY, secret=SECRET, passphrase=PASSPHRASE, futures={"USDT": "1000"},
+        permissions="General,Spot,Futures",
+    )  # fmt: skip
+    simulator.pin("50000.1")
+    client = simulator.client()
+    infos = {symbol: client.load_markets()[symbol]}
+    listener.stream = VenueStream("venue", "kucoinfutures", simulator.url, listener.events.append, CREDENTIALS)
+
+    async def scene() -> None:
+        listener.stream.want(Topics(frozenset({(symbol, "1m")}), frozenset({symbol}), has_orders=True), infos)
+        await listener.until(
+            lambda: any(
+                topic.startswith("/contractMarket/tradeOrders") for one in listener.connections() for topic in one
+            ),
+            "the orders",
+        )
+        params = {"clientOid": "watched", "leverage": 5}
+        await asyncio.to_thread(client.create_order, symbol, "limit", "buy", 1, 40_000, params)
+        await listener.until(
+            lambda: {type(one) for one in listener.events} == {CandleSeen, QuoteSeen, OrderSeen}, "all"
+        )
+
+    listener.run(scene)
+
+    price = next(one for one in listener.events if isinstance(one, QuoteSeen))
+    assert (price.report.symbol, price.report.last) == (symbol, Decimal("50000.1"))
+    assert CandleSeen(symbol, "1m", START_AT) in listener.events
     assert OrderSeen("watched") in listener.events
 
 

@@ -1,0 +1,45 @@
+"""ccxt's rows about markets of contracts as our reports: what is held, what funding was paid, whose order it was.
+
+Quantities are contracts, never negative; whoever calls this has told ccxt to leave numbers as the text they came in.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from domain.market import ZERO, MarginMode, PositionSide, to_decimal
+from exchanges.ccxt_reports import time_at
+from exchanges.gateway import FundingReport, PositionReport
+
+
+def position_report(row: dict[str, Any]) -> PositionReport | None:
+    """None for a row of a position that is closed: venues go on listing it for a while."""
+    quantity = to_decimal(row.get("contracts") or 0)
+    if not quantity:
+        return None
+    liquidation = to_decimal(row.get("liquidationPrice") or 0)
+    return PositionReport(
+        symbol=str(row["symbol"]),
+        side=PositionSide(str(row["side"]).upper()),
+        quantity=abs(quantity),
+        entry_price=to_decimal(row["entryPrice"]),
+        leverage=to_decimal(row.get("leverage") or 1),
+        margin_mode=MarginMode(str(row.get("marginMode") or MarginMode.ISOLATED).upper()),
+        # A position that the whole account stands for has none of its own; venues say 0 then.
+        liquidation_price=liquidation if liquidation > ZERO else None,
+    )
+
+
+def funding_report(row: dict[str, Any]) -> FundingReport:
+    return FundingReport(
+        funding_id=str(row["id"]),
+        symbol=str(row["symbol"]),
+        amount=to_decimal(row["amount"]),
+        currency=str(row["code"]),
+        paid_at=time_at(row["timestamp"]),
+    )
+
+
+def funding_age(one: FundingReport) -> tuple[Any, int, str]:
+    """Oldest first; numbers that count up stay in their order at one time."""
+    return one.paid_at, len(one.funding_id), one.funding_id
