@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from domain.orders import OrderStatus
 from exchanges.models import Account, Balance
-from money.services import AccountBook, account_book
+from money.book import AccountBook, account_book
 from orders.models import Fill, Order
 from positions.models import Position
 from positions.tasks import track

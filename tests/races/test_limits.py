@@ -11,6 +11,7 @@ import pytest
 from domain.orders import Denial, OrderStatus
 from exchanges.models import Account
 from money import services
+from money.book import account_book
 from money.models import Valuation
 from orders.models import Order
 from tests.factories import (
@@ -66,7 +67,7 @@ def test_twenty_sessions_and_a_limit_of_exposure_never_pass_it(bells: Any) -> No
 
     at_once(valuings(orders))
 
-    book = services.account_book(account)
+    book = account_book(account)
     assert book is not None
     assert Decimal(4999) < book.exposure <= 5000
     assert Order.objects.filter(status=OrderStatus.READY).count() == 5
@@ -80,7 +81,7 @@ def test_twenty_sessions_never_spend_more_than_there_is(bells: Any) -> None:
 
     at_once(valuings(orders))
 
-    book = services.account_book(account)
+    book = account_book(account)
     assert book is not None
     assert 0 <= book.free_balance < 1
     assert Order.objects.filter(status=OrderStatus.READY).count() == 3
