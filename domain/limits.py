@@ -361,8 +361,8 @@ def _exposures(limits: Limits, book: Book, candidate: Candidate) -> list[Check]:
     )
     checks = _linear("max_exposure", Denial.MAX_EXPOSURE, limits.max_exposure, book.exposure, rate)
     if limits.max_leverage is not None:
-        bound = limits.max_leverage * book.equity
-        checks += _linear("max_leverage of the account", Denial.MAX_LEVERAGE, bound, book.exposure, rate)
+        most = limits.max_leverage * book.equity
+        checks += _linear("max_leverage of the account", Denial.MAX_LEVERAGE, most, book.exposure, rate)
     for name, code, percent, used in percents:
         bound = None if percent is None else _percent(percent, book.equity)
         checks += _linear(name, code, bound, used, rate, is_size=code is Denial.MAX_NET_EXPOSURE)

@@ -188,7 +188,7 @@ class RiskProfileForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def clean(self) -> dict[str, Any]:
         data: dict[str, Any] = super().clean() or {}
-        chosen = data.get("preset")
+        chosen = data.get("preset") or RiskProfile.Preset.CUSTOM
         if "preset" in self.changed_data and chosen in PRESETS:
             data |= preset_values(chosen)
         elif not self.errors:

@@ -15,9 +15,10 @@ from exchanges.models import RiskProfile
 P = RiskProfile.Preset
 
 # Everything that a preset sets or clears: all limits, and what they are measured by.
-LIMIT_FIELDS: tuple[str, ...] = tuple(
-    field.name for field in RiskProfile._meta.concrete_fields if field.name not in ("id", "account", "preset")
-)
+_FIELDS = {
+    field.name: field for field in RiskProfile._meta.concrete_fields if field.name not in ("id", "account", "preset")
+}
+LIMIT_FIELDS: tuple[str, ...] = tuple(_FIELDS)
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     P.CONSERVATIVE: {
@@ -83,5 +84,4 @@ def preset_of(values: Mapping[str, Any]) -> str:
 
 
 def _unset(name: str) -> Any:
-    field = RiskProfile._meta.get_field(name)
-    return None if field.null else field.get_default()
+    return None if _FIELDS[name].null else _FIELDS[name].get_default()

@@ -65,7 +65,7 @@ def past_of(account: Account, limits: Limits, session_id: int | None, now: datet
         if session_id is not None:
             closed_by_session = _last_closed(Q(session=session_id), limits.cooldown_losses)
     return Past(
-        day_start_equity=_day_start(account, now) if limits.max_daily_loss_percent is not None else None,
+        day_start_equity=day_start_equity(account, now) if limits.max_daily_loss_percent is not None else None,
         peak_equity=peak_equity(account) if limits.max_drawdown_percent is not None else None,
         entries_last_minute=_entries_last_minute(account, now) if limits.max_orders_per_minute is not None else 0,
         closed_by_session=closed_by_session,
@@ -112,7 +112,7 @@ def _last_closed(of: Q, count: int) -> list[tuple[Decimal, datetime]]:
     return [(result, closed_at) for result, closed_at in rows if closed_at is not None]
 
 
-def _day_start(account: Account, now: datetime) -> Decimal | None:
+def day_start_equity(account: Account, now: datetime) -> Decimal | None:
     """What the account was worth at midnight UTC: the last known before, else the first known since."""
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     points = EquityPoint.objects.filter(account=account, currency=account.currency).values_list("equity", flat=True)

@@ -26,16 +26,14 @@ from exchanges.api import ExchangeViewSet, MarketViewSet, QuoteViewSet
 from exchanges.credentials import UnableToDecrypt
 from exchanges.gateway import ExchangeUnavailable
 from marketdata.api import CandleViewSet, FeedViewSet
-from money.api import ValuationViewSet
+from money.api import AccountViewSet, MoneyViewSet, SessionViewSet, ValuationViewSet
 from pipeline.rest import validation_detail
 from positions.api import (
-    AccountViewSet,
     DiscrepancyViewSet,
     EventViewSet,
     FillViewSet,
     OrderViewSet,
     PositionViewSet,
-    SessionViewSet,
 )
 from positions.resolutions import UnableToResolve
 from r3edge_site.tokens import TokenViewSet
@@ -68,6 +66,7 @@ ROUTES: dict[str, type[ViewSetMixin]] = {
     "positions": PositionViewSet,
     "discrepancies": DiscrepancyViewSet,
     "valuations": ValuationViewSet,
+    "money": MoneyViewSet,
     "events": EventViewSet,
 }
 

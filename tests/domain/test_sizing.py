@@ -298,4 +298,4 @@ def test_a_short_position_s_stop_lies_above() -> None:
     def at(level: int) -> Decimal | None:
         return stop_percent(plan, price=Decimal(100), side=PositionSide.SHORT, signal_stop=Decimal(level))
 
-    assert (at(104), at(96)) == (4, None)
+    assert (at(104), at(96)) == (Decimal(4), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
@@ -11,26 +10,21 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from domain.candles import Timeframe
 from domain.orders import DENIAL_TEXTS, Denial, OrderStatus
 from exchanges.gateway import ExchangeUnavailable
 from exchanges.models import Account, Balance, Market, Quote
 from money import services
-from money.models import EquityPoint, TradingHalt, Valuation
+from money.models import TradingHalt, Valuation
 from money.tasks import sweep_orders, value
 from orders.models import Order
 from orders.services import orders_cancel
-from positions.models import Position
 from sessions.models import SessionStatus
 from tests.factories import (
-    NOON,
     events,
     let_pass,
     make_account,
     make_balance,
-    make_candles,
     make_config,
-    make_feed,
     make_limits,
     make_market,
     make_open_position,
@@ -39,29 +33,25 @@ from tests.factories import (
     make_quote,
     make_session,
 )
+from tests.money.stages import (
+    at_price,
+    by_record,
+    levered,
+    lost,
+    moved,
+    requested,
+    session_of,
+    under,
+    valued,
+    was_worth,
+    without_stop,
+)
 from tests.race import at_once, happens_before
 from tests.venue import Venue
 
 pytestmark = pytest.mark.django_db
 
 D = Decimal
-
-
-def requested(account: Account | None = None, price: str = "50000", **fields: Any) -> Order:
-    """An entry that waits to be valued, of a new session of ``account`` (default: one of 10,000 USDT without limits)."""
-    account = account or Account.objects.first()
-    if account is None:
-        account = make_account()
-        make_limits(account)
-    session = make_session(account, **fields)
-    make_quote(session.config.feed.market, price)
-    return make_order(make_position(session, exits=session.exit_plan.model_dump(mode="json")))
-
-
-def valued(order: Order) -> Order:
-    value([order.pk])
-    order.refresh_from_db()
-    return order
 
 
 @pytest.mark.parametrize(
@@ -126,24 +116,15 @@ DENIALS: dict[Denial, Change] = {
     Denial.BALANCE_UNKNOWN: lambda order: Account.objects.update(balances_synced_at=None),
     Denial.NO_STOP_LOSS: lambda order: without_stop(order),
     Denial.HALTED: lambda order: TradingHalt.objects.create(account=order.account, cause="a test", tripped_by="alice"),
-    Denial.COOLDOWN: lambda order: [make_limits(order.account, cooldown_losses=1), lost(order, "-1")],
+    Denial.COOLDOWN: lambda order: lost(under(order, cooldown_losses=1), "-1"),
     Denial.MAX_ORDERS_PER_MINUTE: lambda order: make_limits(order.account, max_orders_per_minute=0),
-    Denial.MAX_DAILY_LOSS: lambda order: [
-        make_limits(order.account, max_daily_loss_percent=D(1)),
-        was_worth(order, "10102"),
-    ],
-    Denial.MAX_DRAWDOWN: lambda order: [
-        make_limits(order.account, max_drawdown_percent=D(1)),
-        was_worth(order, "10102"),
-    ],
-    Denial.PRICE_BAND: lambda order: [make_limits(order.account, price_band_percent=D(5)), at_price("52500.1")],
-    Denial.MAX_LEVERAGE: lambda order: [make_limits(order.account, max_leverage=D(3)), levered("3.5")],
+    Denial.MAX_DAILY_LOSS: lambda order: was_worth(under(order, max_daily_loss_percent=D(1)), "10102"),
+    Denial.MAX_DRAWDOWN: lambda order: was_worth(under(order, max_drawdown_percent=D(1)), "10102"),
+    Denial.PRICE_BAND: lambda order: at_price(under(order, price_band_percent=D(5)), "52500.1"),
+    Denial.MAX_LEVERAGE: lambda order: levered(under(order, max_leverage=D(3)), "3.5"),
     Denial.NO_VOLATILITY: lambda order: session_of(order).update(sizing_method="VOLATILITY"),
     Denial.NO_RECORD: lambda order: session_of(order).update(sizing_method="KELLY"),
-    Denial.NO_EDGE: lambda order: [
-        session_of(order).update(sizing_method="KELLY", kelly_min_trades=1),
-        lost(order, "-1"),
-    ],
+    Denial.NO_EDGE: lambda order: lost(by_record(order), "-1"),
     Denial.NO_HISTORY: lambda order: make_limits(order.account, max_var_percent=D(5)),
     Denial.MAX_RISK_PER_TRADE: lambda order: make_limits(order.account, max_risk_per_trade_percent=D(0)),
     Denial.MAX_OPEN_RISK: lambda order: make_limits(order.account, max_open_risk_percent=D(0)),
@@ -159,50 +140,6 @@ DENIALS: dict[Denial, Change] = {
     Denial.BELOW_MIN_QUANTITY: lambda order: Market.objects.update(min_quantity=D(1)),
     Denial.BELOW_MIN_NOTIONAL: lambda order: Market.objects.update(min_notional=D(1001)),
 }
-
-
-def lost(order: Order, result: str, minutes_ago: int = 1) -> None:
-    """The order's session closed a position of 1,000 with that result."""
-    closed_at = timezone.now() - timedelta(minutes=minutes_ago)
-    make_position(
-        session_of(order).get(), status="CLOSED", realized_pnl=D(result), entered=D("0.02"), entry_price=D(50000),
-        closed_at=closed_at,
-    )  # fmt: skip
-
-
-def was_worth(order: Order, equity: str, **fields: Any) -> None:
-    """A point of the account's equity curve, a second ago unless ``fields`` say otherwise."""
-    EquityPoint.objects.create(
-        account=order.account, currency="USDT", equity=D(equity),
-        **{"at": timezone.now() - timedelta(seconds=1), "peak": D(equity), **fields},
-    )  # fmt: skip
-
-
-def at_price(price: str) -> None:
-    Order.objects.update(order_type="LIMIT", price=D(price))
-
-
-def levered(leverage: str) -> None:
-    Market.objects.update(kind=Market.Kind.LINEAR_FUTURE)
-    Order.objects.update(leverage=D(leverage))
-
-
-def moved(order: Order, **limits: Any) -> None:
-    """The market went up and down by some percent every hour."""
-    make_limits(order.account, **limits)
-    feed = make_feed(order.market, Timeframe.H1)
-    make_candles(feed, [100 + 20 * math.sin(hour * hour) for hour in range(120)], NOON)
-
-
-def session_of(order: Order) -> Any:
-    from sessions.models import TradingSession
-
-    return TradingSession.objects.filter(account=order.account)
-
-
-def without_stop(order: Order) -> None:
-    session_of(order).update(sizing_method="RISK_PER_TRADE", sizing_amount=D(1))
-    Position.objects.update(exits={})
 
 
 def venue_away(*_: Any) -> None:
