@@ -314,7 +314,7 @@ class AccountViewSet(positions_api.AccountViewSet):
     """One's accounts at the venues. Keys are written and never read back."""
 
     @extend_schema(responses=RiskAnswer)
-    @action(detail=True, methods=["get"], filterset_class=None, pagination_class=None)
+    @action(detail=True, methods=["get"], filterset_fields=(), pagination_class=None)
     def risk(self, request: Request, pk: str | None = None) -> Response:
         """Concentration, correlation, value at risk, losses, and every limit with its figure, bound and margin."""
         told = account_risk(self.get_object(), timezone.now())
