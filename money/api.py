@@ -22,7 +22,7 @@ from money.models import TradingHalt, Valuation
 from money.services import Judgement, order_quote, sizing_told
 from money.why import check_told, session_why, verdict_text
 from orders.models import Fill
-from pipeline.rest import ExactDecimalField, Filters, IdFilter, OwnedRelated, OwnedRows, RowSerializer
+from pipeline.rest import ExactDecimalField, Filters, IdFilter, OwnedRelated, OwnedRows, RowSerializer, exact_text
 from positions import api as positions_api
 from positions.api import PositionSerializer, intents_of, session_of
 from sessions.models import TradingSession
@@ -113,7 +113,7 @@ class QuoteAsked(serializers.Serializer[Any]):
         kind = OrderType(attrs["order_type"])
         wanted = {OrderType.LIMIT: "price", OrderType.STOP: "stop_price"}.get(kind)
         errors = {
-            name: f"wanted more than 0, was {attrs[name]}"
+            name: f"wanted more than 0, was {exact_text(attrs[name])}"
             for name in ("quantity", "price", "stop_price")
             if attrs.get(name) is not None and attrs[name] <= 0
         }
@@ -290,7 +290,7 @@ class HaltInForce(RowSerializer[TradingHalt]):
 
 
 class RiskAnswer(serializers.Serializer[Any]):
-    """How much an account risks, in its currency. Only the first two and the halts where its balance was never read."""
+    """How much an account risks, in its currency. Where its balance was never read there are no figures."""
 
     account = serializers.IntegerField()
     currency = serializers.CharField()

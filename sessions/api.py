@@ -30,7 +30,13 @@ ADJUSTABLE = (
 )  # fmt: skip
 
 
-@extend_schema_field(ExitPlan.model_json_schema(mode="validation", ref_template="{model}"))
+@extend_schema_field(
+    {
+        "type": "object",
+        "description": f"Any of {', '.join(ExitPlan.model_fields)}; null takes away what the strategy has.",
+        "example": {"stop_loss_atr": "2", "targets": [{"percent": "2", "fraction": "0.5"}, {"percent": "5"}]},
+    }
+)
 class ExitsField(serializers.JSONField):
     """Fields of an exit plan; what is wrong with them is said with the whole plan, when the session is checked."""
 

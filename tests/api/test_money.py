@@ -289,7 +289,10 @@ def test_an_account_never_read_says_that_nothing_is_known(alice: Api) -> None:
 
     told = alice.get(f"accounts/{account.pk}/risk").json()
 
-    assert told == {"account": account.pk, "currency": "USDT", "equity": None, "halts": [], "limits": []}
+    assert told == {
+        "account": account.pk, "currency": "USDT", "equity": None, "halts": [], "limits": [], "correlations": None,
+        "daily_loss": None, "drawdown": None,
+    }  # fmt: skip
 
 
 def test_markets_without_candles_say_why_there_is_no_figure(alice: Api, session: TradingSession) -> None:

@@ -121,8 +121,8 @@ def test_each_limit_leaves_the_room_between_its_figure_and_its_bound(
 def test_leverage_bounds_each_position_and_the_whole_account() -> None:
     own, all_of_it = weighed({"max_leverage": "2"}, book(holding("19500")), candidate(leverage=D(3)))
 
-    assert (own.is_broken, own.figure(D(1)), own.bound) == (True, 3, 2)
-    assert (all_of_it.room, all_of_it.bound, all_of_it.code) == (500, 20000, Denial.MAX_LEVERAGE)
+    assert (own.is_broken, own.figure(D(1)), own.bound) == (True, D(3), D(2))
+    assert (all_of_it.room, all_of_it.bound, all_of_it.code) == (D(500), D(20000), Denial.MAX_LEVERAGE)
     assert not weighed({"max_leverage": "3"}, order=candidate(leverage=D(3)))[0].is_broken
 
 
@@ -137,14 +137,14 @@ def test_a_position_that_is_held_takes_no_second_place(
 
     check = only(weighed({"max_open_positions": 2}, held, candidate(position_id=position_id)))
 
-    assert (check.is_broken, check.figure(D(5))) == (is_broken, after)
+    assert (check.is_broken, check.figure(D(5))) == (is_broken, D(after))
 
 
 @pytest.mark.parametrize(("sent", "is_broken"), [(0, False), (2, False), (3, True)])
 def test_entries_a_minute_are_counted(sent: int, is_broken: bool) -> None:
     check = only(weighed({"max_orders_per_minute": 3}, past=Past(entries_last_minute=sent)))
 
-    assert (check.is_broken, check.figure(D(0)), check.figure(D(5))) == (is_broken, sent, sent + 1)
+    assert (check.is_broken, check.figure(D(0)), check.figure(D(5))) == (is_broken, D(sent), D(sent + 1))
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_markets_that_move_as_one_add_up_and_opposite_bets_cancel() -> None:
     assert round(along.figure(D(100)), 9) == 900
     assert along.room is not None
     assert D(199) < along.room <= 200
-    assert (round(against.figure(D(800)), 4), against.room) == (0, None)
+    assert (round(against.figure(D(800)), 4), against.room) == (D(0), None)
 
 
 @pytest.mark.parametrize("method", list(VarMethod))
@@ -311,7 +311,8 @@ def test_an_order_cut_to_its_rooms_never_leaves_a_limit_further_broken(
         "max_currency_exposure_percent", "max_risk_per_trade_percent", "max_open_risk_percent",
     )  # fmt: skip
     given_book = book(*(Holding(number, "BTC/USDT", "BTC", one, abs(one) / 10) for number, one in enumerate(held)))
-    limits = Limits(**dict(zip(names, bounds, strict=True)))
+    chosen: dict[str, Any] = dict(zip(names, bounds, strict=True))
+    limits = Limits(**chosen)
     order = candidate(side, margin=D("0.006"))
 
     checks = weigh(limits, given_book, Past(), order, wish, None, NOON)

@@ -158,7 +158,7 @@ def test_adding_to_an_open_position_is_no_new_position_and_meets_every_other_lim
     assert (order.status, order.quantity) == (OrderStatus.READY, D("0.01"))
     book = account_book(account)
     assert book is not None
-    assert (book.open_positions, book.exposure) == (1, 1503)
+    assert (book.open_positions, book.exposure) == (1, D(1503))
 
 
 def test_adding_counts_what_the_position_risks_already() -> None:
