@@ -42,6 +42,23 @@ def rsi(values: FloatArray, period: int) -> FloatArray:
     return result
 
 
+def atr(high: FloatArray, low: FloatArray, close: FloatArray, period: int) -> FloatArray:
+    """Wilder's average true range, in the unit of the prices. The first candle has no true range, as it has no close before
+    it; seeded with the plain mean of the next ``period`` ones as TA-Lib does, and defined from index ``period`` on."""
+    _require_period(period)
+    result = np.full(len(close), np.nan)
+    if len(close) <= period:
+        return result
+    before = close[:-1]
+    ranges = np.maximum(high[1:], before) - np.minimum(low[1:], before)
+    average = float(ranges[:period].mean())
+    result[period] = average
+    for index, one in enumerate(ranges[period:].tolist(), period + 1):
+        average = (average * (period - 1) + one) / period
+        result[index] = average
+    return result
+
+
 def crossed_above(fast: FloatArray, slow: FloatArray) -> NDArray[np.bool_]:
     """True where ``fast`` is above ``slow`` and was not on the candle before; False wherever either is undefined."""
     above = fast > slow

@@ -8,9 +8,11 @@ verb here holds a transaction while it calls a venue.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import transaction
@@ -22,6 +24,7 @@ from exchanges.credentials import Credentials, SealedCredentials, UnableToDecryp
 from exchanges.gateway import BalanceReport, ExchangeUnavailable, KeyRights
 from exchanges.guarded_gateway import GuardedGateway
 from exchanges.models import Account, Balance, Exchange, PaperBalance, RiskProfile
+from exchanges.presets import LIMIT_FIELDS, preset_of, preset_values
 from exchanges.services import OVERTAKEN_WITHIN, gateway_for
 from exchanges.venues import venue_of
 from pipeline.topics import Topic, publish, ring
@@ -110,6 +113,23 @@ def account_rekey(account_id: int, credentials: Credentials, examined: KeysExami
         credentials=credentials, key_hint=credentials.hint, status=Account.Status.ACTIVE, status_reason="",
         keys_checked_at=examined.checked_at, keys_warning=examined.warning,
     )  # fmt: skip
+
+
+def risk_profile_change(account_id: int, changes: Mapping[str, Any]) -> RiskProfile:
+    """Change limits of an account: those named, or with ``preset`` all of them, and then those named beside it. Afterwards
+    the profile bears the name of the preset that it is, or CUSTOM. Raises KeyError for a preset that there is not."""
+    with transaction.atomic():
+        Account.objects.select_for_update().get(pk=account_id)  # no order is valued by half of a change
+        profile = RiskProfile.objects.get_or_create(account_id=account_id)[0]
+        wanted = {name: value for name, value in changes.items() if name != "preset"}
+        preset = changes.get("preset")
+        if preset is not None and preset != RiskProfile.Preset.CUSTOM:
+            wanted = preset_values(preset) | wanted
+        for name, value in wanted.items():
+            setattr(profile, name, value)
+        profile.preset = preset_of({name: getattr(profile, name) for name in LIMIT_FIELDS})
+        profile.save()
+    return profile
 
 
 def account_pause(account_id: int, reason: str, keys: SealedCredentials | None = None) -> bool:

@@ -22,6 +22,7 @@ from exchanges.ccxt_gateway import is_ccxt_exchange
 from exchanges.credentials import Credentials, UnableToDecrypt
 from exchanges.gateway import ExchangeUnavailable
 from exchanges.models import Account, Balance, Exchange, Market, Quote, RiskProfile
+from exchanges.presets import LIMIT_FIELDS, PRESETS, preset_of, preset_values
 from pipeline.fields import ExactField
 from pipeline.pages import (
     BADGES,
@@ -187,12 +188,38 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
         return Credentials(*values) if any(values) else None
 
 
+class RiskProfileForm(forms.ModelForm):  # type: ignore[type-arg]
+    """Limits, and a preset to set all of them by: one that is chosen anew outranks what the other fields say."""
+
+    def clean(self) -> dict[str, Any]:
+        data: dict[str, Any] = super().clean() or {}
+        chosen = data.get("preset") or RiskProfile.Preset.CUSTOM
+        if "preset" in self.changed_data and chosen in PRESETS:
+            data |= preset_values(chosen)
+        elif not self.errors:
+            data["preset"] = preset_of({name: data.get(name) for name in LIMIT_FIELDS})
+        return data
+
+
 class RiskProfileInline(BaseStackedInline):
     model = RiskProfile
+    form = RiskProfileForm
     can_delete = False
     min_num = 1
     hide_title = True
-    fields = (("max_open_positions", "max_exposure"),)
+    fields = (
+        "preset",
+        ("max_open_positions", "max_orders_per_minute"),
+        ("max_risk_per_trade_percent", "max_open_risk_percent"),
+        ("max_exposure", "max_exposure_percent"),
+        ("max_market_exposure_percent", "max_currency_exposure_percent"),
+        ("max_net_exposure_percent", "max_leverage"),
+        ("max_daily_loss_percent", "max_drawdown_percent"),
+        ("cooldown_losses", "cooldown_minutes"),
+        ("max_correlated_exposure_percent", "price_band_percent"),
+        ("max_var_percent", "max_cvar_percent"),
+        ("var_method", "var_confidence", "var_horizon_hours"),
+    )
     verbose_name = "risk limits"
     formfield_overrides = {ExactField: exact_widget()}
 
@@ -314,7 +341,7 @@ class AccountPage(Page):
         # The account came with limits of its own: what was typed in goes onto that row.
         for profile in formset.save(commit=False):
             RiskProfile.objects.filter(account=form.instance).update(
-                max_open_positions=profile.max_open_positions, max_exposure=profile.max_exposure
+                **{name: getattr(profile, name) for name in ("preset", *LIMIT_FIELDS)}
             )
 
     def sections(self, request: HttpRequest, row: Account) -> Sections:

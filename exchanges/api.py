@@ -27,10 +27,12 @@ from exchanges.accounts import (
     balances_refresh,
     keys_examine,
     paper_require,
+    risk_profile_change,
 )
 from exchanges.ccxt_gateway import is_ccxt_exchange
 from exchanges.credentials import Credentials
 from exchanges.models import Account, Balance, Exchange, Market, Quote, RiskProfile
+from exchanges.presets import LIMIT_FIELDS
 from exchanges.services import exchange_sync
 from pipeline.rest import (
     LARGEST_ID,
@@ -215,13 +217,19 @@ class BalanceSerializer(RowSerializer[Balance]):
 
 
 class RiskProfileSerializer(RowSerializer[RiskProfile]):
-    max_exposure = ExactDecimalField(
-        required=False, allow_null=True, min_value=0, help_text="Value of all positions and entries together."
+    preset = serializers.ChoiceField(
+        choices=RiskProfile.Preset.choices,
+        required=False,
+        help_text="Written: sets every limit to what the preset says, before those named beside it. Read: which preset the "
+        "limits are, CUSTOM when none.",
     )
 
     class Meta:
         model = RiskProfile
-        fields = ("max_open_positions", "max_exposure")
+        fields = ("preset", *LIMIT_FIELDS)
+
+    def update(self, instance: RiskProfile, validated_data: dict[str, Any]) -> RiskProfile:
+        return risk_profile_change(instance.account_id, validated_data)
 
 
 class AccountSerializer(RowSerializer[Account]):
@@ -369,12 +377,12 @@ class AccountViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, mixins.Cr
     @extend_schema(methods=["patch"], request=RiskProfileSerializer, responses=RiskProfileSerializer)
     @action(detail=True, methods=["get", "patch"], url_path="risk-profile", serializer_class=RiskProfileSerializer)
     def risk_profile(self, request: Request, pk: str | None = None) -> Response:
-        """What the account may risk over all of its sessions; null is no limit."""
+        """What the account may risk over all of its sessions; null is no limit. With ``preset`` all of it is set at once."""
         profile = RiskProfile.objects.get_or_create(account=self.get_object())[0]
         if request.method == "PATCH":
             change = RiskProfileSerializer(profile, data=request.data, partial=True)
             change.is_valid(raise_exception=True)
-            change.save()
+            profile = change.save()
         return Response(RiskProfileSerializer(profile).data)
 
     def _current(self) -> Response:

@@ -195,6 +195,12 @@ class Market(models.Model):
         return f"{self.symbol} at {self.exchange.name}"
 
     @property
+    def max_leverage(self) -> Decimal | None:
+        """The most the venue lends on contracts here; None where it does not say."""
+        most = ((self.venue_info.get("limits") or {}).get("leverage") or {}).get("max")
+        return None if most is None else Decimal(str(most))
+
+    @property
     def rules(self) -> MarketRules:
         """What the venue accepts here, as the pure functions take it."""
         return MarketRules(

@@ -15,7 +15,7 @@ from domain.orders import DENIAL_TEXTS, Denial
 from money.models import Valuation
 from orders.admin import FillPage, OrderPage
 from orders.models import Fill, Order
-from pipeline.pages import BADGES, Fact, LongPage, OwnRelatedFilter, Sections, badge, link, plain, table
+from pipeline.pages import BADGES, Fact, LongPage, OwnRelatedFilter, Sections, Table, badge, link, plain, table
 from positions.models import Intent
 from sessions.models import TradingSession
 
@@ -48,7 +48,27 @@ class ValuationPage(LongPage):
         return valuation.verdict
 
     def sections(self, request: HttpRequest, row: Valuation) -> Sections:
-        return Sections([verdict(row), Fact("Order", link(row.order)), Fact("Quantity", plain(row.quantity))])
+        facts = [verdict(row), Fact("Order", link(row.order)), Fact("Quantity", plain(row.quantity))]
+        return Sections(facts, [limits_table(row), sizing_table(row)])
+
+
+def limits_table(valuation: Valuation) -> Table:
+    """Every limit as it was measured."""
+    headers = ("Limit", "Verdict", "Before", "After", "Bound", "Room", "Unit")
+    rows = (
+        (
+            check["limit"], badge(check["verdict"]), check["before"], check["after"], check["bound"],
+            "-" if check["room"] is None else check["room"], check["unit"],
+        )
+        for check in valuation.checks
+    )  # fmt: skip
+    return table("Limits", headers, rows)
+
+
+def sizing_table(valuation: Valuation) -> Table:
+    """What the size was computed from."""
+    rows = ((name.replace("_", " "), "-" if value is None else str(value)) for name, value in valuation.sizing.items())
+    return table("Sizing", ("Fact", "Value"), rows)
 
 
 def verdict(valuation: Valuation) -> Fact:
@@ -120,7 +140,7 @@ class ValuedOrderPage(OrderPage):
                 "Decided at", "Verdict", "Price", "Equity", "Free balance", "Exposure", "Open positions", "Wanted", "Capped",
                 "Quantity",
             )  # fmt: skip
-            sections.tables.insert(0, table("Valuation", headers, [cells]))
+            sections.tables[:0] = [table("Valuation", headers, [cells]), limits_table(valued), sizing_table(valued)]
         return sections
 
 

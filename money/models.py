@@ -17,7 +17,7 @@ class Valuation(models.Model):
     """Why an order got its quantity, or none: the facts of that moment, under the account's lock."""
 
     order = models.OneToOneField(Order, on_delete=models.CASCADE, related_name="valuation")
-    verdict = models.CharField(max_length=20, help_text="APPROVED, or the code of the denial.")
+    verdict = models.CharField(max_length=40, help_text="APPROVED, or the code of the denial.")
     price = ExactField(null=True, help_text="Expected entry price.")
     equity = ExactField(null=True)
     free_balance = ExactField(null=True)

@@ -26,18 +26,16 @@ from exchanges.api import ExchangeViewSet, MarketViewSet, QuoteViewSet
 from exchanges.credentials import UnableToDecrypt
 from exchanges.gateway import ExchangeUnavailable
 from marketdata.api import CandleViewSet, FeedViewSet
-from money.api import ValuationViewSet
+from money.api import AccountViewSet, MoneyViewSet, SessionViewSet, ValuationViewSet
 from money.equity_api import EquityViewSet
 from orders.api import FundingViewSet
 from pipeline.rest import validation_detail
 from positions.api import (
-    AccountViewSet,
     DiscrepancyViewSet,
     EventViewSet,
     FillViewSet,
     OrderViewSet,
     PositionViewSet,
-    SessionViewSet,
 )
 from positions.resolutions import UnableToResolve
 from r3edge_site.tokens import TokenViewSet
@@ -72,6 +70,7 @@ ROUTES: dict[str, type[ViewSetMixin]] = {
     "discrepancies": DiscrepancyViewSet,
     "valuations": ValuationViewSet,
     "equity": EquityViewSet,
+    "money": MoneyViewSet,
     "events": EventViewSet,
 }
 

@@ -6,10 +6,13 @@ from typing import Any
 
 from django.contrib import admin
 from django.core.exceptions import ValidationError
+from django.core.serializers.json import DjangoJSONEncoder
 from django.http import HttpRequest
 from unfold.decorators import display
 from unfold.enums import ActionVariant
+from unfold.widgets import UnfoldAdminTextareaWidget
 
+from domain.exit_plan import ExitPlan
 from pipeline.pages import BADGES, Fact, OwnRelatedFilter, Page, Sections, actor_of, badge, batch, button, link, moment
 from sessions import services
 from sessions.models import SessionStatus, SessionTick, TradingSession
@@ -24,6 +27,25 @@ OFFERED: dict[str, tuple[str, ...]] = {
     "recover": (S.SUSPENDED, S.HALTED),
     "stop": (S.CREATED, S.ACTIVE, S.SUSPENDED, S.HALTED),
 }
+
+EXITS_HELP = (
+    "JSON; empty: the strategy's exits and the two percentages. Any of "
+    + ", ".join(ExitPlan.model_fields)
+    + '. Example: {"stop_loss_atr": "2", "trailing_percent": "1.5", "targets": [{"percent": "2", "fraction": "0.5"}, '
+    '{"percent": "5"}]}. What each means: docs/risk.md.'
+)
+
+
+def exits_in_words(plan: dict[str, Any]) -> list[str]:
+    """The exits that a plan names, shortly: "stop loss percent 2"."""
+    said = []
+    for name, value in plan.items():
+        label = name.removeprefix("is_").replace("_", " ")
+        if isinstance(value, list):
+            said += [f"{label}: " + ", ".join(" ".join(f"{key} {part}" for key, part in one.items()) for one in value)]
+        else:
+            said.append(label if value is True else f"no {label}" if value in (False, None) else f"{label} {value}")
+    return said
 
 
 def _start(request: HttpRequest, session: TradingSession) -> str:
@@ -123,13 +145,29 @@ class TradingSessionPage(Page):
         return [
             (None, {"fields": [("account", "configuration" if obj else "config"), ("name", "tick_seconds")]}),
             (
-                "Size and exits",
+                "Size",
                 {
-                    "fields": [("sizing_method", "sizing_amount"), ("stop_loss_percent", "take_profit_percent")],
+                    "fields": [
+                        ("sizing_method", "sizing_amount"), ("kelly_cap_percent", "kelly_min_trades"),
+                        ("is_confidence_weighted", "max_entries"), ("leverage", "margin_mode"),
+                    ],
+                    "description": "Of entries that are yet to come, within the limits of the account.",
+                },
+            ),
+            (
+                "Exits",
+                {
+                    "fields": [("stop_loss_percent", "take_profit_percent"), "exits", "is_resting"],
                     "description": "Of positions that are yet to open; the period of ticks changes with the next start.",
                 },
             ),
-        ]
+        ]  # fmt: skip
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        if db_field.name == "exits":
+            kwargs |= {"widget": UnfoldAdminTextareaWidget(attrs={"rows": 6, "spellcheck": "false"})}
+            kwargs |= {"help_text": EXITS_HELP, "required": False, "encoder": DjangoJSONEncoder}
+        return super().formfield_for_dbfield(db_field, request, **kwargs)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         is_idle = obj is None or obj.status in (S.CREATED, S.STOPPED)
@@ -144,9 +182,12 @@ class TradingSessionPage(Page):
     def sections(self, request: HttpRequest, row: TradingSession) -> Sections:
         tick = SessionTick.objects.filter(session=row).first()
         waiting = "recovery asked for" if row.recover_requested_at else ""
+        plan = row.exit_plan_told
+        leaves = "unusable: see the form" if plan is None else ", ".join(exits_in_words(plan)) or "by exit signal only"
         return Sections(
             [
                 Fact("Status", badge(row.status), " ".join(part for part in (waiting, row.status_reason) if part)),
+                Fact("Exits", leaves, "of a position that is entered now"),
                 Fact("Run", row.run or "none yet", f"started {moment(row.started_at)}" if row.started_at else ""),
                 Fact(
                     "Next tick", moment(tick.due_at) if tick else "-", f"every {row.tick_seconds} s of the venue's time"

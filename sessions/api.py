@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import django_filters
 from django.db.models import QuerySet
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import mixins, serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from domain.exit_plan import ExitPlan
 from exchanges.api import ExchangeFilter
 from exchanges.models import Account
 from pipeline.rest import Filters, IdFilter, OwnedRelated, OwnedRows, RowSerializer, checked
@@ -20,10 +23,29 @@ from sessions.models import SessionStatus, TradingSession
 from sessions.services import session_create, session_recover, session_start, session_stop, session_suspend
 from strategies.models import StrategyConfig
 
-ADJUSTABLE = ("sizing_method", "sizing_amount", "stop_loss_percent", "take_profit_percent")
+# What may be changed while a session runs: it is read anew for every entry.
+ADJUSTABLE = (
+    "sizing_method", "sizing_amount", "is_confidence_weighted", "kelly_cap_percent", "kelly_min_trades", "leverage",
+    "margin_mode", "max_entries", "stop_loss_percent", "take_profit_percent", "exits", "is_resting",
+)  # fmt: skip
+
+
+@extend_schema_field(
+    {
+        "type": "object",
+        "description": f"Any of {', '.join(ExitPlan.model_fields)}; null takes away what the strategy has.",
+        "example": {"stop_loss_atr": "2", "targets": [{"percent": "2", "fraction": "0.5"}, {"percent": "5"}]},
+    }
+)
+class ExitsField(serializers.JSONField):
+    """Fields of an exit plan; what is wrong with them is said with the whole plan, when the session is checked."""
 
 
 class SessionSerializer(RowSerializer[TradingSession]):
+    exits = ExitsField(read_only=True, help_text="Exits beside or instead of the strategy's.")
+    exit_plan = serializers.SerializerMethodField(
+        help_text="How a position entered now would be left: the strategy's plan, changed by the session's own words."
+    )
     account_name = serializers.CharField(source="account.name", read_only=True)
     exchange_name = serializers.CharField(source="account.exchange.name", read_only=True)
     config_name = serializers.CharField(source="config.name", read_only=True)
@@ -38,11 +60,15 @@ class SessionSerializer(RowSerializer[TradingSession]):
         model = TradingSession
         fields: tuple[str, ...] = (
             "id", "name", "account", "account_name", "exchange_name", "config", "config_name", "strategy", "feed",
-            "market", "symbol", "timeframe", "status", "status_reason", *ADJUSTABLE, "tick_seconds", "run",
+            "market", "symbol", "timeframe", "status", "status_reason", *ADJUSTABLE, "exit_plan", "tick_seconds", "run",
             "has_exposure", "last_signal", "recover_requested_at", "next_tick_at", "created_at", "started_at",
             "stopped_at",
         )  # fmt: skip
         read_only_fields = fields
+
+    @extend_schema_field(OpenApiTypes.OBJECT)
+    def get_exit_plan(self, session: TradingSession) -> dict[str, Any] | None:
+        return session.exit_plan_told
 
 
 class SessionInput(RowSerializer[TradingSession]):
@@ -50,6 +76,7 @@ class SessionInput(RowSerializer[TradingSession]):
 
     account: OwnedRelated[Account] = OwnedRelated(queryset=Account.objects.all())
     config: OwnedRelated[StrategyConfig] = OwnedRelated(queryset=StrategyConfig.objects.all())
+    exits = ExitsField(required=False, help_text="Any fields of an exit plan; they come before the two percentages.")
 
     class Meta:
         model = TradingSession
@@ -63,9 +90,19 @@ class SessionInput(RowSerializer[TradingSession]):
 class SessionChange(RowSerializer[TradingSession]):
     """What can be changed of a session, also while it runs; a position that is open keeps its own exits."""
 
+    exits = ExitsField(required=False, help_text="Any fields of an exit plan; they come before the two percentages.")
+
     class Meta:
         model = TradingSession
         fields = ADJUSTABLE
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if self.instance is not None:
+            changed = copy(self.instance)
+            for name, value in attrs.items():
+                setattr(changed, name, value)
+            checked(changed.clean)
+        return attrs
 
     def update(self, instance: TradingSession, validated_data: dict[str, Any]) -> TradingSession:
         # By update: a save of the whole row would undo a change of status that came meanwhile.

@@ -12,11 +12,12 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 from pydantic import ValidationError as PlanError
+from pydantic_core import ErrorDetails
 
 from domain.exit_plan import ExitPlan, TargetLevel
 from domain.market import MarginMode
 from domain.sizing import SizingMethod
-from exchanges.models import Account
+from exchanges.models import Account, Market
 from pipeline.claims import Guarded, GuardedQuerySet
 from pipeline.fields import ExactField
 from strategies.models import Signal, StrategyConfig
@@ -175,7 +176,20 @@ class TradingSession(Guarded):
             raise ValidationError({"config": f"wanted a market of {self.account.exchange.name}, was {found}"})
         if market.quote != self.account.currency:
             raise ValidationError({"config": f"wanted a market quoted in {self.account.currency}, was {market.symbol}"})
+        self._check_contracts(market)
         self._check_exits()
+
+    def _check_contracts(self, market: Market) -> None:
+        """Leverage is of contracts; more than the venue gives there is refused before it is asked for."""
+        if market.kind != Market.Kind.LINEAR_FUTURE:
+            if self.leverage != 1:
+                raise ValidationError({"leverage": f"wanted 1 on a spot market, was {_plain(self.leverage)}"})
+            return
+        most = market.max_leverage
+        if most is not None and self.leverage > most:
+            raise ValidationError(
+                {"leverage": f"wanted at most {most} on {market.symbol}, was {_plain(self.leverage)}"}
+            )
 
     def _check_exits(self) -> None:
         if not isinstance(self.exits, dict):
@@ -185,8 +199,7 @@ class TradingSession(Guarded):
         try:
             _ = self.exit_plan
         except PlanError as error:
-            found = [f"{'.'.join(map(str, one['loc'])) or 'exits'}: {one['msg']}" for one in error.errors()]
-            raise ValidationError({"exits": found}) from error
+            raise ValidationError({"exits": [_complaint(one) for one in error.errors()]}) from error
 
     @property
     def exit_plan(self) -> ExitPlan:
@@ -194,10 +207,19 @@ class TradingSession(Guarded):
         Raises pydantic's ValidationError for words that do not fit together."""
         values: dict[str, Any] = self.config.build().exit_plan.model_dump()
         if self.stop_loss_percent is not None:
-            values |= {"stop_loss_percent": self.stop_loss_percent, "stop_loss_atr": None}
+            values |= {"stop_loss_percent": _plain(self.stop_loss_percent), "stop_loss_atr": None}
         if self.take_profit_percent is not None:
-            values["targets"] = (TargetLevel(percent=self.take_profit_percent),)
+            values["targets"] = (TargetLevel(percent=_plain(self.take_profit_percent)),)
         return ExitPlan.model_validate(values | self.exits)
+
+    @property
+    def exit_plan_told(self) -> dict[str, Any] | None:
+        """The exit plan as JSON, what it does not use left out; None where configuration and session do not fit any more."""
+        try:
+            plan: dict[str, Any] = self.exit_plan.model_dump(mode="json", exclude_defaults=True)
+        except (PlanError, ValidationError):
+            return None
+        return plan
 
     @property
     def exit_percents(self) -> tuple[Decimal | None, Decimal | None]:
@@ -207,6 +229,21 @@ class TradingSession(Guarded):
             parameters.stop_loss_percent if self.stop_loss_percent is None else self.stop_loss_percent,
             parameters.take_profit_percent if self.take_profit_percent is None else self.take_profit_percent,
         )
+
+
+def _plain(value: Decimal) -> Decimal:
+    """Without the zeros that fill a column."""
+    return Decimal(f"{value.normalize():f}")
+
+
+def _complaint(error: ErrorDetails) -> str:
+    """What is wrong with an exit plan, with the field that it is about: what was wanted, and what was found."""
+    place = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{place}: wanted a field of an exit plan, was none"
+    message = error["msg"].removeprefix("Value error, ")
+    found = "" if isinstance(error["input"], dict) else f", was {error['input']!r:.60}"
+    return f"{place}: {message}{found}" if place else message
 
 
 class SessionTick(models.Model):

@@ -36,9 +36,12 @@ def signals_table(config: StrategyConfig) -> Table:
     """A section of what a configuration last said; candles it had nothing to say about are left to the list."""
     speaking = config.signals.exclude(kind=SignalKind.NOTHING).order_by("-candle_open_at")[:SECTION_ROWS]
     return table(
-        "Signals", ("Candle closed at", "Says", "Price", "Evaluated at", "Reason"),
+        "Signals", ("Candle closed at", "Says", "Price", "Confidence", "Average range", "Evaluated at", "Reason"),
         (
-            (link(one, moment(one.candle_close_at)), badge(one.kind), one.price, one.created_at, one.reason)
+            (
+                link(one, moment(one.candle_close_at)), badge(one.kind), one.price, one.confidence, one.atr,
+                one.created_at, one.reason,
+            )
             for one in speaking
         ),
         list_url(Signal, config__id__exact=config.pk),
@@ -131,7 +134,17 @@ class ConfigPage(Page):
 @admin.register(Signal)
 class SignalPage(LongPage):
     owner_path = "config__owner"
-    list_display = ("candle_close_at", "config", "says", "price", "reason", "created_at")
+    list_display = (
+        "candle_close_at",
+        "config",
+        "says",
+        "price",
+        "confidence",
+        "stop_price",
+        "atr",
+        "reason",
+        "created_at",
+    )
     list_select_related = ("config__owner",)
     list_filter = ("kind", ("config", OwnRelatedFilter), ("created_at", RangeDateTimeFilter))
     list_filter_submit = True

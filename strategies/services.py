@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
+from math import isfinite, nan
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -16,6 +19,8 @@ from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from domain.candles import Candles, Timeframe
+from domain.indicators import atr
+from domain.market import MarketRules, Side, round_price, to_decimal
 from domain.strategy import SignalKind, Strategy
 from marketdata.models import Candle, Feed
 from marketdata.services import candles_window
@@ -26,6 +31,10 @@ logger = logging.getLogger(__name__)
 
 # Candles shown to a strategy at least; more where its warm-up asks for more.
 WINDOW = 500
+# Over how many candles a signal's average true range is taken: Wilder's own.
+ATR_PERIOD = 14
+# What a column of prices holds; more is no price.
+LARGEST_PRICE = 1e18
 
 
 def config_need(config_id: int, is_needed: bool) -> None:
@@ -62,15 +71,20 @@ def feed_evaluate(feed_id: int) -> list[int]:
     is_stale = feed.market.exchange.time_at(timezone.now()) > close_at + timeframe.length
     signals = []
     for config in configs:
-        kind, reason = _answer(strategies[config.pk], candles, is_stale)
+        answer = _answer(strategies[config.pk], candles, is_stale)
+        speaks = answer.kind is not SignalKind.NOTHING
         signals.append(
             Signal(
                 config=config,
                 candle_open_at=open_at,
                 candle_close_at=close_at,
-                kind=kind,
+                kind=answer.kind,
                 price=feed.close,
-                reason=reason,
+                confidence=_confidence(answer.confidence),
+                stop_price=_level(answer.stop, feed.market.rules),
+                target_price=_level(answer.target, feed.market.rules),
+                atr=_volatility(candles) if speaks else None,
+                reason=answer.reason,
             )
         )
     with transaction.atomic():
@@ -107,35 +121,73 @@ def _built(config: StrategyConfig) -> Strategy[Any] | str:
         return f"UNUSABLE: {'; '.join(error.messages)}"
 
 
-def _answer(strategy: Strategy[Any] | str, candles: Candles, is_stale: bool) -> tuple[SignalKind, str]:
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a strategy said of the newest candle; NaN where it had no word."""
+
+    kind: SignalKind
+    reason: str = ""
+    confidence: float = nan
+    stop: float = nan
+    target: float = nan
+
+
+def _answer(strategy: Strategy[Any] | str, candles: Candles, is_stale: bool) -> _Answer:
     if isinstance(strategy, str):
-        return SignalKind.NOTHING, strategy[:200]
+        return _Answer(SignalKind.NOTHING, strategy[:200])
     if is_stale:
-        return SignalKind.NOTHING, "STALE: a newer candle has closed since"
+        return _Answer(SignalKind.NOTHING, "STALE: a newer candle has closed since")
     if len(candles) < strategy.warm_up:
-        return SignalKind.NOTHING, f"WARMING_UP: {len(candles)} of {strategy.warm_up} candles"
+        return _Answer(SignalKind.NOTHING, f"WARMING_UP: {len(candles)} of {strategy.warm_up} candles")
+    last = len(candles) - 1
     try:
-        kind = strategy.signals(candles).kind_at(len(candles) - 1)
+        said = strategy.signals(candles)
+        kind = said.kind_at(last)
+        words = [nan if array is None else float(array[last]) for array in (said.confidence, said.stops, said.targets)]
     except Exception as error:
         # A strategy is somebody's code: whatever it raises must not keep its neighbours on the feed from being asked.
         logger.exception("strategy %s failed", type(strategy).__name__)
-        said = "".join(char if char.isprintable() else " " for char in str(error))  # no NUL: PostgreSQL takes none
-        return SignalKind.NOTHING, f"FAILED: {type(error).__name__}: {said}"[:200]
-    return kind, "" if kind is not SignalKind.NOTHING else "NO_SIGNAL"
+        text = "".join(char if char.isprintable() else " " for char in str(error))  # no NUL: PostgreSQL takes none
+        return _Answer(SignalKind.NOTHING, f"FAILED: {type(error).__name__}: {text}"[:200])
+    if kind is SignalKind.NOTHING:
+        return _Answer(kind, "NO_SIGNAL")
+    if kind not in (SignalKind.ENTER_LONG, SignalKind.ENTER_SHORT):
+        return _Answer(kind)  # the rest is about entries
+    return _Answer(kind, "", *words)
+
+
+def _confidence(value: float) -> Decimal | None:
+    """0 to 1, whatever the strategy's scale overshot; six decimals of certainty are plenty."""
+    return round(to_decimal(min(max(value, 0.0), 1.0)), 6) if isfinite(value) else None
+
+
+def _level(value: float, rules: MarketRules) -> Decimal | None:
+    """A price that the strategy named, on the market's tick; none where it is no price."""
+    if not isfinite(value) or value <= 0 or value >= LARGEST_PRICE:
+        return None
+    return round_price(to_decimal(value), rules, Side.BUY) or None
+
+
+def _volatility(candles: Candles) -> Decimal | None:
+    """The average true range of the last candles, to ten digits."""
+    value = float(atr(candles.high, candles.low, candles.close, ATR_PERIOD)[-1])
+    return to_decimal(f"{value:.10g}") if isfinite(value) else None
 
 
 def _insert_new(signals: Sequence[Signal]) -> list[Signal]:
     # The ORM's ignore_conflicts does not tell which rows were ours, and who won is the point.
-    row = "(%s, %s, %s, %s, %s, %s, clock_timestamp())"
+    row = "(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, clock_timestamp())"
     values: list[Any] = []
     for signal in signals:
         values += [
-            signal.config_id, signal.candle_open_at, signal.candle_close_at, signal.kind, signal.price, signal.reason,
+            signal.config_id, signal.candle_open_at, signal.candle_close_at, signal.kind, signal.price, signal.confidence,
+            signal.stop_price, signal.target_price, signal.atr, signal.reason,
         ]  # fmt: skip
     with connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO strategies_signal"  # noqa: S608  # the placeholders only
-            " (config_id, candle_open_at, candle_close_at, kind, price, reason, created_at) VALUES "
+            " (config_id, candle_open_at, candle_close_at, kind, price, confidence, stop_price, target_price, atr, reason,"
+            " created_at) VALUES "
             + ", ".join([row] * len(signals))
             + " ON CONFLICT DO NOTHING RETURNING config_id, id",
             values,

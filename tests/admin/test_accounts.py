@@ -11,15 +11,18 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
+from exchanges.accounts import risk_profile_change
 from exchanges.admin import AccountPage
-from exchanges.models import Account, Balance, Exchange, Market
+from exchanges.models import Account, Balance, Exchange, Market, RiskProfile
 from tests.admin.conftest import errors_of, make_trader, signed_in, told, url_of, words_of
 from tests.factories import KEY, PASSPHRASE, SECRET, make_account, make_exchange, make_session
 from tests.venue import Venue
 
 LIMITS = {
     "risk_profile-TOTAL_FORMS": "1", "risk_profile-INITIAL_FORMS": "0",
-    "risk_profile-0-max_open_positions": "3", "risk_profile-0-max_exposure": "2500.5",
+    "risk_profile-0-max_open_positions": "3", "risk_profile-0-max_exposure": "2500.5", "risk_profile-0-preset": "CUSTOM",
+    "risk_profile-0-cooldown_minutes": "60", "risk_profile-0-var_method": "HISTORICAL",
+    "risk_profile-0-var_confidence": "0.95", "risk_profile-0-var_horizon_hours": "24",
 }  # fmt: skip
 CANARIES = ("canary-key-1234", "canary-secret", "canary-passphrase")
 
@@ -290,3 +293,30 @@ def test_an_exchange_that_cannot_be_reached_is_told_of(desk: Client, alice: User
     [message] = told(response)
     assert message.startswith("main (simulator): ")
     assert response.status_code == 302
+
+
+def test_a_preset_that_is_chosen_sets_every_limit(desk: Client, alice: User) -> None:
+    account = make_account(alice)
+
+    desk.post(url_of(Account, "change", account.pk), changed(account, **{"risk_profile-0-preset": "BALANCED"}))
+
+    profile = RiskProfile.objects.get()
+    assert (profile.preset, profile.max_open_positions, profile.max_exposure) == ("BALANCED", 6, None)
+    assert profile.max_daily_loss_percent == 4
+
+
+def test_a_limit_that_is_changed_makes_a_preset_custom(desk: Client, alice: User) -> None:
+    account = make_account(alice)
+    risk_profile_change(account.pk, {"preset": "BALANCED"})
+
+    desk.post(url_of(Account, "change", account.pk), changed(account, **{"risk_profile-0-preset": "BALANCED"}))
+
+    profile = RiskProfile.objects.get()
+    assert (profile.preset, profile.max_open_positions, profile.max_exposure) == ("CUSTOM", 3, Decimal("2500.5"))
+
+
+def test_a_new_account_begins_with_the_preset_that_was_chosen(desk: Client) -> None:
+    desk.post(url_of(Account, "add"), filled_in(make_exchange(), **{"risk_profile-0-preset": "CONSERVATIVE"}))
+
+    profile = RiskProfile.objects.get()
+    assert (profile.preset, profile.max_open_positions, profile.cooldown_losses) == ("CONSERVATIVE", 3, 3)

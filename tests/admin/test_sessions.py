@@ -41,7 +41,9 @@ PRESSED = {"_form_submitted": "True"}
 def filled_in(account: Account, config_id: int, **changes: Any) -> dict[str, Any]:
     return {
         "account": account.pk, "config": config_id, "name": "", "sizing_method": "FIXED_QUOTE", "sizing_amount": "250",
-        "stop_loss_percent": "", "take_profit_percent": "3.5", "tick_seconds": "60", **changes,
+        "stop_loss_percent": "", "take_profit_percent": "3.5", "tick_seconds": "60",
+        "kelly_cap_percent": "20", "kelly_min_trades": "30", "leverage": "1", "margin_mode": "ISOLATED",
+        "max_entries": "1", "exits": "{}", **changes,
     }  # fmt: skip
 
 
@@ -74,6 +76,16 @@ def test_a_trader_makes_a_session_which_is_named_after_what_it_trades(desk: Clie
             {"sizing_method": "MARTINGALE"},
             "sizing_method",
             "Select a valid choice. MARTINGALE is not one of the available choices.",
+        ),
+        ({"leverage": "2"}, "leverage", "wanted 1 on a spot market, was 2"),
+        ({"max_entries": "51"}, "max_entries", "Ensure this value is less than or equal to 50."),
+        ({"exits": "[1]"}, "exits", "wanted an object of exits, was list"),
+        ({"exits": "{"}, "exits", "Enter a valid JSON."),
+        ({"exits": '{"stop_los": 2}'}, "exits", "stop_los: wanted a field of an exit plan, was none"),
+        (
+            {"exits": '{"trailing_percent": "100"}'},
+            "exits",
+            "trailing_percent: Input should be less than 100, was '100'",
         ),
     ],
 )
@@ -421,3 +433,15 @@ def test_a_session_that_has_traded_is_kept_for_its_history(desk: Client, alice: 
     desk.post(url_of(TradingSession, "delete", session.pk), {"post": "yes"})
 
     assert TradingSession.objects.exists()
+
+
+def test_exits_of_a_session_are_typed_as_json_and_read_as_words(desk: Client, alice: User) -> None:
+    account, config = make_account(alice), make_config(alice)
+    exits = '{"stop_loss_atr": "2", "targets": [{"percent": "2", "fraction": "0.5"}, {"percent": "5"}]}'
+
+    desk.post(url_of(TradingSession, "add"), filled_in(account, config.pk, exits=exits, stop_loss_percent="1.5"))
+
+    session = TradingSession.objects.get()
+    assert session.exits["stop_loss_atr"] == "2"
+    page = words_of(desk.get(url_of(TradingSession, "change", session.pk)))
+    assert "stop loss percent 1.5, stop loss atr 2, targets: percent 2 fraction 0.5, percent 5" in page

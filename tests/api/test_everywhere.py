@@ -270,7 +270,7 @@ def test_the_schema_is_valid_and_documents_every_address(db: None) -> None:
     call_command("spectacular", "--validate", "--fail-on-warn", "--format", "openapi-json", stdout=out)
 
     paths = json.loads(out.getvalue())["paths"]
-    assert {path.split("/")[3] for path in paths} == set(PATHS)
+    assert {path.split("/")[3] for path in paths} == {*PATHS, "money"}  # which has no rows, and so no list
     undocumented = [
         f"{method} {path}"
         for path, methods in paths.items()

@@ -10,14 +10,21 @@ from typing import Any
 import pytest
 
 from domain.candles import Timeframe
-from exchanges.accounts import account_pause
+from exchanges.accounts import account_pause, risk_profile_change
 from exchanges.credentials import Credentials
 from exchanges.models import Account, Exchange, RiskProfile
+from exchanges.presets import LIMIT_FIELDS, PRESETS, preset_of, preset_values
 from tests.api.conftest import Api
 from tests.factories import make_account, make_balance, make_candles, make_exchange, make_feed, make_market, make_quote
 from tests.venue import Venue
 
 NEW_ACCOUNT = {"exchange": "simulator", "name": "main", "api_key": "k-1234", "secret": "canary", "passphrase": "canary"}
+
+# A risk profile in which nothing is limited, as it is shown.
+NO_LIMITS = {
+    **dict.fromkeys(LIMIT_FIELDS), "preset": "CUSTOM", "cooldown_minutes": 60, "var_method": "HISTORICAL",
+    "var_confidence": 0.95, "var_horizon_hours": 24,
+}  # fmt: skip
 
 
 def test_a_superuser_sets_up_an_exchange_and_traders_read_it(root: Api, alice: Api) -> None:
@@ -164,7 +171,7 @@ def test_an_account_is_created_with_sealed_keys_and_default_limits(alice: Api) -
         "id": account.pk, "owner": "alice", "exchange": exchange.pk, "exchange_name": "simulator", "name": "main",
         "currency": "USDT", "is_paper": False, "key_hint": "…1234", "status": "ACTIVE", "status_reason": "", "balances": [],
         "keys_checked_at": None, "keys_warning": "not checked yet: the venue could not be asked",
-        "balances_synced_at": None, "risk_profile": {"max_open_positions": 5, "max_exposure": None},
+        "balances_synced_at": None, "risk_profile": {**NO_LIMITS, "max_open_positions": 5},
         "created_at": answer.json()["created_at"],
     }  # fmt: skip
     assert account.credentials.reveal() == Credentials("k-1234", "canary", "canary")
@@ -262,13 +269,42 @@ def test_limits_are_read_with_the_account_and_changed_apart(alice: Api) -> None:
     )
     nested = alice.get(f"accounts/{account.pk}").json()["risk_profile"]
 
-    assert changed.json() == {"max_open_positions": None, "max_exposure": "2500.5"}
+    assert changed.json() == {**NO_LIMITS, "max_exposure": "2500.5"}
     assert nested == alice.get(f"accounts/{account.pk}/risk-profile").json() == changed.json()
+
+
+def test_a_preset_sets_every_limit_and_a_change_makes_it_custom(alice: Api) -> None:
+    account = make_account()
+    path = f"accounts/{account.pk}/risk-profile"
+
+    chosen = alice.patch(path, {"preset": "AGGRESSIVE"}).json()
+    beside = alice.patch(path, {"preset": "CONSERVATIVE", "max_leverage": "2"}).json()
+    back = alice.patch(path, {"max_leverage": "1"}).json()
+    later = alice.patch(path, {"max_drawdown_percent": None}).json()
+
+    assert (chosen["preset"], chosen["max_open_positions"], chosen["max_leverage"]) == ("AGGRESSIVE", 12, "5")
+    assert (beside["preset"], beside["max_open_positions"], beside["max_leverage"]) == ("CUSTOM", 3, "2")
+    assert (back["preset"], back["max_drawdown_percent"]) == ("CONSERVATIVE", "10")
+    assert (later["preset"], later["max_open_positions"], later["max_drawdown_percent"]) == ("CUSTOM", 3, None)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("preset", PRESETS)
+def test_each_preset_is_a_profile_of_its_own_that_the_columns_take(preset: str) -> None:
+    account = make_account()
+
+    profile = risk_profile_change(account.pk, {"preset": preset})
+
+    profile.full_clean()
+    assert profile.preset == preset_of(preset_values(preset)) == preset
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        ({"preset": "RECKLESS"}, 'preset: "RECKLESS" is not a valid choice.'),
+        ({"var_confidence": 1.5}, "var_confidence: Ensure this value is less than or equal to 0.999."),
+        ({"cooldown_losses": 0}, "cooldown_losses: Ensure this value is greater than or equal to 1."),
         ({"max_exposure": "-1"}, "max_exposure: Ensure this value is greater than or equal to 0."),
         ({"max_exposure": "much"}, "max_exposure: A valid number is required."),
         ({"max_exposure": "1e999999999"}, "max_exposure: Ensure that there are no more than 36 digits in total."),

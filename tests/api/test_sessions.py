@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from exchanges.accounts import account_pause
+from exchanges.models import Market
 from pipeline.models import Event
 from sessions.models import TradingSession
 from tests.api.conftest import Api
@@ -260,3 +261,66 @@ def test_a_long_user_name_is_cut_to_what_the_journal_takes(db: None) -> None:
 
     assert answer.status_code == 200
     assert Event.objects.get(topic="command").actor == "a" * 64
+
+
+def test_sizing_and_exits_are_adjusted_and_the_plan_that_comes_of_them_is_shown(alice: Api) -> None:
+    session = make_session()
+
+    row = alice.patch(
+        f"sessions/{session.pk}",
+        {
+            "sizing_method": "KELLY", "sizing_amount": "50", "kelly_cap_percent": "12.5", "kelly_min_trades": 40,
+            "is_confidence_weighted": True, "max_entries": 3, "is_resting": True,
+            "exits": {"stop_loss_atr": "1.5", "stop_loss_percent": None, "max_hold_minutes": 90},
+        },
+    ).json()  # fmt: skip
+
+    assert (row["sizing_method"], row["kelly_cap_percent"], row["kelly_min_trades"]) == ("KELLY", "12.5", 40)
+    assert (row["is_confidence_weighted"], row["max_entries"], row["is_resting"]) == (True, 3, True)
+    assert row["exits"] == {"stop_loss_atr": "1.5", "stop_loss_percent": None, "max_hold_minutes": 90}
+    assert row["exit_plan"] == {
+        "stop_loss_atr": "1.5", "targets": [{"percent": "4"}], "max_hold_minutes": 90,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "message"),
+    [
+        ({"leverage": "3"}, "leverage", "wanted 1 on a spot market, was 3"),
+        ({"leverage": "0.5"}, "leverage", "Ensure this value is greater than or equal to 1."),
+        ({"margin_mode": "SHARED"}, "margin_mode", '"SHARED" is not a valid choice.'),
+        ({"exits": [1]}, "exits", "wanted an object of exits, was list"),
+        ({"exits": {"stop_loss_percent": -1}}, "exits", "stop_loss_percent: Input should be greater than 0, was -1"),
+        (
+            {"exits": {"targets": [{"percent": "5"}, {"percent": "2"}]}},
+            "exits",
+            "wanted fractions of targets before the last below 1 together",
+        ),
+        (
+            {"exits": {"targets": [{"percent": "x"}]}},
+            "exits",
+            "targets.0.percent: Input should be a valid decimal, was 'x'",
+        ),
+    ],
+)
+def test_exits_that_do_not_fit_are_refused_at_their_field(
+    alice: Api, change: dict[str, Any], field: str, message: str
+) -> None:
+    session = make_session()
+
+    answer = alice.patch(f"sessions/{session.pk}", change)
+
+    assert (answer.status_code, answer.json()["fields"]) == (400, {field: [message]})
+    session.refresh_from_db()
+    assert (session.exits, session.leverage) == ({}, 1)
+
+
+def test_leverage_is_bounded_by_what_the_market_of_contracts_gives(alice: Api) -> None:
+    session = make_session()
+    Market.objects.update(kind=Market.Kind.LINEAR_FUTURE, venue_info={"limits": {"leverage": {"max": 20}}})
+
+    refused = alice.patch(f"sessions/{session.pk}", {"leverage": "25"})
+    taken = alice.patch(f"sessions/{session.pk}", {"leverage": "20"})
+
+    assert refused.json()["fields"] == {"leverage": ["wanted at most 20 on BTC/USDT, was 25"]}
+    assert taken.json()["leverage"] == "20"

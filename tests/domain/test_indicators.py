@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from domain.candles import FloatArray
-from domain.indicators import crossed_above, rsi, sma
+from domain.indicators import atr, crossed_above, rsi, sma
 from tests.domain.reference import reference_columns, reference_json
 
 NAN = float("nan")
@@ -148,3 +148,28 @@ def test_figures_are_those_of_a_second_library(indicator: Indicator, name: str) 
 
     # Rounded to three decimals there.
     np.testing.assert_allclose(figures[~np.isnan(figures)], expected, rtol=0, atol=6e-4)
+
+
+def test_a_true_range_reaches_back_to_the_close_before_and_is_smoothed_by_wilder() -> None:
+    high, low, close = floats(10, 12, 11, 15, 9), floats(8, 9, 10, 14, 8), floats(9, 11, 10, 15, 8)
+
+    # True ranges 3, 1, 5 (14 to 15, from 10) and 7 (15 down to 8): their mean of two, then (2 + 5) / 2, (3.5 + 7) / 2.
+    np.testing.assert_array_equal(atr(high, low, close, 2), [NAN, NAN, 2, 3.5, 5.25])
+
+
+@pytest.mark.parametrize("length", [0, 1, 14])
+def test_a_range_of_too_few_candles_is_undefined(length: int) -> None:
+    flat = np.full(length, 5.0)
+
+    assert np.isnan(atr(flat, flat, flat, 14)).all()
+    assert len(atr(flat, flat, flat, 14)) == length
+
+
+def test_ranges_are_talibs_on_real_candles() -> None:
+    expected = reference_columns(TALIB_FIGURES)["atr14"]
+    candles = {name: column[: len(expected)] for name, column in reference_columns(BITCOIN_HOURS).items()}
+
+    figures = atr(candles["high"], candles["low"], candles["close"], 14)
+
+    np.testing.assert_allclose(figures, expected, rtol=0, atol=1e-6)  # as many digits as the file has
+    assert np.isnan(figures).tolist() == [index < 14 for index in range(1500)]

@@ -10,8 +10,8 @@ import pytest
 from django.utils import timezone
 
 from domain.orders import OrderStatus
-from exchanges.models import Account, Balance
-from money.services import AccountBook, account_book
+from exchanges.models import Account, Balance, Market
+from money.book import AccountBook, account_book
 from orders.models import Fill, Order
 from positions.models import Position
 from positions.tasks import track
@@ -214,3 +214,69 @@ def test_accounts_do_not_see_each_other(account: Account, session: TradingSessio
 
     assert numbers(account) == (10000, 10000, 0, 0)
     assert numbers(other) == (9999, 8999, 1000, 1)
+
+
+# -- contracts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def short(account: Account) -> Position:
+    """A short of 20 contracts of 0.001 at 50,000, levered by 4: 1,000 of notional, a margin of 250, a fee of 1."""
+    session = make_session(account)
+    market = session.config.feed.market
+    Market.objects.filter(pk=market.pk).update(kind=Market.Kind.LINEAR_FUTURE, contract_size=D("0.001"), lot_size=1)
+    make_quote(market, "50000")
+    position = make_open_position(session, quantity="20")
+    Position.objects.filter(pk=position.pk).update(side="SHORT", stop_price=51000, leverage=4)
+    Order.objects.update(side="SELL", position_side="SHORT", leverage=4, quantity=20)
+    Fill.objects.update(side="SELL")
+    position.refresh_from_db()
+    return position
+
+
+def test_contracts_cost_a_margin_and_are_worth_what_they_have_won(account: Account, short: Position) -> None:
+    assert numbers(account) == (9999, 10000 - 250 - 1, 1000, 1)
+
+    make_quote(short.market, "49000")
+
+    assert numbers(account) == (9999 + D(20), 9749, 980, 1)
+    assert book(account).seen.net_exposure == -980
+
+
+def test_a_short_risks_what_lies_between_the_price_and_its_stop_above(account: Account, short: Position) -> None:
+    make_quote(short.market, "49000")
+
+    assert round(book(account).seen.open_risk, 12) == 40  # 2,000 of 49,000, of 980
+
+
+def test_closing_contracts_brings_the_margin_back_and_what_was_won(account: Account, short: Position) -> None:
+    order = make_order(short, "EXIT", OrderStatus.READY, side="BUY", quantity=20, leverage=4)
+    finish(order, filled="10", price="48000")
+
+    # Half of it won 20 and gave 125 of margin back, for a fee of 1; the other half is worth 500 at the last price.
+    assert numbers(account) == (10000 - 1 + 20 - 1, 9749 + 125 + 20 - 1, 500, 1)
+
+
+def test_a_reading_takes_the_place_of_what_contracts_changed_before_it(account: Account, short: Position) -> None:
+    make_balance(account, "9999", free="9749")
+    make_quote(short.market, "51000")
+
+    assert numbers(account) == (9999 - D(20), 9749, 1020, 1)
+
+
+def test_an_entry_of_contracts_at_work_reserves_its_margin_and_counts_whole(account: Account, short: Position) -> None:
+    Fill.objects.all().delete()
+    Order.objects.update(status=OrderStatus.OPENED, filled=0, filled_quote=0, reserved=D("256"))
+    Position.objects.update(status="PENDING", quantity=0, entered=0, stop_price=None)
+
+    # 1,000 * (1/4 + 0.006) are reserved for it; it counts with what slippage and fee may add.
+    assert numbers(account) == (10000, 9744, 1006, 1)
+
+
+def test_half_an_entry_of_contracts_reserves_half(account: Account, short: Position) -> None:
+    Fill.objects.all().delete()
+    Order.objects.update(status=OrderStatus.OPENED, filled=0, filled_quote=0, reserved=D("256"))
+    Position.objects.update(status="PENDING", quantity=0, entered=0, entry_price=0, stop_price=None)
+    make_fill(Order.objects.get(), "10", "50000", fee="0")
+
+    assert numbers(account) == (10000, 10000 - 125 - 128, 500 + 503, 1)

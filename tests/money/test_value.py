@@ -14,7 +14,7 @@ from domain.orders import DENIAL_TEXTS, Denial, OrderStatus
 from exchanges.gateway import ExchangeUnavailable
 from exchanges.models import Account, Balance, Market, Quote
 from money import services
-from money.models import Valuation
+from money.models import TradingHalt, Valuation
 from money.tasks import sweep_orders, value
 from orders.models import Order
 from orders.services import orders_cancel
@@ -33,29 +33,25 @@ from tests.factories import (
     make_quote,
     make_session,
 )
+from tests.money.stages import (
+    at_price,
+    by_record,
+    levered,
+    lost,
+    moved,
+    requested,
+    session_of,
+    under,
+    valued,
+    was_worth,
+    without_stop,
+)
 from tests.race import at_once, happens_before
 from tests.venue import Venue
 
 pytestmark = pytest.mark.django_db
 
 D = Decimal
-
-
-def requested(account: Account | None = None, price: str = "50000", **fields: Any) -> Order:
-    """An entry that waits to be valued, of a new session of ``account`` (default: one of 10,000 USDT without limits)."""
-    account = account or Account.objects.first()
-    if account is None:
-        account = make_account()
-        make_limits(account)
-    session = make_session(account, **fields)
-    make_quote(session.config.feed.market, price)
-    return make_order(make_position(session))
-
-
-def valued(order: Order) -> Order:
-    value([order.pk])
-    order.refresh_from_db()
-    return order
 
 
 @pytest.mark.parametrize(
@@ -119,25 +115,31 @@ DENIALS: dict[Denial, Change] = {
     Denial.NO_FRESH_PRICE: lambda order: make_quote(order.market, age=timedelta(seconds=31)),
     Denial.BALANCE_UNKNOWN: lambda order: Account.objects.update(balances_synced_at=None),
     Denial.NO_STOP_LOSS: lambda order: without_stop(order),
+    Denial.HALTED: lambda order: TradingHalt.objects.create(account=order.account, cause="a test", tripped_by="alice"),
+    Denial.COOLDOWN: lambda order: lost(under(order, cooldown_losses=1), "-1"),
+    Denial.MAX_ORDERS_PER_MINUTE: lambda order: make_limits(order.account, max_orders_per_minute=0),
+    Denial.MAX_DAILY_LOSS: lambda order: was_worth(under(order, max_daily_loss_percent=D(1)), "10102"),
+    Denial.MAX_DRAWDOWN: lambda order: was_worth(under(order, max_drawdown_percent=D(1)), "10102"),
+    Denial.PRICE_BAND: lambda order: at_price(under(order, price_band_percent=D(5)), "52500.1"),
+    Denial.MAX_LEVERAGE: lambda order: levered(under(order, max_leverage=D(3)), "3.5"),
+    Denial.NO_VOLATILITY: lambda order: session_of(order).update(sizing_method="VOLATILITY"),
+    Denial.NO_RECORD: lambda order: session_of(order).update(sizing_method="KELLY"),
+    Denial.NO_EDGE: lambda order: lost(by_record(order), "-1"),
+    Denial.NO_HISTORY: lambda order: make_limits(order.account, max_var_percent=D(5)),
+    Denial.MAX_RISK_PER_TRADE: lambda order: make_limits(order.account, max_risk_per_trade_percent=D(0)),
+    Denial.MAX_OPEN_RISK: lambda order: make_limits(order.account, max_open_risk_percent=D(0)),
+    Denial.MAX_MARKET_EXPOSURE: lambda order: make_limits(order.account, max_market_exposure_percent=D(0)),
+    Denial.MAX_CURRENCY_EXPOSURE: lambda order: make_limits(order.account, max_currency_exposure_percent=D(0)),
+    Denial.MAX_NET_EXPOSURE: lambda order: make_limits(order.account, max_net_exposure_percent=D(0)),
+    Denial.MAX_CORRELATED_EXPOSURE: lambda order: moved(order, max_correlated_exposure_percent=D(0)),
+    Denial.MAX_VAR: lambda order: moved(order, max_var_percent=D(0)),
+    Denial.MAX_CVAR: lambda order: moved(order, max_cvar_percent=D(0)),
     Denial.MAX_OPEN_POSITIONS: lambda order: make_limits(order.account, max_open_positions=0),
     Denial.MAX_EXPOSURE: lambda order: make_limits(order.account, max_exposure=D(0)),
     Denial.INSUFFICIENT_BALANCE: lambda order: make_balance(order.account, "0", free="0"),
     Denial.BELOW_MIN_QUANTITY: lambda order: Market.objects.update(min_quantity=D(1)),
     Denial.BELOW_MIN_NOTIONAL: lambda order: Market.objects.update(min_notional=D(1001)),
 }
-
-
-def session_of(order: Order) -> Any:
-    from sessions.models import TradingSession
-
-    return TradingSession.objects.filter(account=order.account)
-
-
-def without_stop(order: Order) -> None:
-    session = session_of(order).get()
-    session_of(order).update(sizing_method="RISK_PER_TRADE", sizing_amount=D(1))
-    session.config.parameters |= {"stop_loss_percent": None}
-    session.config.save()
 
 
 def venue_away(*_: Any) -> None:

@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 from django.utils import timezone
 
-from money.services import account_book
+from money.book import account_book
 from tests.factories import make_account, make_fill, make_order, make_position, make_session
 
 

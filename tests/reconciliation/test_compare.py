@@ -13,7 +13,7 @@ from domain.orders import OrderStatus
 from exchanges.ccxt_gateway import CcxtGateway
 from exchanges.gateway import ExchangeUnavailable
 from exchanges.models import Account
-from money.services import account_book
+from money.book import account_book
 from orders import services
 from orders.ledger import order_settle
 from orders.lookups import order_look

@@ -8,7 +8,7 @@ import pytest
 from django.db.models import F
 
 from domain.orders import OrderStatus
-from money.services import account_book
+from money.book import account_book
 from orders import lookups, services
 from orders.models import Fill, Order
 from positions.late import positions_take_up

@@ -72,6 +72,7 @@ class Odd(Strategy[Parameters]):
     parameters_type = Parameters
     error: ClassVar[Exception | None] = None
     said: ClassVar[Any] = 0
+    words: ClassVar[dict[str, float]] = {}
 
     @property
     def warm_up(self) -> int:
@@ -81,7 +82,8 @@ class Odd(Strategy[Parameters]):
         if self.error is not None:
             raise self.error
         entries = np.full(len(candles), self.said)
-        return SignalArrays(entries=entries, exits=np.zeros(len(candles), dtype=np.int8))
+        beside = {name: np.full(len(candles), value) for name, value in self.words.items()}
+        return SignalArrays(entries=entries, exits=np.zeros(len(candles), dtype=np.int8), **beside)
 
 
 @pytest.fixture
@@ -89,6 +91,7 @@ def odd(monkeypatch: pytest.MonkeyPatch) -> type[Odd]:
     monkeypatch.setitem(LIBRARY, "odd", Odd)
     monkeypatch.setattr(Odd, "error", None)
     monkeypatch.setattr(Odd, "said", 0)
+    monkeypatch.setattr(Odd, "words", {})
     return Odd
 
 
@@ -386,3 +389,58 @@ def test_the_latest_signal_of_a_configuration_is_the_last_that_said_something() 
         one.pk: NOON + 3 * MINUTE,
         two.pk: NOON + 2 * MINUTE,
     }
+
+
+# -- what is said beside a signal ----------------------------------------------------------------------------------------
+
+NO_WORDS = (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "stored"),
+    [
+        ({}, NO_WORDS),
+        ({"confidence": 0.7, "stops": 4.96, "targets": 9.0}, (Decimal("0.7"), Decimal("4.9"), 9)),
+        ({"confidence": float("nan"), "stops": float("nan"), "targets": float("nan")}, NO_WORDS),
+        ({"confidence": 1.4, "stops": -3.0, "targets": float("inf")}, (1, None, None)),
+        ({"confidence": 1 / 3, "stops": 0.01, "targets": 1e300}, (Decimal("0.333333"), None, None)),
+    ],
+)
+def test_what_an_entry_says_of_itself_is_stored_as_figures_or_not_at_all(
+    odd: type[Odd], words: dict[str, float], stored: tuple[Any, ...]
+) -> None:
+    feed = feed_with(RISING_AT_LAST)
+    needed_config(feed, strategy="odd")
+    odd.said, odd.words = 1, words
+
+    evaluate([feed.pk])
+
+    signal = Signal.objects.get()
+    assert (signal.confidence, signal.stop_price, signal.target_price) == stored
+    assert signal.atr is None  # five candles are too few
+
+
+@pytest.mark.parametrize(("said", "is_measured"), [(1, True), (0, False)])
+def test_a_signal_that_speaks_knows_the_range_of_its_candles(odd: type[Odd], said: int, is_measured: bool) -> None:
+    feed = feed_with([100.0 + index % 2 for index in range(20)])
+    needed_config(feed, strategy="odd")
+    odd.said = said
+
+    evaluate([feed.pk])
+
+    assert Signal.objects.get().atr == (1 if is_measured else None)
+
+
+def test_words_of_another_length_than_the_candles_are_a_failure(
+    odd: type[Odd], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = feed_with(RISING_AT_LAST)
+    needed_config(feed, strategy="odd")
+    short = SignalArrays(np.ones(5, dtype=np.int8), np.zeros(5, dtype=np.int8), confidence=np.ones(2))
+    monkeypatch.setattr(odd, "signals", lambda self, candles: short)
+
+    evaluate([feed.pk])
+
+    [(kind, reason)] = answers()
+    assert kind == SignalKind.NOTHING
+    assert reason.startswith("FAILED: IndexError")

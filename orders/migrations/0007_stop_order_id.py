@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('orders', '0005_money_and_exits'),
+        ('orders', '0006_futures'),
     ]
 
     operations = [
