@@ -25,6 +25,7 @@ from exchanges.accounts import balances_refresh
 from exchanges.gateway import ExchangeUnavailable
 from exchanges.models import Account, Balance, Market, Quote, RiskProfile
 from exchanges.services import quotes_refresh
+from money.halts import halt_in_force
 from money.models import Valuation
 from orders.ledger import orders_announce
 from orders.models import Fill, Order
@@ -231,6 +232,7 @@ def _refusal(
     )
     checks = (
         (session is None or session.status != SessionStatus.ACTIVE, Denial.SESSION_NOT_ACTIVE),
+        (session is not None and halt_in_force(session) is not None, Denial.HALTED),
         (order.requested_at < now - REQUEST_IS_OLD_AFTER, Denial.REQUEST_TOO_OLD),
         (account.status != Account.Status.ACTIVE, Denial.ACCOUNT_PAUSED),
         (not order.market.is_active, Denial.MARKET_NOT_TRADABLE),
