@@ -10,6 +10,7 @@ from django.http import HttpRequest
 from unfold.contrib.filters.admin import TextFilter
 from unfold.decorators import display
 
+import money.halt_admin  # noqa: F401  # the pages of halts register themselves
 from domain.orders import DENIAL_TEXTS, Denial
 from money.models import Valuation
 from orders.admin import FillPage, OrderPage

@@ -15,7 +15,8 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
-from django.db.models import Case, Q, QuerySet, Value, When
+from django.db.models import Case, OuterRef, Q, QuerySet, Subquery, Value, When
+from django.db.models.functions import JSONObject
 from django.utils import timezone
 
 from domain.exits import ExitReason
@@ -62,6 +63,13 @@ def halts_over(session: Any, account: Any, owner: Any) -> QuerySet[TradingHalt]:
     """Every halt in force over a session of this account and owner: their numbers, or expressions for them."""
     scopes = Q(session=session) | Q(account=account) | Q(owner=owner) | EVERYBODY
     return TradingHalt.objects.filter(scopes, lifted_at=None)
+
+
+def with_halt(sessions: QuerySet[TradingSession]) -> QuerySet[TradingSession]:
+    """The sessions, each with the strongest halt over it as ``halt``: its id, mode, cause and rule, or None."""
+    halts = halts_over(OuterRef("pk"), OuterRef("account"), OuterRef("account__owner")).order_by(STRENGTH, "pk")
+    facts = halts.values(facts=JSONObject(id="pk", mode="mode", cause="cause", rule="rule"))
+    return sessions.annotate(halt=Subquery(facts[:1]))
 
 
 def halt_trip(

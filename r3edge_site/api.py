@@ -27,6 +27,7 @@ from exchanges.credentials import UnableToDecrypt
 from exchanges.gateway import ExchangeUnavailable
 from marketdata.api import CandleViewSet, FeedViewSet
 from money.api import ValuationViewSet
+from money.halt_api import HaltViewSet, SessionViewSet
 from pipeline.rest import validation_detail
 from positions.api import (
     AccountViewSet,
@@ -35,8 +36,8 @@ from positions.api import (
     FillViewSet,
     OrderViewSet,
     PositionViewSet,
-    SessionViewSet,
 )
+from positions.group_api import GroupViewSet
 from positions.resolutions import UnableToResolve
 from r3edge_site.tokens import TokenViewSet
 from sessions.services import UnableToCommand
@@ -63,11 +64,13 @@ ROUTES: dict[str, type[ViewSetMixin]] = {
     "configs": ConfigViewSet,
     "signals": SignalViewSet,
     "sessions": SessionViewSet,
+    "groups": GroupViewSet,
     "orders": OrderViewSet,
     "fills": FillViewSet,
     "positions": PositionViewSet,
     "discrepancies": DiscrepancyViewSet,
     "valuations": ValuationViewSet,
+    "halts": HaltViewSet,
     "events": EventViewSet,
 }
 

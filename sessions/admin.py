@@ -10,6 +10,7 @@ from django.http import HttpRequest
 from unfold.decorators import display
 from unfold.enums import ActionVariant
 
+import sessions.group_admin  # noqa: F401  # the page of groups registers itself
 from pipeline.pages import BADGES, Fact, OwnRelatedFilter, Page, Sections, actor_of, badge, batch, button, link, moment
 from sessions import services
 from sessions.models import SessionStatus, SessionTick, TradingSession

@@ -9,12 +9,15 @@ from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from domain.orders import Denial, OrderStatus
+from exchanges.gateway import ExchangeUnavailable
 from exchanges.models import Account
 from money import halts, services, tasks
 from money.halts import halt_carry_out, halt_in_force, halt_lift, halt_trip, halts_undone
 from money.models import HaltMode, TradingHalt, Valuation
+from orders import services as sending
 from orders.models import Order
 from orders.services import order_submit
+from pipeline.models import Event
 from positions import services as positions
 from positions.models import Position, PositionStatus
 from sessions.models import TradingSession
@@ -292,8 +295,6 @@ def test_tripping_and_lifting_are_told_with_cause_and_who() -> None:
 
 
 def test_a_halt_of_the_platform_is_told_to_every_trader() -> None:
-    from pipeline.models import Event
-
     alice, bob = make_user("alice"), make_user("bob")
     make_account(alice), make_account(alice, name="second"), make_account(bob)
 
@@ -338,9 +339,6 @@ def test_a_trip_that_makes_no_sense_names_what_is_wrong(words: dict[str, Any], f
 
 def test_an_entry_refused_unseen_while_a_halt_trips_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The venue says that it did not look at the order; meanwhile somebody pressed the button."""
-    from exchanges.gateway import ExchangeUnavailable
-    from orders import services as sending
-
     order = make_order(make_position(make_session()), status=S.READY)
 
     def refuse(*_: Any) -> None:
