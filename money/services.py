@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
@@ -177,12 +177,14 @@ def _decide(
     sized: Sized | None = None
     price: Decimal | None = None
     if denial is None and session is not None and book is not None and quote is not None:
-        price = quote.ask if order.side == Side.BUY else quote.bid
+        price = order.price or order.stop_price or (quote.ask if order.side == Side.BUY else quote.bid)
         margin = SLIPPAGE_MARGIN + order.market.taker_fee
+        # An order by hand comes with the quantity it wishes for, which is cut down or denied, and never raised.
+        wish = None if order.quantity is None else order.market.rules.notional(order.quantity, price)
         sized = size(
             Sizing(
-                method=SizingMethod(session.sizing_method),
-                amount=session.sizing_amount,
+                method=SizingMethod(session.sizing_method) if wish is None else SizingMethod.FIXED_QUOTE,
+                amount=session.sizing_amount if wish is None else wish,
                 price=price,
                 equity=book.equity,
                 free_balance=book.free_balance,
@@ -195,6 +197,9 @@ def _decide(
             ),
             order.market.rules,
         )
+        if wish is not None and order.quantity is not None and sized.capped == wish:
+            # Exactly that: what came of dividing by the price may lack a lot.
+            sized = replace(sized, quantity=order.quantity)
         denial = sized.denial
     if denial is None and sized is not None and price is not None:
         order.quantity = sized.quantity

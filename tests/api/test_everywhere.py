@@ -117,7 +117,8 @@ def test_another_traders_row_is_as_unknown_as_no_row(alice: Api, bob: Api, root:
         ("post", "sessions/{sessions}/start"), ("post", "sessions/{sessions}/suspend"),
         ("post", "sessions/{sessions}/recover"),
         ("post", "sessions/{sessions}/stop"), ("post", "sessions/{sessions}/exit"), ("get", "sessions/{sessions}/hops"),
-        ("post", "halts/{halts}/lift"), ("post", "groups/{groups}/start"), ("post", "groups/{groups}/suspend"),
+        ("post", "orders/{orders}/cancel"), ("post", "halts/{halts}/lift"), ("post", "groups/{groups}/start"),
+        ("post", "groups/{groups}/suspend"),
         ("post", "groups/{groups}/recover"), ("post", "groups/{groups}/stop"),
     ],
 )  # fmt: skip
@@ -214,7 +215,7 @@ def test_a_filter_of_the_wrong_kind_says_so(alice: Api, path: str, query: dict[s
         ("text/plain", "name=x", 415, "unsupported_media_type", 'Unsupported media type "text/plain" in request.'),
     ],
 )
-@pytest.mark.parametrize("path", ["accounts", "configs", "sessions", "halts", "groups"])
+@pytest.mark.parametrize("path", ["accounts", "configs", "sessions", "halts", "groups", "orders"])
 def test_a_body_that_cannot_be_read_is_refused(
     alice: Api, path: str, content_type: str, body: str, status: int, code: str, detail: str
 ) -> None:

@@ -32,7 +32,9 @@ from tests.factories import (
 )
 from tests.race import at_once
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db
+# For what other connections are to see, and for bells, which ring after a commit.
+committed = pytest.mark.django_db(transaction=True)
 
 S = OrderStatus
 MINUTE = timedelta(minutes=1)
@@ -198,6 +200,7 @@ def test_a_broken_rule_trips_once_and_again_only_after_it_was_lifted_and_given_t
     assert len(events("alerts", alert="HALT_TRIPPED", rule="UNKNOWN_ORDER")) == 2
 
 
+@committed
 def test_two_guards_at_once_trip_one_halt() -> None:
     order = make_order(make_position(make_session()), status=S.UNKNOWN, sent_at=timezone.now())
     let_pass(order, 600)

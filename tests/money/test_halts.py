@@ -37,7 +37,9 @@ from tests.factories import (
 )
 from tests.race import elsewhere, happens_before
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db
+# For what other connections are to see, and for bells, which ring after a commit.
+committed = pytest.mark.django_db(transaction=True)
 
 S = OrderStatus
 HALT, REDUCE_ONLY, FLATTEN = HaltMode.HALT, HaltMode.REDUCE_ONLY, HaltMode.FLATTEN
@@ -152,6 +154,7 @@ def test_a_position_that_turns_up_later_is_left_as_long_as_the_halt_stands() -> 
     assert position.is_exit_wanted
 
 
+@committed
 def test_a_trip_rings_once_and_a_lost_bell_is_rung_again(bells: Bells) -> None:
     order = make_order(make_position(make_session()), status=S.OPENED)
 
@@ -337,6 +340,7 @@ def test_a_trip_that_makes_no_sense_names_what_is_wrong(words: dict[str, Any], f
     assert list(caught.value.message_dict) == [field]
 
 
+@committed
 def test_an_entry_refused_unseen_while_a_halt_trips_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The venue says that it did not look at the order; meanwhile somebody pressed the button."""
     order = make_order(make_position(make_session()), status=S.READY)
@@ -350,6 +354,7 @@ def test_an_entry_refused_unseen_while_a_halt_trips_is_not_sent_again(monkeypatc
     assert order_submit(order.pk) == S.CANCELED
 
 
+@committed
 def test_a_trip_between_reading_and_deciding_is_seen_by_the_valuing(monkeypatch: pytest.MonkeyPatch) -> None:
     session = make_session()
     make_limits(session.account)

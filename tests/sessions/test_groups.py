@@ -15,7 +15,9 @@ from tests.conftest import Bells
 from tests.factories import events, make_account, make_config, make_exchange, make_session, make_user
 from tests.race import at_once
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db
+# For what other connections are to see, and for bells, which ring after a commit.
+committed = pytest.mark.django_db(transaction=True)
 
 S = SessionStatus
 
@@ -131,6 +133,7 @@ def test_a_session_that_the_command_does_not_fit_says_what_was_wanted() -> None:
     assert (outcome.is_done, outcome.detail) == (False, "to suspend a session it must be ACTIVE, was CREATED")
 
 
+@committed
 def test_two_who_start_a_group_at_once_start_each_session_once() -> None:
     group = make_group(2)
 
