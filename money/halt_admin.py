@@ -192,7 +192,7 @@ admin.site.unregister(TradingSession)
 class HaltedSessionPage(HoldingSessionPage):
     """What a session holds and did, and the halt that holds it."""
 
-    list_display = (*HoldingSessionPage.list_display[:2], "halt_shown", *HoldingSessionPage.list_display[2:])
+    list_display: Any = (*HoldingSessionPage.list_display[:2], "halt_shown", *HoldingSessionPage.list_display[2:])
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[TradingSession]:
         return with_halt(super().get_queryset(request))

@@ -51,7 +51,7 @@ class GroupForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable
         if self.instance.pk:
             return
         for name, model in (("config", StrategyConfig), ("accounts", Account)):
-            page = admin.site.get_model_admin(model)  # type: ignore[arg-type]  # one of two models
+            page = admin.site.get_model_admin(model)
             self.fields[name].queryset = page.get_queryset(self.request)  # type: ignore[attr-defined]
 
     def clean(self) -> dict[str, Any]:

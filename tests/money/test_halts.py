@@ -197,7 +197,7 @@ def test_a_halt_that_was_lifted_is_not_carried_out_any_more() -> None:
 def test_a_session_that_cannot_be_left_does_not_keep_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = make_open_position(make_session()), make_open_position(make_session(make_account(name="b")))
     halt = halt_trip(FLATTEN, "news")
-    leave = halts.session_exit
+    leave = positions.session_exit
 
     def failing(session_id: int, **words: Any) -> bool:
         if session_id == first.session_id:
@@ -227,12 +227,13 @@ def test_each_scope_reaches_its_own_sessions_and_no_others() -> None:
         gone = set(Order.objects.filter(status=S.CANCELED).values_list("pk", flat=True))
         return {name for name, pk in entries.items() if pk in gone}
 
-    for scope, reached in (
+    scopes: tuple[tuple[dict[str, Any], set[str]], ...] = (
         ({"session_id": sessions["mine"].pk}, {"mine"}),
         ({"account_id": main.pk}, {"mine", "beside"}),
         ({"owner_id": alice.pk}, {"mine", "beside", "other"}),
         ({}, {"mine", "beside", "other", "bobs"}),
-    ):
+    )
+    for scope, reached in scopes:
         halt = halt_trip(HALT, "news", **scope)
         assert (halted(), withdrawn()) == (reached, reached), scope
         halt_lift(halt.pk, "enough", actor="alice")

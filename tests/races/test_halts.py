@@ -45,9 +45,11 @@ def entries(number: int) -> list[Order]:
 def test_after_a_trip_no_entry_of_its_scope_is_ready(bells: Bells, scope: str) -> None:
     orders = entries(ENTRIES)
     account = orders[0].account
-    where = {"account_id": {"account_id": account.pk}, "owner_id": {"owner_id": account.owner_id}, "platform": {}}[
-        scope
-    ]
+    where: dict[str, Any] = {
+        "account_id": {"account_id": account.pk},
+        "owner_id": {"owner_id": account.owner_id},
+        "platform": {},
+    }[scope]
     ready_after_the_trip: list[int] = []
 
     def trip() -> None:
