@@ -20,7 +20,7 @@ from pydantic import ValidationError as PlanError
 from domain.candles import Timeframe
 from domain.exit_plan import ExitPlan
 from domain.exits import ExitReason
-from domain.market import ONE, OrderType, PositionSide, Side, Trigger, round_price, round_quantity
+from domain.market import ONE, ZERO, OrderType, PositionSide, Side, Trigger, round_price, round_quantity
 from domain.orders import LIVE_STATUSES, OrderStatus
 from domain.sizing import SizingMethod
 from exchanges.models import Account, Market, Quote
@@ -33,7 +33,7 @@ from pipeline.claims import settled
 from pipeline.topics import Topic
 from positions.models import LIVE_POSITIONS, Intent, ManualRequest, Position
 from positions.services import orders_of_positions
-from sessions.models import SessionStatus, TradingSession
+from sessions.models import TRACKED_STATUSES, SessionStatus, TradingSession
 from sessions.services import (
     UnableToCommand,
     account_require_active,
@@ -91,11 +91,11 @@ def manual_order(account: Account, market: Market, ask: ManualAsk, *, actor: str
     Raises ValidationError naming the field, KeyAlreadyUsed for another wish under the same key, UnableToCommand where the
     session cannot do it now, and ExchangeUnavailable where an amount has no price to be counted by.
     """
-    _check(account, market, ask)
     asked = ask.asked(market)
     known = _known(account, ask.key, asked)
     if known is not None:
         return known, False
+    _check(account, market, ask)
     account_require_active(account)
     quantity = _quantity(market, ask)
     session_id = manual_session_ensure(account, market, actor=actor)
@@ -110,8 +110,8 @@ def manual_order(account: Account, market: Market, ask: ManualAsk, *, actor: str
 
 
 def manual_session_ensure(account: Account, market: Market, *, actor: str = "system") -> int:
-    """The session that orders by hand on this account and market belong to: made, and started, when there is none that
-    trades. Raises UnableToCommand where it is suspended, halted or stopping."""
+    """The session that orders by hand on this account and market belong to: made where there is none, started where it does
+    not run. Raises UnableToCommand where it cannot be."""
     config = _config(account, market)
     with transaction.atomic():
         # So that of two who find none, one makes it.
@@ -129,8 +129,6 @@ def manual_session_ensure(account: Account, market: Market, *, actor: str = "sys
             session.refresh_from_db()
             if session.status != SessionStatus.ACTIVE:
                 raise
-    elif session.status != SessionStatus.ACTIVE:
-        raise UnableToCommand(f"wanted the session {session.name!r} to be ACTIVE, was {session.status}")
     return session.pk
 
 
@@ -274,10 +272,14 @@ def _place(
         known = _known(session.account, ask.key, asked)
         if known is not None:
             return known, False
-        if session.status != SessionStatus.ACTIVE:
-            raise UnableToCommand(f"wanted the session {session.name!r} to be ACTIVE, was {session.status}")
         position = session.positions.filter(status__in=LIVE_POSITIONS).first()
-        if position is not None and ask.side is PositionSide(position.side).exit_side:
+        is_exit = position is not None and ask.side is PositionSide(position.side).exit_side
+        allowed = TRACKED_STATUSES if is_exit else (SessionStatus.ACTIVE,)
+        if session.status not in allowed:
+            raise UnableToCommand(
+                f"wanted the session {session.name!r} to be {' or '.join(allowed)}, was {session.status}"
+            )
+        if position is not None and is_exit:
             order = _exit(position, market, ask, quantity)
             topic = Topic.ORDERS
         else:
@@ -322,7 +324,10 @@ def _entry(
 
 
 def _exit(position: Position, market: Market, ask: ManualAsk, quantity: Decimal) -> Order:
-    held = round_quantity(position.quantity, market.rules)
+    orders = [order for _, order in orders_of_positions([position.pk])]
+    # Sold already, though the tracker has not added it up yet.
+    sold = sum((order.filled for order in orders if order.is_exit), ZERO) - position.exited
+    held = round_quantity(max(position.quantity - max(sold, ZERO), ZERO), market.rules)
     if ask.order_type is not OrderType.MARKET:
         # One that rests would stand in the way of the position's stop: of several exits only one is at work at a time.
         raise ValidationError({"order_type": f"wanted MARKET to leave a position, was {ask.order_type}"})
@@ -331,7 +336,7 @@ def _exit(position: Position, market: Market, ask: ManualAsk, quantity: Decimal)
     if quantity > held:
         name, found = ("quantity", quantity) if ask.quantity is not None else ("amount", ask.amount or quantity)
         raise ValidationError({name: f"wanted at most what is held, {_text(held)}, was {_text(found)}"})
-    live = [order for _, order in orders_of_positions([position.pk]) if order.status in LIVE_STATUSES]
+    live = [order for order in orders if order.status in LIVE_STATUSES]
     if any(order.is_exit for order in live):
         raise UnableToCommand("wanted a position that nothing leaves yet, was one with an exit at work")
     is_whole = quantity == held

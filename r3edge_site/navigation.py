@@ -81,7 +81,7 @@ def front_page(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
             _facts(running, held, positions, differences, halts), [_running(running), _held(held), _alerts(request)]
         ),
         "add_links": [
-            (f"Add {model._meta.verbose_name}", list_url(model) + "add/")
+            ("Halt trading" if model is TradingHalt else f"Add {model._meta.verbose_name}", list_url(model) + "add/")
             for model in (Account, StrategyConfig, TradingSession, TradingHalt)
             if admin.site.get_model_admin(model).has_add_permission(request)
         ],

@@ -427,6 +427,23 @@ def test_a_session_that_was_stopped_is_started_again_and_one_that_is_suspended_i
     assert not Order.objects.exists()
 
 
+def test_what_is_held_is_sold_by_hand_whatever_the_session_takes(account: Account) -> None:
+    position = hold(account)
+    session_suspend(position.session_id)
+
+    assert place(account, "leave", SELL).status == S.READY
+
+
+def test_what_was_sold_and_is_not_added_up_yet_is_not_sold_twice(account: Account) -> None:
+    hold(account)
+    finish(place(account, "half", SELL, quantity=Decimal("0.01")))
+
+    with pytest.raises(ValidationError) as caught:
+        place(account, "leave", SELL, quantity=Decimal("0.02"))
+
+    assert caught.value.message_dict == {"quantity": ["wanted at most what is held, 0.01, was 0.02"]}
+
+
 def test_a_paused_account_takes_no_order(account: Account) -> None:
     Account.objects.update(status=Account.Status.PAUSED, status_reason="keys")
     account.refresh_from_db()
