@@ -7,12 +7,14 @@ trips again. It never lifts what it has tripped: that an account has recovered i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any, cast
 
-from django.db.models import Count, Q
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from domain.market import OrderType
@@ -22,6 +24,7 @@ from money.halts import halt_trip
 from money.models import EquityPoint, HaltMode, TradingHalt
 from money.services import account_book
 from orders.models import Fill, Order
+from positions.models import LIVE_POSITIONS, Position
 from sessions.models import TRACKED_STATUSES
 
 logger = logging.getLogger(__name__)
@@ -34,74 +37,83 @@ UNKNOWN_TOO_LONG = timedelta(minutes=5)
 HUNDRED = Decimal(100)
 
 
+@dataclass(slots=True)
+class Look:
+    """One look at all rules: what an account is worth is found out once, whatever the number of rules that ask.
+    ``spared`` are the accounts that the rule at hand does not trip for now."""
+
+    now: datetime
+    spared: set[int] = field(default_factory=set)
+    equities: dict[int, Decimal | None] = field(default_factory=dict)
+
+    def equity(self, profile: Any) -> Decimal | None:
+        """What the profile's account is worth now, what is not realised included; None while that is in doubt. Where nothing
+        is held and nothing was traded since it is as the last point of its curve says."""
+        if not profile.is_moving:
+            return cast("Decimal | None", profile.last_equity)
+        if profile.account_id not in self.equities:
+            self.equities[profile.account_id] = _equity(profile.account)
+        return self.equities[profile.account_id]
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """``broken(now)`` tells which accounts break it, each with the figures in words."""
+    """``broken(look)`` tells which accounts break it, each with the figures in words."""
 
     name: str
     meaning: str
-    broken: Callable[[datetime], dict[int, str]]
+    broken: Callable[[Look], dict[int, str]]
 
 
 def rules_watch(now: datetime | None = None) -> int:
     """Halt every account that breaks a rule, except where its last halt was lifted a moment ago; how many were halted. A rule
     that cannot be judged does not keep the others from it."""
-    at = now or timezone.now()
+    look = Look(now or timezone.now())
     tripped = 0
     for rule in RULES:
+        halts = TradingHalt.objects.filter(Q(lifted_at=None) | Q(lifted_at__gt=look.now - GRACE), rule=rule.name)
+        look.spared = set(halts.filter(account__isnull=False).values_list("account_id", flat=True))
         try:
-            broken = rule.broken(at)
+            broken = rule.broken(look)
         except Exception:
             logger.exception("rule %s could not be judged", rule.name)
             continue
-        halts = TradingHalt.objects.filter(Q(lifted_at=None) | Q(lifted_at__gt=at - GRACE), rule=rule.name)
-        spared = set(halts.filter(account__in=broken).values_list("account_id", flat=True))
-        for account_id, cause in broken.items():
-            if account_id not in spared:
-                halt_trip(
-                    HaltMode.HALT, cause[:200], account_id=account_id, rule=rule.name, actor=f"rule {rule.name}"[:64]
-                )
-                tripped += 1
+        for account_id in broken.keys() - look.spared:
+            cause, actor = broken[account_id][:200], f"rule {rule.name}"
+            halt_trip(HaltMode.HALT, cause, account_id=account_id, rule=rule.name, actor=actor)
+            tripped += 1
     return tripped
 
 
-def accounts_beyond_daily_loss(now: datetime) -> dict[int, str]:
+def accounts_beyond_daily_loss(look: Look) -> dict[int, str]:
     """Accounts worth less than at midnight UTC by more than their limit: the last equity before, else the first since."""
-    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     broken = {}
-    for profile in _profiles(Q(max_daily_loss_percent__isnull=False)):
-        points = EquityPoint.objects.filter(account=profile.account)
-        start = points.filter(at__lte=midnight).order_by("-at").first() or points.order_by("at").first()
-        equity = _equity(profile.account)
-        if start is None or equity is None or start.equity <= 0:
+    for profile in _profiles(look, Q(max_daily_loss_percent__isnull=False)):
+        equity, limit = look.equity(profile), profile.max_daily_loss_percent
+        if equity is None or profile.start_equity <= 0:
             continue
-        lost = (start.equity - equity) / start.equity * HUNDRED
-        if lost > profile.max_daily_loss_percent:
-            broken[profile.account_id] = _figures(
-                "lost today", lost, profile.max_daily_loss_percent, start.equity, equity
-            )
+        lost = (profile.start_equity - equity) / profile.start_equity * HUNDRED
+        if lost > limit:
+            broken[profile.account_id] = _figures("lost today", lost, limit, profile.start_equity, equity)
     return broken
 
 
-def accounts_beyond_drawdown(now: datetime) -> dict[int, str]:
+def accounts_beyond_drawdown(look: Look) -> dict[int, str]:
     """Accounts further below the highest equity they ever had than their limit."""
     broken = {}
-    for profile in _profiles(Q(max_drawdown_percent__isnull=False)):
-        last = EquityPoint.objects.filter(account=profile.account).order_by("-at").first()
-        equity = _equity(profile.account)
-        if last is None or equity is None or last.peak <= 0:
+    for profile in _profiles(look, Q(max_drawdown_percent__isnull=False)):
+        equity, limit = look.equity(profile), profile.max_drawdown_percent
+        if equity is None or profile.peak <= 0:
             continue
-        below = (last.peak - equity) / last.peak * HUNDRED
-        if below > profile.max_drawdown_percent:
-            broken[profile.account_id] = _figures(
-                "below the peak", below, profile.max_drawdown_percent, last.peak, equity
-            )
+        below = (profile.peak - equity) / profile.peak * HUNDRED
+        if below > limit:
+            broken[profile.account_id] = _figures("below the peak", below, limit, profile.peak, equity)
     return broken
 
 
-def accounts_often_rejected(now: datetime) -> dict[int, str]:
+def accounts_often_rejected(look: Look) -> dict[int, str]:
     """Accounts whose venue has refused many orders lately: something is wrong with what we send, or with the account."""
-    lately = Order.objects.filter(status=OrderStatus.REJECTED, closed_at__gt=now - REJECTED_WITHIN, closed_at__lte=now)
+    lately = Order.objects.filter(status=OrderStatus.REJECTED, closed_at__gt=look.now - REJECTED_WITHIN)
     counts = lately.values("account_id").order_by("account_id").annotate(count=Count("pk"))
     minutes = int(REJECTED_WITHIN.total_seconds() // 60)
     return {
@@ -110,9 +122,11 @@ def accounts_often_rejected(now: datetime) -> dict[int, str]:
     }
 
 
-def accounts_with_unknown_orders(now: datetime) -> dict[int, str]:
+def accounts_with_unknown_orders(look: Look) -> dict[int, str]:
     """Accounts with an order of which nobody knows for too long whether it exists: what is held is not known either."""
-    unknown = Order.objects.filter(status=OrderStatus.UNKNOWN, sent_at__lt=now - UNKNOWN_TOO_LONG).order_by("-sent_at")
+    unknown = Order.objects.filter(status=OrderStatus.UNKNOWN, sent_at__lt=look.now - UNKNOWN_TOO_LONG).order_by(
+        "-sent_at"
+    )
     return {
         order.account_id: f"order {order.client_order_id} is UNKNOWN since {order.sent_at:%H:%M:%S}"
         for order in unknown
@@ -127,14 +141,32 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def _profiles(limit: Q) -> Iterable[RiskProfile]:
-    """The limits of accounts on which something goes on."""
+def _profiles(look: Look, limit: Q) -> QuerySet[Any]:
+    """The limits of accounts on which something goes on, with what their curves say, by one query."""
+    midnight = look.now.replace(hour=0, minute=0, second=0, microsecond=0)
+    points = EquityPoint.objects.filter(account=OuterRef("account"))
+    newest = points.order_by("-at")
+    before = Subquery(points.filter(at__lte=midnight).order_by("-at").values("equity")[:1])
+    live = Position.objects.filter(account=OuterRef("account"), status__in=LIVE_POSITIONS)
+    news = Fill.objects.filter(account=OuterRef("account"), recorded_at__gt=OuterRef("last_at"))
     trading = Account.objects.filter(sessions__status__in=TRACKED_STATUSES).values("pk")
-    return RiskProfile.objects.filter(limit, account__in=trading).select_related("account").order_by("pk")
+    profiles = RiskProfile.objects.filter(limit, account__in=trading).exclude(account__in=look.spared)
+    return (
+        profiles.select_related("account")
+        .annotate(
+            start_equity=Coalesce(before, Subquery(points.order_by("at").values("equity")[:1])),
+            last_equity=Subquery(newest.values("equity")[:1]),
+            last_at=Subquery(newest.values("at")[:1]),
+            peak=Subquery(newest.values("peak")[:1]),
+        )
+        .filter(last_at__isnull=False)
+        .annotate(is_moving=Exists(live) | Exists(news))
+        .order_by("pk")
+    )
 
 
 def _equity(account: Account) -> Decimal | None:
-    """What the account is worth now, what is not realised included; None while that is in doubt.
+    """What the account is worth; None while that is in doubt.
 
     ``account_book`` errs on the cautious side while a fill may be in the balance already: for a second it may say less than
     there is. That is right for letting an entry through, and no reason to halt an account.

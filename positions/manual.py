@@ -48,8 +48,6 @@ S = OrderStatus
 
 MANUAL = "MANUAL"
 TIMEFRAME = Timeframe.M1
-# Parts of a position that are sold by hand; the steps below are its take-profit levels.
-FIRST_STEP = 1000
 QUOTE_IS_OLD_AFTER = timedelta(seconds=15)
 MOST_LEVERAGE = Decimal(125)
 
@@ -347,12 +345,10 @@ def _exit(position: Position, market: Market, ask: ManualAsk, quantity: Decimal)
         # Begun, and from here on the tracker's to carry through, whatever comes of this attempt.
         position.is_exit_wanted, position.exit_reason = True, ExitReason.MARKET_EXIT
         position.save(update_fields=["is_exit_wanted", "exit_reason"])
-    exits = position.intents.filter(purpose=Intent.Purpose.EXIT)
-    step = 0 if is_whole else FIRST_STEP + exits.filter(step__gte=FIRST_STEP).count()
+    purpose = Intent.Purpose.EXIT if is_whole else Intent.Purpose.BY_HAND
+    step = 0 if is_whole else position.intents.filter(purpose=purpose).count()
     reason = ExitReason.MARKET_EXIT.value if is_whole else MANUAL
-    intent, _ = Intent.objects.get_or_create(
-        position=position, purpose=Intent.Purpose.EXIT, step=step, defaults={"reason": reason}
-    )
+    intent, _ = Intent.objects.get_or_create(position=position, purpose=purpose, step=step, defaults={"reason": reason})
     return Order(
         market=market, intent_id=intent.pk, side=ask.side, position_side=position.side, order_type=ask.order_type,
         quantity=quantity, is_exit=True, is_reduce_only=market.kind != Market.Kind.SPOT, status=S.READY, reason=reason,

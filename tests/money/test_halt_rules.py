@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.utils import timezone
 
 from domain.orders import OrderStatus
 from exchanges.models import Account
-from money import halt_rules
-from money.halt_rules import GRACE, RULES, rules_watch
+from money import halt_rules, tasks
+from money.halt_rules import GRACE, RULES, Look, rules_watch
 from money.halts import halt_lift
 from money.models import EquityPoint, TradingHalt
 from orders.models import Fill, Order
@@ -63,9 +64,15 @@ def trading_account(usdt: str, **limits: str) -> Account:
     return make_session(limited_account(usdt, **limits)).account
 
 
-def bought_before_the_balance_was_read(position: Position, usdt: str) -> None:
-    Fill.objects.filter(account=position.account).update(recorded_at=timezone.now() - timedelta(hours=1))
-    make_balance(position.account, usdt)
+def bought_before_the_balance_was_read(row: Position | Order, usdt: str) -> None:
+    Fill.objects.filter(account=row.account).update(recorded_at=timezone.now() - timedelta(hours=1))
+    make_balance(row.account, usdt)
+
+
+def traded_since(account: Account) -> None:
+    """Something that the last point does not know, and the balance does."""
+    order = make_order(make_position(account.sessions.get(), "CLOSED"), "EXIT", status=S.CLOSED)
+    bought_before_the_balance_was_read(make_fill(order).order, str(account.balances.get().total))
 
 
 def tripped() -> list[tuple[int | None, str, str, str]]:
@@ -78,6 +85,7 @@ def test_more_lost_since_midnight_than_the_limit_halts_the_account(usdt: str, is
     worth(account, "20000", AFTERNOON - timedelta(hours=16))  # an older day's figure
     worth(account, "10000", AFTERNOON - timedelta(hours=15))  # midnight
     worth(account, "12000", AFTERNOON - timedelta(hours=3))
+    traded_since(account)
 
     assert rules_watch(AFTERNOON) == int(is_broken)
 
@@ -89,6 +97,7 @@ def test_without_a_figure_from_before_midnight_the_first_one_since_counts() -> N
     account = trading_account("9000", max_daily_loss_percent="5")
     worth(account, "9400", AFTERNOON - timedelta(hours=2))
     worth(account, "20000", AFTERNOON - timedelta(hours=1))
+    traded_since(account)
     assert rules_watch(AFTERNOON) == 0
 
     EquityPoint.objects.filter(equity=Decimal(9400)).update(equity=Decimal(9600))
@@ -112,11 +121,24 @@ def test_what_is_not_realised_counts_as_lost() -> None:
 def test_further_below_the_peak_than_the_limit_halts_the_account(usdt: str, is_broken: bool) -> None:
     account = trading_account(usdt, max_drawdown_percent="25")
     worth(account, "9500", AFTERNOON - MINUTE, peak="12000")
+    traded_since(account)
 
     assert rules_watch(AFTERNOON) == int(is_broken)
 
     cause = "25.00 % below the peak, wanted at most 25 %: equity was 12000.00 and is 8999.99"
     assert tripped() == ([(account.pk, "DRAWDOWN", "HALT", cause)] if is_broken else [])
+
+
+def test_where_nothing_is_held_and_nothing_was_traded_the_last_point_tells(django_assert_num_queries: Any) -> None:
+    account = trading_account("1", max_daily_loss_percent="5")
+    worth(account, "10000", AFTERNOON - timedelta(hours=16))
+    worth(account, "9500", AFTERNOON - MINUTE)
+    with django_assert_num_queries(2 * len(RULES)):
+        assert rules_watch(AFTERNOON) == 0
+
+    worth(account, "9499", AFTERNOON)
+
+    assert rules_watch(AFTERNOON) == 1
 
 
 def test_an_account_without_limits_or_figures_is_left_alone() -> None:
@@ -200,6 +222,16 @@ def test_a_broken_rule_trips_once_and_again_only_after_it_was_lifted_and_given_t
     assert len(events("alerts", alert="HALT_TRIPPED", rule="UNKNOWN_ORDER")) == 2
 
 
+def test_the_guard_trips_what_is_broken() -> None:
+    order = make_order(make_position(make_session()), status=S.UNKNOWN, sent_at=timezone.now())
+    let_pass(order, 600)
+
+    tasks.guard()
+    tasks.guard()
+
+    assert [row[1] for row in tripped()] == ["UNKNOWN_ORDER"]
+
+
 @committed
 def test_two_guards_at_once_trip_one_halt() -> None:
     order = make_order(make_position(make_session()), status=S.UNKNOWN, sent_at=timezone.now())
@@ -211,7 +243,7 @@ def test_two_guards_at_once_trip_one_halt() -> None:
 
 
 def test_a_rule_that_fails_does_not_keep_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(now: datetime) -> dict[int, str]:
+    def failing(look: Look) -> dict[int, str]:
         raise RuntimeError("broken")
 
     odd = halt_rules.Rule("ODD", "fails", failing)

@@ -246,13 +246,14 @@ def test_a_part_is_sold_at_once_and_the_rest_is_kept(account: Account, bells: Be
     order = place(account, "half", SELL, quantity=Decimal("0.01"))
 
     assert (order.status, order.is_exit, order.reason, order.quantity) == (S.READY, True, "MANUAL", Decimal("0.01"))
-    assert Intent.objects.get(pk=order.intent_id).step == manual.FIRST_STEP
+    intent = Intent.objects.get(pk=order.intent_id)
+    assert (intent.purpose, intent.step) == ("BY_HAND", 0)
     assert bells.rung("orders.submit") == [{"order_ids": [order.pk]}]
     finish(order)
     sessions_track([position.session_id])
     position.refresh_from_db()
     assert (position.status, position.quantity, position.exit_reason) == (PositionStatus.OPEN, Decimal("0.01"), "")
-    assert Intent.objects.get(pk=place(account, "quarter", SELL, quantity=Decimal("0.005")).intent_id).step == 1001
+    assert Intent.objects.get(pk=place(account, "quarter", SELL, quantity=Decimal("0.005")).intent_id).step == 1
 
 
 def test_all_of_it_is_sold_and_the_tracker_carries_it_through(account: Account) -> None:
