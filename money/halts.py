@@ -20,7 +20,7 @@ from django.db.models.functions import JSONObject
 from django.utils import timezone
 
 from domain.exits import ExitReason
-from domain.orders import OrderStatus
+from domain.orders import DENIAL_TEXTS, Denial, OrderStatus
 from exchanges.models import Account
 from money.models import HaltMode, HaltScope, TradingHalt
 from orders.models import Order
@@ -159,7 +159,10 @@ def _trip(halt: TradingHalt, actor: str) -> TradingHalt:
         if found is not None:
             return found
         halt.save(force_insert=True)
-        orders_cancel(list(_entries_left(halt, UNSENT)), actor=actor)
+        unsent = list(_entries_left(halt, UNSENT))
+        orders_cancel(unsent, actor=actor)
+        canceled = Order.objects.filter(pk__in=[order.pk for order in unsent], status=S.CANCELED)
+        canceled.update(reason=Denial.HALTED, detail=DENIAL_TEXTS[Denial.HALTED])
         _tell(halt, "HALT_TRIPPED", actor)
         transaction.on_commit(lambda: ring("money.carry_out", halt_ids=[halt.pk]), robust=True)
     return halt

@@ -77,6 +77,7 @@ def test_a_halt_cancels_what_was_not_sent_and_leaves_what_is_at_the_venue() -> N
         S.OPENED: (S.OPENED, False),
         S.CLOSED: (S.CLOSED, False),
     }
+    assert list(Order.objects.filter(reason=Denial.HALTED).values_list("status", flat=True)) == [S.CANCELED]
 
 
 @pytest.mark.parametrize("mode", [REDUCE_ONLY, FLATTEN])
