@@ -10,7 +10,8 @@ from django.http import HttpRequest
 from unfold.contrib.filters.admin import TextFilter
 from unfold.decorators import display
 
-import money.equity_admin  # noqa: F401  # the pages of the equity curve register themselves
+import money.equity_admin  # the pages of the equity curve register themselves
+import money.halt_admin  # noqa: F401  # the pages of halts register themselves
 from domain.orders import DENIAL_TEXTS, Denial
 from money.models import Valuation
 from orders.admin import FillPage, OrderPage

@@ -27,8 +27,8 @@ from django.db.models import Exists, F, Min, OuterRef, Q, Subquery
 from domain.market import ZERO, OrderType
 from domain.orders import AT_VENUE_STATUSES
 from exchanges.models import Account
+from money.book import account_book
 from money.models import EquityPoint
-from money.services import account_book
 from orders.models import Fill, Order
 from sessions.models import TRACKED_STATUSES, TradingSession
 

@@ -15,9 +15,9 @@ from django.utils.safestring import SafeString
 from exchanges.admin import AccountPage
 from exchanges.models import Account
 from money.equity import curve_thinned
+from money.halt_admin import HaltedSessionPage
 from money.models import EquityPoint
 from pipeline.pages import Fact, LongPage, OwnRelatedFilter, Sections, link, moment, plain, signed
-from positions.admin import HoldingSessionPage
 from sessions.models import TradingSession
 
 CHART_POINTS = 100
@@ -93,7 +93,7 @@ admin.site.unregister(Account)
 
 
 @admin.register(TradingSession)
-class CurvedSessionPage(Curved, HoldingSessionPage):
+class CurvedSessionPage(Curved, HaltedSessionPage):
     curve_of = "session"
 
     def figure(self, newest: EquityPoint) -> Any:

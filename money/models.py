@@ -55,6 +55,13 @@ class HaltMode(models.TextChoices):
     FLATTEN = "FLATTEN"  # positions are closed at market
 
 
+class HaltScope(models.TextChoices):
+    SESSION = "SESSION"
+    ACCOUNT = "ACCOUNT"
+    OWNER = "OWNER"
+    PLATFORM = "PLATFORM"
+
+
 class TradingHalt(models.Model):
     """A circuit breaker that has tripped: of a session, an account, all of an owner's, or (all three empty) the platform.
     In force until somebody lifts it."""
@@ -89,6 +96,15 @@ class TradingHalt(models.Model):
 
     def __str__(self) -> str:
         return f"{self.mode} since {self.tripped_at:%Y-%m-%d %H:%M}"
+
+    @property
+    def scope(self) -> HaltScope:
+        """Whose trading it halts."""
+        if self.session_id:
+            return HaltScope.SESSION
+        if self.account_id:
+            return HaltScope.ACCOUNT
+        return HaltScope.OWNER if self.owner_id else HaltScope.PLATFORM
 
 
 class EquityPoint(models.Model):

@@ -1,4 +1,4 @@
-"""Orders and fills over REST, read only: orders come of signals and exits. By session they are asked for a floor above."""
+"""Orders and fills over REST, read only here: by session they are asked for, and by hand they are placed, a floor above."""
 
 from __future__ import annotations
 

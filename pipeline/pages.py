@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Context, Decimal
-from functools import cache
+from functools import cache, partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -60,7 +60,8 @@ BADGES: dict[str, str] = {
     for colour, statuses in {
         "success": "ACTIVE OPEN OPENED FULLY_EXECUTED APPROVED PASSED BUY ENTER_LONG TAKE_PROFIT",
         "warning": "CUT SUSPENDED STOPPING PENDING REQUESTED READY SUBMITTING PARTIALLY_EXECUTED SELL EXIT_LONG CANCEL_ONLY",
-        "danger": "HALTED PAUSED DENIED REJECTED UNKNOWN NOT_PLACED STOP_LOSS ENTER_SHORT UNREACHABLE",
+        "danger": "HALTED PAUSED DENIED REJECTED UNKNOWN NOT_PLACED STOP_LOSS ENTER_SHORT UNREACHABLE HALT REDUCE_ONLY "
+        "FLATTEN",
         "info": "CREATED EXIT_SHORT",
     }.items()
     for status in statuses.split()
@@ -191,7 +192,7 @@ class OwnRelatedFilter(admin.RelatedFieldListFilter):
 
 
 # Does one thing to one row and says what it did; raises one of its page's refusals when it could not.
-Verb = Callable[[HttpRequest, Any], str]
+Verb = Callable[..., str]
 
 
 class Page(BasePage):
@@ -316,8 +317,10 @@ def button(
     question: str,
     variant: ActionVariant = ActionVariant.DEFAULT,
     permission: str = "change",
+    form_class: type[forms.Form] | None = None,
 ) -> Any:
-    """A button on a row's page: it asks, then POSTs, and ``verb`` is called with the row if the trader may see it."""
+    """A button on a row's page: it asks, then POSTs, and ``verb`` is called with the row if the trader may see it, and with
+    the answers by name where ``form_class`` (one of unfold's dialog forms) asks for any."""
 
     def pressed(self: Page, request: HttpRequest, form: Any, object_id: str) -> HttpResponseBase:
         row = self.get_object(request, unquote(object_id))
@@ -326,12 +329,14 @@ def button(
             messages.error(request, f"wanted one of your {self.opts.verbose_name_plural}, was {object_id}")
         else:
             url = change_url(self.model, row.pk)
-            self.carry_out(request, label, verb, row)
+            answers = {name: form.cleaned_data[name] for name in (form_class.declared_fields if form_class else ())}
+            answers.pop("_form_submitted", None)
+            self.carry_out(request, label, partial(verb, **answers), row)
         # The dialog posts by htmx, which follows this header and would show a redirect's page inside the dialog.
         return HttpResponse(headers={"HX-Redirect": url}) if "HX-Request" in request.headers else redirect(url)
 
     pressed.__name__ = verb.__name__.strip("_")
-    dialog = {"title": label, "description": question, "form_class": None, "form_submit_text": label}
+    dialog = {"title": label, "description": question, "form_class": form_class, "form_submit_text": label}
     return action(description=label, icon=icon, variant=variant, permissions=[permission], dialog=dialog)(pressed)
 
 

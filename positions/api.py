@@ -24,6 +24,8 @@ from pipeline.models import Event
 from pipeline.rest import ExactDecimalField, Filters, IdFilter, NoInput, OwnedRows, RowSerializer
 from pipeline.topics import TOPICS
 from positions.hops import DESCRIPTIONS, hops_p50, session_hops
+from positions.manual import order_cancel_by_hand
+from positions.manual_api import ManualInput
 from positions.models import (
     LIVE_POSITIONS,
     Discrepancy,
@@ -182,11 +184,29 @@ class SessionOrderFilter(orders_api.OrderFilter):
 
 
 class OrderViewSet(orders_api.OrderViewSet):
-    """Every attempt to trade, with what became of it and why."""
+    """Every attempt to trade, with what became of it and why; and orders by hand."""
 
     queryset: QuerySet[Order] = orders_api.OrderViewSet.queryset.annotate(session_id=session_of("intent_id"))
     serializer_class = SessionOrderSerializer
     filterset_class = SessionOrderFilter
+
+    @extend_schema(request=ManualInput, responses={200: SessionOrderSerializer, 201: SessionOrderSerializer})
+    def create(self, request: Request) -> Response:
+        """Place an order by hand, through the same valuing, limits and protocol. Sent again under its key it is the order
+        there is (200); another order under the same key is a 409. Against what is held it leaves that, whole or in part."""
+        wish = ManualInput(data=request.data, context=self.get_serializer_context())
+        wish.is_valid(raise_exception=True)
+        order, is_new = wish.save()
+        return Response(self.get_serializer(self.get_queryset().get(pk=order.pk)).data, status=201 if is_new else 200)
+
+    @extend_schema(request=None, responses=SessionOrderSerializer)
+    @action(detail=True, methods=["post"], serializer_class=NoInput)
+    def cancel(self, request: Request, pk: str | None = None) -> Response:
+        """Want an entry gone: at once where it was not sent yet, else once its venue says so. 409 for one that has ended,
+        and for an exit."""
+        order = self.get_object()
+        order_cancel_by_hand(order.pk, actor=request.user.get_username())
+        return Response(SessionOrderSerializer(self.get_object(), context=self.get_serializer_context()).data)
 
 
 class SessionFillSerializer(orders_api.FillSerializer):

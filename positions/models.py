@@ -162,13 +162,15 @@ class Position(models.Model):
 class Intent(models.Model):
     """A wish of a position to be entered or left. Orders carry its id; a wish whose order failed may get another order,
     but never two alive at once. ``step`` tells wishes of one purpose apart: entries from 0 on; the exit of all that is left
-    is 0, a part of it by its take-profit level (from 1 on); a resting stop and resting targets likewise."""
+    is 0, a part of it by its take-profit level (from 1 on); a resting stop and resting targets likewise; parts that are sold
+    by hand from 0 on."""
 
     class Purpose(models.TextChoices):
         ENTRY = "ENTRY"
         EXIT = "EXIT"
         REST_STOP = "REST_STOP"
         REST_TARGET = "REST_TARGET"
+        BY_HAND = "BY_HAND"  # a part that the trader sells
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     position = models.ForeignKey(Position, on_delete=models.CASCADE, related_name="intents")

@@ -147,11 +147,15 @@ def sessions_track(session_ids: Sequence[int]) -> None:
                 _track_alone(session_id)
 
 
-def session_exit(session_id: int, *, actor: str = "system") -> bool:
-    """The trader's market exit: leave the position now, keep the session; whether there was one to leave."""
+def session_exit(session_id: int, *, actor: str = "system", reason: ExitReason = ExitReason.MARKET_EXIT) -> bool:
+    """The trader's market exit, or a halt's: leave the position now, keep the session; whether there was one to leave."""
     session = TradingSession.objects.select_related("account").get(pk=session_id)
     with transaction.atomic():
-        wanted = session.positions.filter(status__in=LIVE_POSITIONS, is_exit_wanted=False).update(is_exit_wanted=True)
+        live = session.positions.filter(status__in=LIVE_POSITIONS)
+        wanted = live.filter(is_exit_wanted=False).update(is_exit_wanted=True)
+        if reason != ExitReason.MARKET_EXIT:
+            # Begun for this reason, from here on; one that has begun already keeps its own.
+            live.filter(exit_reason="").update(exit_reason=reason)
         if wanted:
             publish(
                 Topic.COMMAND, session_id, session_id=session_id, account_id=session.account_id,

@@ -28,6 +28,7 @@ from exchanges.gateway import ExchangeUnavailable
 from marketdata.api import CandleViewSet, FeedViewSet
 from money.api import AccountViewSet, MoneyViewSet, SessionViewSet, ValuationViewSet
 from money.equity_api import EquityViewSet
+from money.halt_api import HaltViewSet
 from orders.api import FundingViewSet
 from pipeline.rest import validation_detail
 from positions.api import (
@@ -37,6 +38,7 @@ from positions.api import (
     OrderViewSet,
     PositionViewSet,
 )
+from positions.group_api import GroupViewSet
 from positions.resolutions import UnableToResolve
 from r3edge_site.tokens import TokenViewSet
 from sessions.services import UnableToCommand
@@ -63,6 +65,7 @@ ROUTES: dict[str, type[ViewSetMixin]] = {
     "configs": ConfigViewSet,
     "signals": SignalViewSet,
     "sessions": SessionViewSet,
+    "groups": GroupViewSet,
     "orders": OrderViewSet,
     "fills": FillViewSet,
     "fundings": FundingViewSet,
@@ -71,6 +74,7 @@ ROUTES: dict[str, type[ViewSetMixin]] = {
     "valuations": ValuationViewSet,
     "equity": EquityViewSet,
     "money": MoneyViewSet,
+    "halts": HaltViewSet,
     "events": EventViewSet,
 }
 

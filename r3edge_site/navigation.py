@@ -14,22 +14,24 @@ from knox.models import AuthToken
 from domain.market import ZERO
 from exchanges.models import Account, Balance, Exchange, Market, Quote
 from marketdata.models import Feed
-from money.models import EquityPoint, Valuation
+from money.models import EquityPoint, TradingHalt, Valuation
 from orders.models import Fill, Funding, Order
 from pipeline.admin import events_table
 from pipeline.models import Event
 from pipeline.pages import SECTION_ROWS, Fact, Sections, Table, badge, link, link_to_list, list_url, signed, table
 from pipeline.topics import Topic
 from positions.models import LIVE_POSITIONS, Discrepancy, DiscrepancyStatus, Position
-from sessions.models import TRACKED_STATUSES, SessionStatus, TradingSession
+from sessions.models import TRACKED_STATUSES, SessionGroup, SessionStatus, TradingSession
 from strategies.models import Signal, StrategyConfig
 
 Entry = tuple[str, str, type[Model]]
 
 TRADING: tuple[Entry, ...] = (
     ("Sessions", "candlestick_chart", TradingSession),
+    ("Groups of sessions", "workspaces", SessionGroup),
     ("Strategy configurations", "tune", StrategyConfig),
     ("Accounts", "account_balance_wallet", Account),
+    ("Halts", "emergency_home", TradingHalt),
 )
 RESULTS: tuple[Entry, ...] = (
     ("Positions", "show_chart", Position),
@@ -74,14 +76,15 @@ def front_page(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     running = sessions.filter(status__in=TRACKED_STATUSES)
     held = positions.filter(status__in=LIVE_POSITIONS).order_by("-pk")
     differences = _own(request, Discrepancy).filter(status=DiscrepancyStatus.OPEN).count()
+    halts = _own(request, TradingHalt).filter(lifted_at=None).count()
     return {
         **context,
         "front": Sections(
-            _facts(running, held, positions, differences), [_running(running), _held(held), _alerts(request)]
+            _facts(running, held, positions, differences, halts), [_running(running), _held(held), _alerts(request)]
         ),
         "add_links": [
-            (f"Add {model._meta.verbose_name}", list_url(model) + "add/")
-            for model in (Account, StrategyConfig, TradingSession)
+            ("Halt trading" if model is TradingHalt else f"Add {model._meta.verbose_name}", list_url(model) + "add/")
+            for model in (Account, StrategyConfig, TradingSession, TradingHalt)
             if admin.site.get_model_admin(model).has_add_permission(request)
         ],
     }
@@ -105,7 +108,9 @@ def _own(request: HttpRequest, model: type[Model]) -> QuerySet[Any]:
     return page.get_queryset(request).select_related(*(page.list_select_related or ()))  # type: ignore[misc]
 
 
-def _facts(running: QuerySet[Any], held: QuerySet[Any], positions: QuerySet[Any], differences: int) -> list[Fact]:
+def _facts(
+    running: QuerySet[Any], held: QuerySet[Any], positions: QuerySet[Any], differences: int, halts: int
+) -> list[Fact]:
     active = running.filter(status=SessionStatus.ACTIVE).count()
     sums = positions.aggregate(unrealized=Sum("unrealized_pnl"), realized=Sum("realized_pnl"))
     return [
@@ -117,6 +122,11 @@ def _facts(running: QuerySet[Any], held: QuerySet[Any], positions: QuerySet[Any]
             "Discrepancies",
             link_to_list(Discrepancy, differences, status__exact=DiscrepancyStatus.OPEN) if differences else 0,
             "with the venues, to be decided about",
+        ),
+        Fact(
+            "Halts in force",
+            link_to_list(TradingHalt, badge(f"{halts}", {f"{halts}": "danger"}), is_in_force="yes") if halts else 0,
+            "until somebody lifts them",
         ),
     ]
 

@@ -36,6 +36,7 @@ SCHEDULE = (
     Entry("positions.watch", 2, "the fastest exit we track ourselves: one price call per exchange"),
     Entry("orders.sweep", 2, "an order of unknown outcome, or open at the venue, is looked at every two seconds"),
     Entry("money.sweep", 3, "an entry whose valuing bell was lost is worth less every second"),
+    Entry("money.guard", 5, "accounts that break a rule are halted; what a halt left undone is asked for again"),
     Entry("positions.sweep", 3, "signals, fills and stops whose bell was lost"),
     Entry("strategies.sweep", 3, "candles whose evaluation bell was lost"),
     Entry(

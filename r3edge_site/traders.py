@@ -21,6 +21,7 @@ PERMISSIONS: dict[tuple[str, str], tuple[str, ...]] = {
     ("strategies", "strategyconfig"): ("view", "add", "change", "delete"),
     ("strategies", "signal"): ("view",),
     ("trading_sessions", "tradingsession"): ("view", "add", "change", "delete"),
+    ("trading_sessions", "sessiongroup"): ("view", "add", "change"),
     ("orders", "order"): ("view",),
     ("orders", "fill"): ("view",),
     ("orders", "funding"): ("view",),
@@ -28,6 +29,7 @@ PERMISSIONS: dict[tuple[str, str], tuple[str, ...]] = {
     ("positions", "discrepancy"): ("view",),
     ("money", "valuation"): ("view",),
     ("money", "equitypoint"): ("view",),
+    ("money", "tradinghalt"): ("view", "add", "change"),
     ("pipeline", "event"): ("view",),
     ("knox", "authtoken"): ("view", "delete"),
 }

@@ -12,6 +12,7 @@ from unfold.decorators import display
 from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminTextareaWidget
 
+import sessions.group_admin  # noqa: F401  # the page of groups registers itself
 from domain.exit_plan import ExitPlan
 from pipeline.pages import BADGES, Fact, OwnRelatedFilter, Page, Sections, actor_of, badge, batch, button, link, moment
 from sessions import services

@@ -59,7 +59,7 @@ class SessionSerializer(RowSerializer[TradingSession]):
     class Meta:
         model = TradingSession
         fields: tuple[str, ...] = (
-            "id", "name", "account", "account_name", "exchange_name", "config", "config_name", "strategy", "feed",
+            "id", "name", "account", "account_name", "exchange_name", "group", "config", "config_name", "strategy", "feed",
             "market", "symbol", "timeframe", "status", "status_reason", *ADJUSTABLE, "exit_plan", "tick_seconds", "run",
             "has_exposure", "last_signal", "recover_requested_at", "next_tick_at", "created_at", "started_at",
             "stopped_at",
@@ -114,6 +114,7 @@ class SessionChange(RowSerializer[TradingSession]):
 class SessionFilter(Filters):
     account = IdFilter(field_name="account_id")
     config = IdFilter(field_name="config_id")
+    group = IdFilter(field_name="group_id")
     exchange = ExchangeFilter(field_name="account__exchange", help_text="Its id or its name.")
     symbol = django_filters.CharFilter(field_name="config__feed__market__symbol")
     status = django_filters.MultipleChoiceFilter(choices=SessionStatus.choices)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from domain.strategy import Strategy
+from strategies.library.manual import Manual
 from strategies.library.rsi_reversion import RsiReversion
 from strategies.library.sma_cross import SmaCross
 
-LIBRARY: dict[str, type[Strategy[Any]]] = {strategy.name: strategy for strategy in (SmaCross, RsiReversion)}
+LIBRARY: dict[str, type[Strategy[Any]]] = {strategy.name: strategy for strategy in (SmaCross, RsiReversion, Manual)}

@@ -25,7 +25,8 @@ def filled_in(**changes: Any) -> dict[str, Any]:
     """The form as a browser sends it: the chosen strategy's fields and the hidden ones of the others."""
     form: dict[str, Any] = {"name": "trend", "market": make_market().pk, "timeframe": "1h", "strategy": "sma_cross"}
     for strategy, parameter in parameters_offered():
-        form[f"{strategy}__{parameter}"] = LIBRARY[strategy].parameters_type.model_fields[parameter].default
+        default = LIBRARY[strategy].parameters_type.model_fields[parameter].default
+        form[f"{strategy}__{parameter}"] = "" if default is None else default
     return {**form, **changes}
 
 

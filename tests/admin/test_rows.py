@@ -17,12 +17,12 @@ from knox.models import AuthToken
 
 from exchanges.models import Account, Balance, Exchange, Market, Quote
 from marketdata.models import Feed
-from money.models import EquityPoint, Valuation
+from money.models import EquityPoint, TradingHalt, Valuation
 from orders.models import Fill, Funding, Order
 from pipeline.models import Event
 from pipeline.pages import Page, ReadOnlyPage
 from positions.models import Discrepancy, Position
-from sessions.models import SessionStatus, TradingSession
+from sessions.models import SessionGroup, SessionStatus, TradingSession
 from strategies.models import Signal, StrategyConfig
 from tests.admin.conftest import signed_in, told, url_of, words_of
 from tests.factories import (
@@ -45,7 +45,7 @@ from tests.factories import (
 
 OWNED: list[type[Model]] = [
     Account, Balance, StrategyConfig, Signal, TradingSession, Position, Order, Fill, Funding, Valuation, Event,
-    Discrepancy, EquityPoint,
+    Discrepancy, EquityPoint, TradingHalt, SessionGroup,
 ]  # fmt: skip
 SHARED: list[type[Model]] = [Exchange, Market, Quote, Feed]
 READ_ONLY: list[type[Model]] = [
@@ -61,6 +61,8 @@ def make_life(owner: User, market: str = "BTC/USDT") -> dict[type[Model], Model]
     session = make_session(account, config, name=f"session of {owner.username} on {market}")
     return {
         Account: account,
+        SessionGroup: SessionGroup.objects.create(owner=owner, name=f"group of {owner.username}"),
+        TradingHalt: TradingHalt.objects.create(account=account, cause="news", tripped_by=owner.username),
         Balance: account.balances.get(),
         StrategyConfig: config,
         TradingSession: session,
@@ -212,7 +214,7 @@ def test_every_page_that_is_not_read_only_is_known_here() -> None:
     editable = {model for model in own if not isinstance(admin.site._registry[model], ReadOnlyPage)}
 
     assert own == {*OWNED, *SHARED, AuthToken}
-    assert editable == {Account, Exchange, StrategyConfig, TradingSession}
+    assert editable == {Account, Exchange, StrategyConfig, TradingSession, SessionGroup}
 
 
 @pytest.mark.parametrize("action", ["add", "change", "delete", "read_now"])

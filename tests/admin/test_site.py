@@ -69,8 +69,9 @@ def test_the_sidebar_offers_a_trader_what_traders_may_see(desk: Client) -> None:
     ]
 
     assert shown == [
-        "Sessions", "Strategy configurations", "Accounts", "Positions", "Discrepancies", "Orders", "Fills", "Funding",
-        "Signals", "Valuations", "Equity", "Balances", "Journal", "Exchanges", "Markets", "Quotes", "Feeds", "API tokens",
+        "Sessions", "Groups of sessions", "Strategy configurations", "Accounts", "Halts", "Positions", "Discrepancies",
+        "Orders", "Fills", "Funding", "Signals", "Valuations", "Equity", "Balances", "Journal", "Exchanges", "Markets",
+        "Quotes", "Feeds", "API tokens",
     ]  # fmt: skip
 
 

@@ -18,9 +18,11 @@ from django.test import Client
 from rest_framework.test import APIClient
 
 from exchanges.models import Account
+from money.halts import halt_trip
 from money.models import Valuation
 from pipeline.rest import exact_text
 from pipeline.topics import Topic, publish
+from sessions.models import SessionGroup, TradingSession
 from tests.api.conftest import Api
 from tests.factories import (
     KEY,
@@ -51,6 +53,8 @@ OWNED = (
     "valuations",
     "events",
     "discrepancies",
+    "halts",
+    "groups",
 )
 SHARED = ("exchanges", "markets", "feeds")
 PATHS = (*OWNED, *SHARED, "quotes", "tokens", "strategies", "candles", "equity")
@@ -65,6 +69,8 @@ def populate(owner: Api, name: str) -> dict[str, int]:
     """One row of every kind for a trader; their ids by address."""
     assert owner.user is not None
     session = make_session(account=make_account(owner=owner.user, name=name))
+    group = SessionGroup.objects.create(owner=owner.user, name=name)
+    TradingSession.objects.filter(pk=session.pk).update(group=group)
     position = make_open_position(session)
     order = make_order(position, purpose="EXIT", status="OPENED")
     valuation = Valuation.objects.create(order=order, verdict="APPROVED")
@@ -73,11 +79,13 @@ def populate(owner: Api, name: str) -> dict[str, int]:
     quote = make_quote(position.market)
     return {
         "accounts": session.account_id, "configs": session.config_id, "signals": make_signal(session.config).pk,
-        "sessions": session.pk,
+        "sessions": session.pk, "groups": group.pk,
         "orders": order.pk, "fills": make_fill(order, quantity="0.01").pk,
         "fundings": make_funding(position).pk, "positions": position.pk,
         "valuations": valuation.pk, "discrepancies": make_discrepancy(position).pk,
-        "events": owner.ids("events")[0], "exchanges": session.account.exchange_id, "markets": position.market_id,
+        "events": owner.ids("events", topic="orders")[0],
+        "halts": halt_trip("HALT", "news", account_id=session.account_id, actor=name).pk,
+        "exchanges": session.account.exchange_id, "markets": position.market_id,
         "feeds": session.config.feed_id, "quotes": quote.market_id,
     }  # fmt: skip
 
@@ -112,6 +120,9 @@ def test_another_traders_row_is_as_unknown_as_no_row(alice: Api, bob: Api, root:
         ("post", "sessions/{sessions}/start"), ("post", "sessions/{sessions}/suspend"),
         ("post", "sessions/{sessions}/recover"),
         ("post", "sessions/{sessions}/stop"), ("post", "sessions/{sessions}/exit"), ("get", "sessions/{sessions}/hops"),
+        ("post", "orders/{orders}/cancel"), ("post", "halts/{halts}/lift"), ("post", "groups/{groups}/start"),
+        ("post", "groups/{groups}/suspend"),
+        ("post", "groups/{groups}/recover"), ("post", "groups/{groups}/stop"),
     ],
 )  # fmt: skip
 def test_another_traders_row_cannot_be_touched(alice: Api, bob: Api, method: str, path: str) -> None:
@@ -207,7 +218,7 @@ def test_a_filter_of_the_wrong_kind_says_so(alice: Api, path: str, query: dict[s
         ("text/plain", "name=x", 415, "unsupported_media_type", 'Unsupported media type "text/plain" in request.'),
     ],
 )
-@pytest.mark.parametrize("path", ["accounts", "configs", "sessions"])
+@pytest.mark.parametrize("path", ["accounts", "configs", "sessions", "halts", "groups", "orders"])
 def test_a_body_that_cannot_be_read_is_refused(
     alice: Api, path: str, content_type: str, body: str, status: int, code: str, detail: str
 ) -> None:
@@ -248,7 +259,7 @@ def test_no_answer_shows_a_secret(alice: Api, root: Api) -> None:
         ("accounts", 2), ("configs", 1),
         ("signals", 1), ("sessions", 2), ("orders", 1), ("fills", 1), ("fundings", 1),
         ("positions", 1), ("valuations", 1), ("events", 1),
-        ("discrepancies", 1),
+        ("discrepancies", 1), ("halts", 1), ("groups", 2),
     ],
 )  # fmt: skip
 def test_a_list_costs_the_same_however_long(

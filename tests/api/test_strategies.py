@@ -22,9 +22,9 @@ NEW_CONFIG = {
 def test_the_library_describes_every_strategy_and_its_parameters(alice: Api) -> None:
     listed = alice.get("strategies").json()
 
-    cross = listed[1]
-    assert [one["name"] for one in listed] == ["rsi_reversion", "sma_cross"]
-    assert listed[1] == alice.get("strategies/sma_cross").json()
+    cross = listed[2]
+    assert [one["name"] for one in listed] == ["manual", "rsi_reversion", "sma_cross"]
+    assert listed[2] == alice.get("strategies/sma_cross").json()
     assert cross["title"] == "SMA crossover"
     assert cross["description"].startswith("Moving-average crossover: follow a trend")
     assert cross["parameters"]["properties"]["fast"] == {
@@ -37,7 +37,10 @@ def test_an_unknown_strategy_is_a_404_that_names_the_known_ones(alice: Api) -> N
     answer = alice.get("strategies/martingale")
 
     assert answer.status_code == 404
-    assert answer.json() == {"code": "not_found", "detail": "wanted one of rsi_reversion, sma_cross, was 'martingale'"}
+    assert answer.json() == {
+        "code": "not_found",
+        "detail": "wanted one of manual, rsi_reversion, sma_cross, was 'martingale'",
+    }
 
 
 def test_a_configuration_by_exchange_and_symbol_brings_its_feed_into_being(alice: Api) -> None:

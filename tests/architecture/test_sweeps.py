@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from domain.orders import LIVE_STATUSES, OrderStatus
 from exchanges.models import Account, Exchange
+from money.models import TradingHalt
 from orders.models import FillCursor, Order
 from pipeline.sweeps import Waiting
 from positions.models import Position, Reconciliation
@@ -234,6 +235,22 @@ def an_account_whose_contracts_are_to_be_asked_about() -> int:
     return account_id
 
 
+def a_halt_with_an_entry_at_the_venue() -> int:
+    order = an_order(S.OPENED)
+    return TradingHalt.objects.create(mode="REDUCE_ONLY", account=order.account, cause="news").pk
+
+
+def a_halt_with_a_position_to_be_left() -> int:
+    make_open_position(make_session())
+    return TradingHalt.objects.create(mode="FLATTEN", cause="news").pk
+
+
+def a_halt_with_an_entry_that_was_valued_before_it() -> int:
+    session = make_session()
+    make_order(make_position(session), status=S.READY)
+    return TradingHalt.objects.create(mode="HALT", session=session, cause="news").pk
+
+
 WAITING_ORDERS = {
     S.REQUESTED: "requested, not valued",
     S.READY: "valued, not submitted",
@@ -274,6 +291,9 @@ WAITING_ROWS: list[tuple[Callable[[], int], str]] = [
     (an_account_never_compared, "account not compared lately"),
     (an_account_whose_comparison_is_due, "account not compared lately"),
     (an_account_whose_comparer_died, "account not compared lately"),
+    (a_halt_with_an_entry_at_the_venue, "halt not carried out"),
+    (a_halt_with_a_position_to_be_left, "halt not carried out"),
+    (a_halt_with_an_entry_that_was_valued_before_it, "halt not carried out"),
 ]
 
 

@@ -18,9 +18,9 @@ from domain.market import PositionSide
 from domain.orders import OrderStatus
 from exchanges.models import Account, Exchange, Market
 from money import equity
+from money.book import account_book
 from money.equity import equity_record, equity_thin, tick_of
 from money.models import EquityPoint
-from money.services import account_book
 from money.tasks import record_equity, thin_equity
 from orders.models import Fill
 from positions.models import Position, PositionStatus
