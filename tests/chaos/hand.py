@@ -12,6 +12,7 @@ import importlib
 import itertools
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +43,9 @@ from pipeline.topics import QUEUES
 from r3edge_site.schedule import SCHEDULE
 
 logger = logging.getLogger(__name__)
+
+# With R3EDGE_LONG=1 everything is played; without, what is judged by what happened and not by how soon.
+IS_LONG = os.environ.get("R3EDGE_LONG") == "1"
 
 # The one for sound builds, which must keep every promise on a busy machine; a spoiled one may be hurried more.
 PACE, HURRIED = 0.2, 0.12
@@ -181,10 +185,11 @@ class HandStage(World):
     def _sweeps() -> list[list[str]]:
         """What is done every so often, by two threads: a venue that hangs holds up prices and not the orders."""
         tasks = [entry.task for entry in SCHEDULE if entry.seconds <= 60]
-        return [["orders.sweep"], [task for task in tasks if task != "orders.sweep"]]
+        of_orders = ["exits.sweep-orders", "orders.sweep"]
+        return [of_orders, [task for task in tasks if task not in of_orders]]
 
     def _sweeper(self, tasks: list[str]) -> Callable[[], None]:
-        without_prices = [task for task in tasks if task != "positions.watch"]
+        without_prices = [task for task in tasks if task != "exits.watch"]
 
         def work() -> None:
             me = threading.get_ident()
