@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 import redis
@@ -32,14 +32,16 @@ from embedded.processes import WORKERS, Worker
 from orders.models import Fill, Order
 from pipeline.claims import GuardedQuerySet
 from pipeline.topics import ring
-from positions.models import Intent, Position, PositionStatus
+from positions.models import Intent, Position, PositionStatus, Reconciliation
 from positions.services import session_exit
 from sessions.models import SessionStatus, TradingSession
 
 SIZE = Decimal("0.002")
 WARM_UP = 5
 EXITS_PER_SECOND = 5.0
-EXIT_LIMIT_SECONDS = 180.0
+EXIT_LIMIT_SECONDS = 900.0
+# Long enough that no account of the exits is compared with its venue meanwhile.
+LATER = timedelta(hours=1)
 # Bells of other work, rung so often: more than the workers of this machine answer.
 PUMP_SECONDS = 0.05
 BELLS_A_TIME = 20
@@ -143,6 +145,7 @@ def _holding(venue: Venue, count: int) -> list[TradingSession]:
         )  # fmt: skip
     sessions = venue.sessions([(account, config) for account in accounts], SessionStatus.ACTIVE)
     price, now = Decimal(PRICE), timezone.now()
+    Reconciliation.objects.bulk_create(Reconciliation(account=one, due_at=now + LATER) for one in accounts)
     common = {"market": venue.market(), "quantity": SIZE}
     positions = Position.objects.bulk_create(
         Position(

@@ -79,6 +79,7 @@ def build_without(patch: pytest.MonkeyPatch, broker: redis.Redis, *mutants: Muta
         yield stage
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_a_sound_build_passes(part: int, stage: HandStage) -> None:
     found = {}
@@ -108,7 +109,7 @@ def test_a_build_without_a_guard_fails(
     mutant: Mutant, name: str, transactional_db: None, bells: Bells, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with build_without(monkeypatch, bells.client, mutant) as stage:
-        stage.longest_wait = 6
+        stage.longest_wait, stage.grace = 6, 2
         assert played(stage, SCENARIOS[name], limit=6), f"wanted {name} to miss it: {mutant.misses}"
 
 
@@ -120,6 +121,7 @@ def test_without_any_sweep_each_bell_that_is_lost_is_missed(
         return scenario.name
 
     with build_without(monkeypatch, bells.client, *SWEEPS) as stage:
+        stage.grace = 2
         scenarios = [SCENARIOS[name] for mutant in SWEEPS for name in mutant.caught_by]
         outcomes = stage.together(*(partial(play, scenario) for scenario in scenarios))
 
