@@ -92,12 +92,17 @@ class Venue:
                     balances_synced_at=now, keys_checked_at=now,
                 )
             )  # fmt: skip
-        accounts = list(Account.objects.in_bulk([account.pk for account in Account.objects.bulk_create(made)]).values())
-        RiskProfile.objects.bulk_create(RiskProfile(account=account, max_open_positions=None) for account in accounts)
-        Balance.objects.bulk_create(
-            Balance(account=account, currency="USDT", total=Decimal(FUNDS), free=Decimal(FUNDS), read_at=now)
-            for account in accounts
-        )
+        with transaction.atomic():  # or a worker that sees an account without its balances reads them first
+            accounts = list(
+                Account.objects.in_bulk([account.pk for account in Account.objects.bulk_create(made)]).values()
+            )
+            RiskProfile.objects.bulk_create(
+                RiskProfile(account=account, max_open_positions=None) for account in accounts
+            )
+            Balance.objects.bulk_create(
+                Balance(account=account, currency="USDT", total=Decimal(FUNDS), free=Decimal(FUNDS), read_at=now)
+                for account in accounts
+            )
         return accounts
 
     def feed(self, timeframe: Timeframe, symbol: str = "BTC/USDT") -> Feed:

@@ -353,7 +353,7 @@ def nothing_held_without_its_stop() -> list[str]:
         if position.pk in guarded or not any(position.exits.get(stop) for stop in STOPS):
             continue
         if position.stop_price is None:
-            breaches.append(f"position {position.pk} holds {position.quantity} without the stop that its exits name")
+            breaches.append(f"position {position.pk} holds {position.quantity.normalize():f} without its stop")
         elif position.session.status not in TRACKED_STATUSES:
             breaches.append(f"position {position.pk} has a stop that nobody watches: {position.session.status}")
     return breaches

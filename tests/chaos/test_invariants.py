@@ -292,9 +292,7 @@ def held(fields: dict[str, Any]) -> Position:
 @pytest.mark.django_db
 def test_i9_wants_the_stop_that_a_position_names() -> None:
     position = held({"stop_price": None})
-    assert invariants.nothing_held_without_its_stop() == [
-        f"position {position.pk} holds 0.02 without the stop that its exits name"
-    ]
+    assert invariants.nothing_held_without_its_stop() == [f"position {position.pk} holds 0.02 without its stop"]
 
     Position.objects.filter(pk=position.pk).update(stop_price=Decimal(49000))
     assert invariants.nothing_held_without_its_stop() == []
