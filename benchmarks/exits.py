@@ -146,7 +146,10 @@ def _holding(venue: Venue, count: int) -> list[TradingSession]:
         )  # fmt: skip
     sessions = venue.sessions([(account, config) for account in accounts], SessionStatus.ACTIVE)
     price, now = Decimal(PRICE), timezone.now()
-    Reconciliation.objects.bulk_create(Reconciliation(account=one, due_at=now + LATER) for one in accounts)
+    Reconciliation.objects.bulk_create(
+        [Reconciliation(account=one, due_at=now + LATER) for one in accounts],
+        update_conflicts=True, update_fields=["due_at"], unique_fields=["account"],
+    )  # fmt: skip
     common = {"market": venue.market(), "quantity": SIZE}
     positions = Position.objects.bulk_create(
         Position(
