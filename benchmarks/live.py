@@ -135,14 +135,14 @@ def used_between(before: Mapping[str, Usage], after: Mapping[str, Usage]) -> dic
 
 
 @contextmanager
-def platform_running() -> Iterator[Live]:
-    """Workers and beat as `./r3edge up` starts them; killed afterwards, for nothing of theirs is kept."""
+def platform_running(workers: Sequence[processes.Worker] = processes.WORKERS) -> Iterator[Live]:
+    """Workers and beat as `./r3edge up` starts them, or other ``workers``; killed afterwards: nothing of theirs is kept."""
     with tempfile.TemporaryDirectory(prefix="r3edge-bench-") as directory:
         live = Live(Path(directory))
         live.servers = _server_pids()
         try:
             has_events = processes.has_task_events(os.environ)
-            for worker in processes.WORKERS:
+            for worker in workers:
                 live.start(worker.name, processes.worker_command(worker, has_task_events=has_events))
             live.start("beat", processes.beat_command())
             for name in list(live.started):
@@ -154,12 +154,12 @@ def platform_running() -> Iterator[Live]:
             live.stop()
 
 
-def simulator_start(live: Live) -> str:
+def simulator_start(live: Live, name: str = "simulator") -> str:
     """A simulated exchange whose market clock stands still; its address."""
     url = f"http://127.0.0.1:{(port := free_port())}"
-    command = processes.simulator_command("127.0.0.1", port, 0, 7, live.run_dir / "simulator.state")
-    live.start("simulator", command)
-    live.wait_ready("simulator", lambda: _answers(f"{url}/_sim/health"))
+    command = processes.simulator_command("127.0.0.1", port, 0, 7, live.run_dir / f"{name}.state")
+    live.start(name, command)
+    live.wait_ready(name, lambda: _answers(f"{url}/_sim/health"))
     return url
 
 

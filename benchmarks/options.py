@@ -49,7 +49,21 @@ def parser() -> argparse.ArgumentParser:
     ticks.add_argument(
         "--rounds", type=_whole(1, 100), default=3, metavar="N", help="rounds of each; the median counts (default 3)"
     )
-    for benchmark in (pipeline, ticks):
+    exits = names.add_parser(
+        "exits",
+        help="exit wanted to exit accepted, idle and under load",
+        description="How soon a position is left: idle, under a saturating load of everything else, with and without a lane.",
+        allow_abbrev=False,
+    )
+    exits.add_argument(
+        "--exits", type=_whole(1, 1000), default=50, metavar="N", help="exits of each kind in each phase (default 50)"
+    )
+    exits.add_argument(
+        "--sessions", type=_whole(1, 10_000), default=2000, metavar="N",
+        help="sessions that all enter at once, for the load (default 2000)",
+    )  # fmt: skip
+    exits.add_argument("--only-lane", action="store_true", help="leave out the run without the lane")
+    for benchmark in (pipeline, ticks, exits):
         benchmark.add_argument("--json", type=_new_file, metavar="FILE", help="also write the figures there")
     return top
 

@@ -44,10 +44,10 @@ class Venue:
     owner: User
 
     @classmethod
-    def at(cls, url: str) -> Venue:
-        """Read the exchange at ``url`` into an empty database."""
-        owner = User.objects.create_user("bench")
-        exchange = Exchange.objects.create(name="bench", ccxt_id="kucoin", base_url=url, clock_speed=0.0)
+    def at(cls, url: str, name: str = "bench") -> Venue:
+        """Read the exchange at ``url`` into a database that knows none of this ``name``."""
+        owner = User.objects.create_user(name)
+        exchange = Exchange.objects.create(name=name, ccxt_id="kucoin", base_url=url, clock_speed=0.0)
         venue = cls(url, exchange, owner)
         venue.control("market/BTC-USDT/price", price=PRICE)
         exchange_sync(exchange.pk)
@@ -55,7 +55,7 @@ class Venue:
         exchange.refresh_from_db()
         return venue
 
-    def control(self, path: str, **body: Any) -> dict[str, Any]:
+    def control(self, path: str, /, **body: Any) -> dict[str, Any]:
         """POST to the simulator's control API."""
         response = requests.post(f"{self.url}/_sim/{path}", json=body, timeout=30)
         response.raise_for_status()
@@ -92,12 +92,17 @@ class Venue:
                     balances_synced_at=now, keys_checked_at=now,
                 )
             )  # fmt: skip
-        accounts = list(Account.objects.in_bulk([account.pk for account in Account.objects.bulk_create(made)]).values())
-        RiskProfile.objects.bulk_create(RiskProfile(account=account, max_open_positions=None) for account in accounts)
-        Balance.objects.bulk_create(
-            Balance(account=account, currency="USDT", total=Decimal(FUNDS), free=Decimal(FUNDS), read_at=now)
-            for account in accounts
-        )
+        with transaction.atomic():  # or a worker that sees an account without its balances reads them first
+            accounts = list(
+                Account.objects.in_bulk([account.pk for account in Account.objects.bulk_create(made)]).values()
+            )
+            RiskProfile.objects.bulk_create(
+                RiskProfile(account=account, max_open_positions=None) for account in accounts
+            )
+            Balance.objects.bulk_create(
+                Balance(account=account, currency="USDT", total=Decimal(FUNDS), free=Decimal(FUNDS), read_at=now)
+                for account in accounts
+            )
         return accounts
 
     def feed(self, timeframe: Timeframe, symbol: str = "BTC/USDT") -> Feed:

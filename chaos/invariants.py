@@ -2,7 +2,8 @@
 
 I1 no intent has two accepted orders; I2 every order of ours at the venue has a row; I3 fills are the venue's, each once;
 I4 so are balances, to the last digit; I5 nothing stays unknown in silence; I6 the journal tells each order's life, once;
-I7 nothing is accepted for a session that is stopped. I8, that ringing every bell again changes nothing, needs the
+I7 nothing is accepted for a session that is stopped; I9 no filled position is without the stop that its exits name, tracked
+or resting. I8, that ringing every bell again changes nothing, needs the
 platform's processes: ``Stage.check_bells`` does it with ``snapshot``.
 
 Each looks at everything there is and answers with what it found wrong, in words.
@@ -29,7 +30,7 @@ from orders.services import UNKNOWN_ALERT_AFTER
 from pipeline.models import Event
 from pipeline.topics import Topic
 from positions.models import LIVE_POSITIONS, Discrepancy, DiscrepancyKind, Intent, Position, PositionStatus
-from sessions.models import TradingSession
+from sessions.models import TRACKED_STATUSES, TradingSession
 from strategies.models import Signal
 
 S = OrderStatus
@@ -39,6 +40,8 @@ Oracle = Mapping[str, Any]
 # How long an order may be in the air, and how long a cancellation may be wanted, without anybody having been told.
 LONGEST_IN_SILENCE = UNKNOWN_ALERT_AFTER + timedelta(seconds=30)
 ORDER_TOPICS = (Topic.RAW_ORDERS, Topic.ORDERS, Topic.ORDER_UPDATES)
+# Any of these in a position's exits is a stop that stands from its first fill on.
+STOPS = ("stop_loss_percent", "stop_loss_atr")
 # Steps that are written without a journal row of their own: the claim, and its return when the venue did not look.
 UNTOLD = frozenset({S.SUBMITTING})
 # The clocks of one machine; the venue's time of arrival is rounded to the millisecond.
@@ -57,7 +60,7 @@ class Finding:
 
 
 def check(oracle: Oracle, now: datetime | None = None) -> list[Finding]:
-    """I1 to I7; what they found."""
+    """I1 to I7 and I9; what they found."""
     found = {
         "I1": one_order_per_intent(oracle),
         "I2": every_order_has_a_row(oracle),
@@ -66,6 +69,7 @@ def check(oracle: Oracle, now: datetime | None = None) -> list[Finding]:
         "I5": nothing_unknown_in_silence(now or timezone.now()),
         "I6": journal_tells_each_life_once(),
         "I7": nothing_accepted_when_stopped(oracle),
+        "I9": nothing_held_without_its_stop(),
     }
     return [Finding(name, words) for name, breaches in found.items() for words in breaches]
 
@@ -78,7 +82,9 @@ def one_order_per_intent(oracle: Oracle) -> list[str]:
     breaches = [f"{oid} was accepted {count} times" for oid, count in times.items() if count > 1]
     kept = [order["clientOid"] for order in there if order["status"] != "canceled"]
     by_intent: dict[Any, list[str]] = defaultdict(list)
-    for intent_id, oid in Order.objects.filter(client_order_id__in=kept).values_list("intent_id", "client_order_id"):
+    for intent_id, oid in (
+        Order.objects.filter(client_order_id__in=kept).order_by("pk").values_list("intent_id", "client_order_id")
+    ):
         by_intent[intent_id].append(oid)
     breaches += [
         f"intent {intent} has {len(oids)} accepted orders: {', '.join(oids)}"
@@ -332,6 +338,24 @@ def nothing_accepted_when_stopped(oracle: Oracle) -> list[str]:
                 breaches.append(
                     f"{order['clientOid']} was accepted {arrived_at - stopped_at} after its session had stopped"
                 )
+    return breaches
+
+
+def nothing_held_without_its_stop() -> list[str]:
+    """I9: at rest, whatever was filled has been added up, and a position whose exits name a stop has it: as a price that a
+    tracked session watches, or as an order at the venue."""
+    filled = Order.objects.filter(is_exit=False, filled__gt=0).values("intent_id")
+    pending = Position.objects.filter(status=PositionStatus.PENDING, intents__in=filled).distinct()
+    breaches = [f"position {one.pk} is PENDING though its entry was filled" for one in pending.order_by("pk")]
+    resting = Order.objects.filter(is_exit=True, status=S.OPENED).exclude(trigger="").values("intent_id")
+    guarded = set(Position.objects.filter(intents__in=resting).values_list("pk", flat=True))
+    for position in Position.objects.filter(status=PositionStatus.OPEN).select_related("session").order_by("pk"):
+        if position.pk in guarded or not any(position.exits.get(stop) for stop in STOPS):
+            continue
+        if position.stop_price is None:
+            breaches.append(f"position {position.pk} holds {position.quantity.normalize():f} without its stop")
+        elif position.session.status not in TRACKED_STATUSES:
+            breaches.append(f"position {position.pk} has a stop that nobody watches: {position.session.status}")
     return breaches
 
 

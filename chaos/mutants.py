@@ -92,7 +92,7 @@ POSITION_LIVE = _index(
     "positions_position", "position_one_live_per_session", "(session_id) WHERE status IN ('PENDING', 'OPEN')"
 )
 SIGNAL_ONCE = _constraint("strategies_signal", "signal_once_per_candle", "UNIQUE (config_id, candle_open_at)")
-INTENT_ONCE = _constraint("positions_intent", "intent_once_per_purpose", "UNIQUE (position_id, purpose)")
+INTENT_ONCE = _constraint("positions_intent", "intent_once_per_step", "UNIQUE (position_id, purpose, step)")
 RUN_ONCE = _index(
     "trading_sessions_tradingsession",
     "session_runs_once_per_account_and_config",
@@ -543,9 +543,12 @@ def _stale(original: Callable[..., Any], strategy: Any, candles: Any, is_stale: 
 for _app, _task in (
     ("orders", "orders.submit"),
     ("orders", "orders.look"),
+    ("orders", "exits.submit"),
+    ("orders", "exits.look"),
     ("orders", "orders.balances"),
     ("money", "money.value"),
     ("positions", "positions.track"),
+    ("positions", "exits.track"),
     ("positions", "positions.recover"),
     ("positions", "positions.reconcile"),
     ("sessions", "sessions.halt"),
@@ -564,9 +567,8 @@ for _rule, _task in (("SYNC", "sync"), ("KEYS", "check-keys"), ("STATUS", "read-
     _patched(_name, "exchanges.tasks", _rule)(lambda rule: replace(rule, query=lambda now: []))
 
 # A comparison of the account would look at them, too.
-_patched("no_sweep_of_orders_look", "positions.reconciliation", "_look_at_what_no_list_shows")(
-    set_to(lambda account, shown: None)
-)
+for _name in ("no_sweep_of_orders_look", "no_sweep_of_exits_look"):
+    _patched(_name, "positions.reconciliation", "_look_at_what_no_list_shows")(set_to(lambda account, shown: None))
 
 # -- constraints: facts of the database, whoever writes ------------------------------------------------------------
 

@@ -117,7 +117,7 @@ class Playbook:
                 break
 
     def conclude(self, row: Row, raging: Storm | None = None, *, with_bells: bool = True) -> None:
-        """Heal, let everything come to rest, check I1 to I8, write the row."""
+        """Heal, let everything come to rest, check I1 to I9, write the row."""
         stage, began = self.stage, time.monotonic()
         findings: list[invariants.Finding] = []
         try:

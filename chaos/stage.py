@@ -38,6 +38,7 @@ from pipeline.topics import QUEUES
 GROUPS = {
     worker.name: worker
     for worker in (
+        Worker("exits", ("exits",), "threads", 4),
         Worker("orders", ("orders",), "threads", 8),
         Worker("tracking", ("positions", "money"), "threads", 6),
         Worker("sessions", ("sessions", "pipeline"), "threads", 2),

@@ -112,7 +112,9 @@ class Storm:
 
     def _crash(self) -> None:
         point = self.rng.choice(CRASH_POINTS)
-        name = "orders" if point.startswith(("order", "fills")) else self.rng.choice(("tracking", "orders"))
+        name = self.rng.choice(
+            ("orders", "exits") if point.startswith(("order", "fills")) else ("tracking", "orders", "exits")
+        )
         self._restart(name, crash_at=f"{point}:{self.rng.randint(1, 6)}")
 
     def _restart(self, name: str, crash_at: str = "") -> None:

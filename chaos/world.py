@@ -377,7 +377,7 @@ class World:
     # -- judging ------------------------------------------------------------------------------------------------
 
     def check(self) -> list[invariants.Finding]:
-        """I1 to I7 on everything there is; what they found."""
+        """I1 to I7 and I9 on everything there is; what they found."""
         return invariants.check(self.oracle())
 
     def snapshot(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ WARM, COLD = signal.SIGTERM, signal.SIGQUIT  # how a Celery worker is asked to f
 
 # Queue to the component of the design that serves it; these names are what Flower and the containers show.
 COMPONENTS = {
+    "exits": "ExitTracker",
     "exchanges": "DataCollect",
     "marketdata": "DataCollect",
     "strategies": "StrategyExecutor",
@@ -45,9 +46,11 @@ class Worker:
         return "+".join(dict.fromkeys(COMPONENTS[queue] for queue in self.queues))
 
 
-# One threads worker for all that waits on the network or the database: measured 2 to 4 times quicker than a process
-# per queue and a fifth of the memory. One prefork worker computes, so that computing never delays an exit.
+# What protects positions has a worker of its own: no load of anything else takes a thread from it, or makes it wait for the
+# interpreter. One threads worker for all else that waits on the network or the database: measured 2 to 4 times quicker than
+# a process per queue and a fifth of the memory. One prefork worker computes.
 WORKERS = (
+    Worker("worker-exits", ("exits",), "threads", 4),
     Worker(
         "worker-light",
         ("exchanges", "marketdata", "sessions", "pipeline", "positions", "money", "orders"),

@@ -51,7 +51,8 @@ ENDED = (S.CLOSED, S.CANCELED, S.REJECTED, S.DENIED)
 def orders_announce(
     orders: Sequence[Order], topic: Topic, *, actor: str = "system", is_news: bool = True, **data: Any
 ) -> None:
-    """Publish where these orders stand; ``account`` must be loaded. What is no news is journaled and wakes nobody."""
+    """Publish where these orders stand; ``account`` must be loaded. What is no news is journaled and wakes nobody; what may
+    leave a position to be protected wakes the tasks that wait behind nothing else."""
     publish_all(
         topic,
         [
@@ -59,6 +60,7 @@ def orders_announce(
                 key=order.pk,
                 ids={"order_id": order.pk, "account_id": order.account_id, "owner_id": order.account.owner_id},
                 data={"status": order.status, "client_order_id": order.client_order_id, **data},
+                is_urgent=order.is_exit or order.status in (S.OPENED, S.CLOSED) or bool(order.exchange_order_id),
             )
             for order in orders
         ],

@@ -120,22 +120,30 @@ def orders_cancel(orders: Collection[Order], *, actor: str = "system") -> None:
             is_cancel_wanted=True, not_before_at=timezone.now()
         )
         orders_announce(canceled, Topic.ORDER_UPDATES, actor=actor)
-        opened = [order.pk for order in locked if order.status == S.OPENED]
-        transaction.on_commit(lambda: ring("orders.look", batch=1, order_ids=opened), robust=True)
+        opened: dict[bool, list[int]] = {True: [], False: []}
+        for order in locked:
+            if order.status == S.OPENED:
+                opened[order.is_exit].append(order.pk)
+        transaction.on_commit(lambda: ring("exits.look", batch=1, order_ids=opened[True]), robust=True)
+        transaction.on_commit(lambda: ring("orders.look", batch=1, order_ids=opened[False]), robust=True)
 
 
-def orders_ready(now: datetime) -> list[int]:
-    """Valued and not submitted, though their bell has rung or their pause is over."""
+def orders_ready(now: datetime, *, is_exit: bool | None = None) -> list[int]:
+    """Valued and not submitted, though their bell has rung or their pause is over; entries or exits, or both."""
     late = Q(not_before_at=None, valued_at__lt=now - BELL_IS_LATE_AFTER) | Q(not_before_at__lte=now)
-    ready = Order.objects.filter(late, status=S.READY, account__exchange__is_enabled=True)
+    ready = _of_kind(Order.objects.filter(late, status=S.READY, account__exchange__is_enabled=True), is_exit)
     return list(ready.order_by("valued_at").values_list("pk", flat=True))
 
 
-def orders_to_look_at(now: datetime) -> list[int]:
-    """Claimed without an outcome, of unknown outcome, or open: whatever only the venue can tell. Those of one account and
-    market stand together: they may be looked at together."""
-    asked = orders_due(now).filter(account__exchange__is_enabled=True)
+def orders_to_look_at(now: datetime, *, is_exit: bool | None = None) -> list[int]:
+    """Claimed without an outcome, of unknown outcome, or open: whatever only the venue can tell; entries or exits, or both.
+    Those of one account and market stand together: they may be looked at together."""
+    asked = _of_kind(orders_due(now).filter(account__exchange__is_enabled=True), is_exit)
     return list(asked.order_by("account", "market", "not_before_at").values_list("pk", flat=True))
+
+
+def _of_kind(orders: GuardedQuerySet[Order], is_exit: bool | None) -> GuardedQuerySet[Order]:
+    return orders if is_exit is None else orders.filter(is_exit=is_exit)
 
 
 def orders_hasten(account_id: int, client_order_ids: Collection[str]) -> tuple[list[int], bool]:

@@ -1,8 +1,9 @@
-"""OrderManager's doors."""
+"""OrderManager's doors, and those of exit orders on their own queue."""
 
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 from celery import shared_task
 from django.utils import timezone
@@ -10,13 +11,20 @@ from django.utils import timezone
 from exchanges.accounts import balances_refresh
 from exchanges.gateway import ExchangeUnavailable
 from orders import fundings, lookups, services
-from pipeline.sweeps import Waiting, sweep
+from pipeline.sweeps import Waiting, sweep, swept_apart
 
 logger = logging.getLogger(__name__)
 
+entries_ready = partial(services.orders_ready, is_exit=False)
+exits_ready = partial(services.orders_ready, is_exit=True)
+entries_to_look_at = partial(services.orders_to_look_at, is_exit=False)
+exits_to_look_at = partial(services.orders_to_look_at, is_exit=True)
+
 WAITING = (
-    Waiting("valued, not submitted", services.orders_ready, "orders.submit", "order_ids", batch=1),
-    Waiting("at the venue, or perhaps", services.orders_to_look_at, "orders.look", "order_ids", batch=5),
+    Waiting("entry valued, not submitted", entries_ready, "orders.submit", "order_ids", batch=1),
+    Waiting("exit not submitted", exits_ready, "exits.submit", "order_ids", batch=1),
+    Waiting("entry at the venue, or perhaps", entries_to_look_at, "orders.look", "order_ids", batch=5),
+    Waiting("exit at the venue, or perhaps", exits_to_look_at, "exits.look", "order_ids", batch=5),
     Waiting(
         "balances read before the last fill", services.accounts_with_old_balances, "orders.balances", "account_ids"
     ),
@@ -30,8 +38,18 @@ def submit(order_ids: list[int]) -> None:
         services.order_submit(order_id)
 
 
+@shared_task(name="exits.submit")
+def submit_exits(order_ids: list[int]) -> None:
+    submit(order_ids)
+
+
 @shared_task(name="orders.look")
 def look(order_ids: list[int]) -> None:
+    lookups.orders_look(order_ids)
+
+
+@shared_task(name="exits.look")
+def look_at_exits(order_ids: list[int]) -> None:
     lookups.orders_look(order_ids)
 
 
@@ -54,6 +72,11 @@ def read_fundings(account_ids: list[int]) -> None:
 
 @shared_task(name="orders.sweep")
 def sweep_orders() -> None:
-    sweep(*WAITING)
+    sweep(*swept_apart("orders", WAITING))
     services.unknown_orders_alert(timezone.now())
     services.unsent_exits_alert(timezone.now())
+
+
+@shared_task(name="exits.sweep-orders")
+def sweep_exits() -> None:
+    sweep(*swept_apart("exits", WAITING))

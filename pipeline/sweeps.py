@@ -28,6 +28,11 @@ class Waiting:
     batch: int = 200
 
 
+def swept_apart(queue: str, rules: Sequence[Waiting]) -> list[Waiting]:
+    """Those of ``rules`` that ring on ``queue``: what may wait for nothing else is looked for on its own queue, too."""
+    return [rule for rule in rules if rule.task.startswith(f"{queue}.")]
+
+
 def sweep(*rules: Waiting, now: datetime | None = None) -> dict[str, int]:
     """Ring for every row that waits under ``rules``; how many rows each found."""
     at = now or timezone.now()

@@ -2,7 +2,7 @@
 
 ``publish`` writes the journal row in the caller's transaction and rings the consumers after the commit. A message carries
 ids only and may be lost, doubled or late: the sweeps ring again whatever still waits (``pipeline/sweeps.py``).
-A task's first name is its queue.
+A task's first name is its queue. What protects a position has a queue of its own, ``exits``, with workers of its own.
 """
 
 from __future__ import annotations
@@ -44,11 +44,13 @@ class Topic(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Bell:
-    """A Celery task to wake, and the argument that carries the ids; ``batch`` is how many ids one message may carry."""
+    """A Celery task to wake, and the argument that carries the ids; ``batch`` is how many ids one message may carry.
+    ``urgent`` is its door on the queue ``exits``, woken in its place by what concerns the protection of a position."""
 
     task: str
     argument: str
     batch: int = 200
+    urgent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ TOPICS: dict[Topic, Route] = {
             Bell("marketdata.collect", "feed_ids"),
             Bell("strategies.evaluate", "feed_ids"),
             Bell("positions.recover", "session_ids"),
-            Bell("positions.track", "session_ids"),
+            Bell("positions.track", "session_ids", urgent="exits.track"),
         ),
         is_broadcast=True,
     ),
@@ -79,8 +81,12 @@ TOPICS: dict[Topic, Route] = {
     ),
     Topic.RAW_ORDERS: Route(key="order", wakes=(Bell("money.value", "order_ids", batch=50),)),
     # One order a message: each submission waits for the venue by itself.
-    Topic.ORDERS: Route(key="order", wakes=(Bell("orders.submit", "order_ids", batch=1),)),
-    Topic.ORDER_UPDATES: Route(key="order", wakes=(Bell("positions.follow_orders", "order_ids"),), is_broadcast=True),
+    Topic.ORDERS: Route(key="order", wakes=(Bell("orders.submit", "order_ids", batch=1, urgent="exits.submit"),)),
+    Topic.ORDER_UPDATES: Route(
+        key="order",
+        wakes=(Bell("positions.follow_orders", "order_ids", urgent="exits.follow_orders"),),
+        is_broadcast=True,
+    ),
     # Of fills the order's update tells; a funding payment has no other bell.
     Topic.TRADE_UPDATES: Route(
         key="order", wakes=(Bell("positions.count_fundings", "funding_ids"),), is_broadcast=True
@@ -91,6 +97,7 @@ TOPICS: dict[Topic, Route] = {
 
 # Who serves which queue: the owner's component names, as Flower, docker-compose.yml and the supervisor show them.
 QUEUES: dict[str, str] = {
+    "exits": "ExitTracker",
     "exchanges": "DataCollect",
     "marketdata": "DataCollect",
     "strategies": "StrategyExecutor",
@@ -106,18 +113,26 @@ TASK_ROUTES: dict[str, dict[str, str]] = {f"{queue}.*": {"queue": queue} for que
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """One thing to publish: the key of its topic, the ids of the rows involved, and plain facts for a reader."""
+    """One thing to publish: the key of its topic, the ids of the rows involved, and plain facts for a reader.
+    ``is_urgent`` is what a position waits for that is to be protected or left: it wakes the urgent doors."""
 
     key: int
     ids: Mapping[str, int | None]
     data: dict[str, Any] = field(default_factory=dict)
+    is_urgent: bool = False
 
 
 def publish(
-    topic: Topic, key: int, *, data: dict[str, Any] | None = None, actor: str = "system", **ids: int | None
+    topic: Topic,
+    key: int,
+    *,
+    data: dict[str, Any] | None = None,
+    actor: str = "system",
+    is_urgent: bool = False,
+    **ids: int | None,
 ) -> None:
     """Journal one happening now and ring whom it concerns after the commit. Must run inside a transaction."""
-    publish_all(topic, [Note(key, ids, data or {})], actor=actor)
+    publish_all(topic, [Note(key, ids, data or {}, is_urgent)], actor=actor)
 
 
 def publish_all(topic: Topic, notes: Sequence[Note], *, actor: str = "system", wakes: bool = True) -> None:
@@ -164,12 +179,20 @@ def _announce(topic: Topic, notes: Sequence[Note], wakes: bool) -> None:
     crashpoint("bells.before")
     route = TOPICS[topic]
     for bell in route.wakes if wakes else ():
-        id_name = bell.argument.removesuffix("s")
-        ids = [value for note in notes if (value := note.ids.get(id_name)) is not None]
-        if not ring(bell.task, batch=bell.batch, **{bell.argument: ids}):
+        if not _ring_for(bell, notes):
             break  # a broker that hangs costs its timeout once, not once a bell: somebody waits for this commit
     if route.is_broadcast:
         listeners.tell(topic.value, [(note.key, note.ids, note.data) for note in notes])
+
+
+def _ring_for(bell: Bell, notes: Sequence[Note]) -> bool:
+    """Ring the bell's doors for what concerns each, the urgent one first; whether the broker took it."""
+    id_name = bell.argument.removesuffix("s")
+    ids: dict[str, list[int]] = {bell.urgent or bell.task: [], bell.task: []}
+    for note in notes:
+        if (value := note.ids.get(id_name)) is not None:
+            ids[bell.urgent if note.is_urgent and bell.urgent else bell.task].append(value)
+    return all(ring(task, batch=bell.batch, **{bell.argument: some}) for task, some in ids.items())
 
 
 def _journal(topic: Topic, notes: Sequence[Note], actor: str) -> None:

@@ -159,13 +159,16 @@ def session_exit(session_id: int, *, actor: str = "system", reason: ExitReason =
         if wanted:
             publish(
                 Topic.COMMAND, session_id, session_id=session_id, account_id=session.account_id,
-                owner_id=session.account.owner_id, data={"command": "exit"}, actor=actor,
+                owner_id=session.account.owner_id, data={"command": "exit"}, actor=actor, is_urgent=True,
             )  # fmt: skip
     return session.positions.filter(status__in=LIVE_POSITIONS).exists()
 
 
-def sessions_unsettled(now: datetime, session_ids: Collection[int] | None = None) -> list[int]:
-    """Sessions that wait for a look though their bell should have rung: what the sweep and the tick look for.
+def sessions_unsettled(
+    now: datetime, session_ids: Collection[int] | None = None, *, has_exposure: bool | None = None
+) -> list[int]:
+    """Sessions that wait for a look though their bell should have rung: what the sweep and the tick look for; of all, or of
+    those that have something to protect, or of those that have not.
 
     A signal nobody has seen; a stop to be carried out; an order that finished after the fills were last added up; an exit
     asked for by hand.
@@ -173,6 +176,8 @@ def sessions_unsettled(now: datetime, session_ids: Collection[int] | None = None
     chosen = TradingSession.objects.filter(status__in=TRACKED_STATUSES)
     if session_ids is not None:
         chosen = chosen.filter(pk__in=list(session_ids))
+    if has_exposure is not None:
+        chosen = chosen.filter(has_exposure=has_exposure)
     news = Signal.objects.filter(config=OuterRef("config"), created_at__gt=now - SIGNAL_IS_NEWS_FOR).exclude(
         kind=SignalKind.NOTHING
     )

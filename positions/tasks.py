@@ -1,20 +1,25 @@
-"""PositionTracker's doors."""
+"""PositionTracker's doors, and those of positions that are to be protected or left on a queue of their own."""
 
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 from celery import shared_task
 
 from exchanges.gateway import ExchangeUnavailable
-from pipeline.sweeps import Waiting, sweep
+from pipeline.sweeps import Waiting, sweep, swept_apart
 from positions import contracts, late, reconciliation, services, watch
 from sessions.services import sessions_awaiting_recovery
 
 logger = logging.getLogger(__name__)
 
+flat_unsettled = partial(services.sessions_unsettled, has_exposure=False)
+exposed_unsettled = partial(services.sessions_unsettled, has_exposure=True)
+
 WAITING = (
-    Waiting("session that needs a look", services.sessions_unsettled, "positions.track", "session_ids"),
+    Waiting("session that needs a look", flat_unsettled, "positions.track", "session_ids"),
+    Waiting("session with a position that needs a look", exposed_unsettled, "exits.track", "session_ids"),
     Waiting("recovery asked for", sessions_awaiting_recovery, "positions.recover", "session_ids", batch=1),
     Waiting(
         "account not compared lately",
@@ -37,10 +42,20 @@ def track(session_ids: list[int]) -> None:
     services.sessions_track(session_ids)
 
 
+@shared_task(name="exits.track")
+def track_exits(session_ids: list[int]) -> None:
+    services.sessions_track(session_ids)
+
+
 @shared_task(name="positions.follow_orders")
 def follow_orders(order_ids: list[int]) -> None:
     late.positions_take_up(order_ids)
     services.orders_follow(order_ids)
+
+
+@shared_task(name="exits.follow_orders")
+def follow_fills(order_ids: list[int]) -> None:
+    follow_orders(order_ids)
 
 
 @shared_task(name="positions.reconcile")
@@ -78,11 +93,16 @@ def tick(session_ids: list[int]) -> None:
     watch.sessions_tick(session_ids)
 
 
-@shared_task(name="positions.watch")
+@shared_task(name="exits.watch")
 def watch_prices() -> None:
     watch.prices_watch()
 
 
 @shared_task(name="positions.sweep")
 def sweep_sessions() -> None:
-    sweep(*WAITING)
+    sweep(*swept_apart("positions", WAITING))
+
+
+@shared_task(name="exits.sweep-positions")
+def sweep_exposed_sessions() -> None:
+    sweep(*swept_apart("exits", WAITING))

@@ -33,11 +33,13 @@ class Entry:
 SCHEDULE = (
     Entry("marketdata.sweep", 1, "candles close at any second; a feed is to be collected within two of its close"),
     Entry("sessions.tick", 1, "sessions are due at any second; the claim is one indexed statement"),
-    Entry("positions.watch", 2, "the fastest exit we track ourselves: one price call per exchange"),
+    Entry("exits.watch", 2, "the fastest exit we track ourselves: one price call per exchange"),
+    Entry("exits.sweep-orders", 2, "exits that were not sent, or of which only the venue knows"),
+    Entry("exits.sweep-positions", 3, "fills, signals and stops of sessions that hold something, whose bell was lost"),
     Entry("orders.sweep", 2, "an order of unknown outcome, or open at the venue, is looked at every two seconds"),
     Entry("money.sweep", 3, "an entry whose valuing bell was lost is worth less every second"),
     Entry("money.guard", 5, "accounts that break a rule are halted; what a halt left undone is asked for again"),
-    Entry("positions.sweep", 3, "signals, fills and stops whose bell was lost"),
+    Entry("positions.sweep", 3, "signals and stops whose bell was lost; accounts that are due to be compared"),
     Entry("strategies.sweep", 3, "candles whose evaluation bell was lost"),
     Entry(
         "sessions.sweep", 5, "recoveries asked for, sessions on paused accounts, feeds out of step with their sessions"
@@ -48,3 +50,6 @@ SCHEDULE = (
     Entry("money.thin_equity", 6 * 3600, "points of the equity curve older than two days are thinned"),
     Entry("pipeline.housekeep", 6 * 3600, "the journal's partition of next month exists before it begins"),
 )
+
+# What the schedule had in versions before: beat keeps in the database what it has once read.
+GONE = ("positions.watch",)

@@ -60,7 +60,7 @@ ENDING = 0.5
 # By task: the argument that carries the ids, and how many one message carries.
 BELLS = {
     "marketdata.collect": ("feed_ids", 5),
-    "positions.track": ("session_ids", 200),
+    "exits.track": ("session_ids", 200),
     "orders.look": ("order_ids", 5),
     "positions.reconcile": ("account_ids", 1),
 }
@@ -309,7 +309,7 @@ class ExchangeStream:
         return {
             "marketdata.collect": [pk for pk, is_due in verdicts.items() if is_due],
             "orders.look": looks,
-            "positions.track": self._not_just_rung("positions.track", crossed),
+            "exits.track": self._not_just_rung("exits.track", crossed),
             "positions.reconcile": strangers,
         }, verdicts
 

@@ -338,4 +338,5 @@ def _tell(session: TradingSession, command: str, actor: str) -> None:
         owner_id=session.account.owner_id,
         data={"command": command},
         actor=actor,
+        is_urgent=session.has_exposure,
     )

@@ -27,7 +27,7 @@ S = OrderStatus
 
 def patience(stage: World, seconds: float) -> float:
     """How long to wait for what the platform does within ``seconds`` at its own pace, on a machine that is busy."""
-    return 2 + seconds * float(getattr(stage, "pace", 1))
+    return float(getattr(stage, "grace", 2)) + seconds * float(getattr(stage, "pace", 1))
 
 
 def let_go_by(stage: World, seconds: float) -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from django.utils import timezone
 
 from chaos.scenarios import scenario
-from chaos.scenarios.acts import patience, say
+from chaos.scenarios.acts import enter, patience, say, wait_ended
 from chaos.world import World
 from domain.candles import Timeframe
+from domain.market import OrderType, PositionSide, Side
 from domain.orders import OrderStatus
 from exchanges.models import Account, Exchange
 from marketdata.models import Feed
 from marketdata.services import feed_collect, feed_need
 from orders.models import Order
-from positions.models import Position, PositionStatus, Reconciliation
+from positions.models import Intent, Position, PositionStatus, Reconciliation
 from positions.reconciliation import account_make_due
 from sessions.models import SessionStatus, TradingSession
 from sessions.services import session_recover
@@ -26,13 +28,29 @@ S = OrderStatus
 SWEPT_WITHIN = 30  # seconds, in the platform's own patience
 
 
+def _exit_order(stage: World, **fields: Any) -> Order:
+    """The exit of a position just entered, as the tracker writes it; nobody is rung for it."""
+    position = enter(stage, stage.session(status=SessionStatus.ACTIVE))
+    intent = Intent.objects.create(position=position, purpose=Intent.Purpose.EXIT, reason="MANUAL")
+    return Order.objects.create(
+        account=position.account, market=position.market, intent_id=intent.pk, side=Side.SELL, is_exit=True,
+        position_side=PositionSide.LONG, order_type=OrderType.MARKET, quantity=position.quantity, reason="MANUAL",
+        **{"valued_at": timezone.now(), **fields},
+    )  # fmt: skip
+
+
+def _wait_sent(stage: World, order: Order) -> None:
+    """Wait until somebody has taken the order, and until it has ended: on a slow machine it may have come too late."""
+    stage.count("bell")
+    ready = Order.objects.filter(pk=order.pk, status=S.READY)
+    stage.wait(lambda: not ready.exists(), f"{order} to be sent", patience(stage, SWEPT_WITHIN))
+    wait_ended(stage, [order])
+
+
 @scenario("bell-lost-orders-submit", rows=(2, 12), needs_stage=False)
 def bell_lost_orders_submit(stage: World) -> None:
     """A valued order that nobody was rung for is sent."""
-    order = stage.ready_order()
-    stage.count("bell")
-    stage.wait_order(order, S.CLOSED, seconds=patience(stage, SWEPT_WITHIN))
-    stage.expect_order(order, S.CLOSED, accepted=1, sent=1)
+    _wait_sent(stage, stage.ready_order())
 
 
 @scenario("bell-lost-orders-look", rows=(3, 12), needs_stage=False)
@@ -44,6 +62,34 @@ def bell_lost_orders_look(stage: World) -> None:
     )
     stage.count("bell")
     stage.wait_order(order, S.NOT_PLACED, seconds=patience(stage, SWEPT_WITHIN))
+
+
+@scenario("bell-lost-exits-submit", rows=(2, 12), needs_stage=False)
+def bell_lost_exits_submit(stage: World) -> None:
+    """An exit that nobody was rung for is sent."""
+    _wait_sent(stage, _exit_order(stage, status=S.READY))
+
+
+@scenario("bell-lost-exits-look", rows=(3, 12), needs_stage=False)
+def bell_lost_exits_look(stage: World) -> None:
+    """An exit in the air that nobody was rung for is looked up."""
+    sent_at = timezone.now() - timedelta(seconds=60)
+    order = _exit_order(
+        stage, status=S.UNKNOWN, sent_at=sent_at, deadline_at=sent_at + timedelta(seconds=5), not_before_at=sent_at
+    )
+    stage.count("bell")
+    stage.wait_order(order, S.NOT_PLACED, seconds=patience(stage, SWEPT_WITHIN))
+
+
+@scenario("bell-lost-exits-track", rows=(7, 12), needs_stage=False)
+def bell_lost_exits_track(stage: World) -> None:
+    """A position is left that somebody wanted to leave and nobody was rung for."""
+    position = enter(stage, stage.session(status=SessionStatus.ACTIVE))
+    mine = Position.objects.filter(pk=position.pk)
+    mine.update(is_exit_wanted=True)
+    stage.count("bell")
+    closed = mine.filter(status=PositionStatus.CLOSED)
+    stage.wait(closed.exists, f"{position} to be left", patience(stage, SWEPT_WITHIN))
 
 
 @scenario("bell-lost-orders-balances", rows=(12,), needs_stage=False)

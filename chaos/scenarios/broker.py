@@ -137,7 +137,7 @@ def bells_of_nobody(stage: Stage) -> None:
         current_app.send_task(name, kwargs=arguments, expires=60, ignore_result=True)
     stage.count("bell", len(strange) * 3)
     with suppress(redis.RedisError):
-        for queue in ("orders", "positions"):
+        for queue in ("exits", "orders", "positions"):
             stage.client.lpush(queue, b"this is no message")
             stage.count("bell")
     orders = [stage.ready_order() for _ in range(3)]

@@ -35,7 +35,8 @@ SOURCES = [
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 celery_app.loader.import_default_modules()
 TASKS = {name: task for name, task in celery_app.tasks.items() if not name.startswith("celery.")}
-BELLS = sorted({(bell.task, bell.argument) for route in TOPICS.values() for bell in route.wakes})
+WAKES = [bell for route in TOPICS.values() for bell in route.wakes]
+BELLS = sorted({(task, bell.argument) for bell in WAKES for task in (bell.task, bell.urgent) if task})
 
 
 def relative(path: Path) -> str:

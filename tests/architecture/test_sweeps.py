@@ -144,6 +144,10 @@ def a_session_that_stops() -> int:
     return make_session(status=SessionStatus.STOPPING).pk
 
 
+def a_session_that_stops_and_holds_something() -> int:
+    return make_open_position(make_session(status=SessionStatus.STOPPING)).session_id
+
+
 def a_session_whose_entry_came_to_nothing() -> int:
     position = make_position(make_session())
     make_order(position, status=S.DENIED, closed_at=timezone.now())
@@ -253,13 +257,19 @@ def a_halt_with_an_entry_that_was_valued_before_it() -> int:
 
 WAITING_ORDERS = {
     S.REQUESTED: "requested, not valued",
-    S.READY: "valued, not submitted",
-    S.SUBMITTING: "at the venue, or perhaps",
-    S.UNKNOWN: "at the venue, or perhaps",
-    S.OPENED: "at the venue, or perhaps",
+    S.READY: "entry valued, not submitted",
+    S.SUBMITTING: "entry at the venue, or perhaps",
+    S.UNKNOWN: "entry at the venue, or perhaps",
+    S.OPENED: "entry at the venue, or perhaps",
+}
+WAITING_EXITS = {
+    S.READY: "exit not submitted",
+    S.SUBMITTING: "exit at the venue, or perhaps",
+    S.UNKNOWN: "exit at the venue, or perhaps",
+    S.OPENED: "exit at the venue, or perhaps",
 }
 WAITING_ROWS: list[tuple[Callable[[], int], str]] = [
-    (a_ready_order_in_a_pause, "valued, not submitted"),
+    (a_ready_order_in_a_pause, "entry valued, not submitted"),
     (an_account_that_has_traded_since_its_balance_was_read, "balances read before the last fill"),
     (an_account_never_read, "balances read before the last fill"),
     (an_account_whose_funding_was_never_read, "funding not read lately"),
@@ -278,11 +288,12 @@ WAITING_ROWS: list[tuple[Callable[[], int], str]] = [
     (a_feed_whose_collector_died, "feed with a closed candle"),
     (a_feed_with_a_candle_nobody_answered, "candle without an answer"),
     (a_session_with_a_signal_unseen, "session that needs a look"),
-    (a_suspended_session_with_a_signal_unseen_and_something_to_leave, "session that needs a look"),
+    (a_suspended_session_with_a_signal_unseen_and_something_to_leave, "session with a position that needs a look"),
     (a_session_that_stops, "session that needs a look"),
     (a_session_whose_entry_came_to_nothing, "session that needs a look"),
-    (a_session_whose_exit_was_filled_after_the_last_look, "session that needs a look"),
-    (a_session_that_is_to_leave_its_position_now, "session that needs a look"),
+    (a_session_that_stops_and_holds_something, "session with a position that needs a look"),
+    (a_session_whose_exit_was_filled_after_the_last_look, "session with a position that needs a look"),
+    (a_session_that_is_to_leave_its_position_now, "session with a position that needs a look"),
     (a_suspended_session_that_was_asked_to_recover, "recovery asked for"),
     (a_halted_session_that_was_asked_to_recover, "recovery asked for"),
     (a_session_that_trades_on_a_paused_account, "account paused"),
@@ -298,7 +309,7 @@ WAITING_ROWS: list[tuple[Callable[[], int], str]] = [
 
 
 def test_every_rule_of_every_sweep_is_tried_here() -> None:
-    assert {*WAITING_ORDERS.values(), *(what for _, what in WAITING_ROWS)} == set(RULES)
+    assert {*WAITING_ORDERS.values(), *WAITING_EXITS.values(), *(what for _, what in WAITING_ROWS)} == set(RULES)
     assert set(WAITING_ORDERS) == set(LIVE_STATUSES)
 
 
@@ -316,6 +327,20 @@ def test_an_order_that_is_alive_is_found_when_nobody_came(status: OrderStatus, w
     order = an_order(status)
 
     assert found_by_rules("order_ids", order.pk) == [what]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("status", "what"), WAITING_EXITS.items())
+def test_an_exit_that_is_alive_is_found_when_nobody_came(status: OrderStatus, what: str) -> None:
+    order = an_order(status)
+    Order.objects.filter(pk=order.pk).update(is_exit=True)
+
+    assert found_by_rules("order_ids", order.pk) == [what]
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
+def test_what_protects_positions_waits_on_their_own_queue(rule: Waiting) -> None:
+    assert (rule.task.split(".")[0] == "exits") == (rule.what.startswith("exit ") or "with a position" in rule.what)
 
 
 @pytest.mark.django_db

@@ -1,6 +1,8 @@
 """The scenarios bite: a build without one of its guards fails the scenario that is meant to miss it, and a sound one passes.
 
 Played by hand, in this process, with the guard patched away; a few again on real processes, by the command itself.
+``./r3edge test`` plays one or two guards of each kind, whose absence is seen by what happened, however slow the machine is;
+``R3EDGE_LONG=1 ./r3edge test tests/chaos`` plays them all.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ from chaos.breach import Breach
 from chaos.mutants import MUTANTS, Mutant, NoSuchName, applied, apply, restore
 from chaos.scenarios import SCENARIOS, Scenario, load
 from embedded.checkout import ROOT
-from tests.chaos.hand import HURRIED, HandStage, hand_stage, played
+from tests.chaos.hand import HURRIED, IS_LONG, HandStage, hand_stage, played
 from tests.conftest import Bells
 from tests.simulator.conftest import Simulator, made_exchange
 
-# How a breach begins that one of the eight invariants found.
+# How a breach begins that one of the nine invariants found.
 INVARIANT = re.compile(r"I\d: ")
 
 SWEEPS = [mutant for mutant in MUTANTS.values() if mutant.name.startswith("no_sweep_of_")]
@@ -40,14 +42,24 @@ CONSTRAINTS = {
 }
 ALONE = [mutant for mutant in MUTANTS.values() if mutant not in SWEEPS and mutant.name not in CONSTRAINTS]
 BY_HAND = [name for name, scenario in load().items() if not scenario.needs_stage]
+# Of each kind of guard, and none whose absence only shows by the clock.
+ALWAYS = {
+    "any_error_is_rejection", "resend_on_timeout", "not_found_is_absent",  # talking to a venue
+    "claim_not_guarded", "outcome_not_guarded", "cancel_is_believed", "quantities_not_asked", "absence_is_proof",  # orders
+    "exits_twice", "trackers_side_by_side", "signals_seen_again",  # positions
+    "account_not_locked", "starts_not_guarded", "ticks_not_claimed", "suspended_enters", "old_prices_count",  # money
+    "open_candles_count", "collectors_side_by_side", "stale_candles_speak",  # market data, strategies
+    "recovery_trusts_silence", "drift_not_told", "others_cancelled_too",  # the books against the venue's
+}  # fmt: skip
 # What a mutant has to fail must pass without it. What else can be played by hand is played by the command, on processes.
-MISSED = [(mutant, name) for mutant in ALONE for name in mutant.caught_by]
+MISSED = [(mutant, name) for mutant in ALONE if IS_LONG or mutant.name in ALWAYS for name in mutant.caught_by]
 NEEDED = {name for _, name in MISSED}
 SOUND = [name for name in BY_HAND if name in NEEDED]
 # How often a scenario may run out of time before it is a finding.
 TRIES = 3
 # Several one after the other share a stage.
-PARTS = 8
+PARTS = 8 if IS_LONG else 4
+ON_PROCESSES = ["any_error_is_rejection", "claim_not_guarded", "stop_does_not_wait"]
 
 
 @contextmanager
@@ -67,6 +79,7 @@ def build_without(patch: pytest.MonkeyPatch, broker: redis.Redis, *mutants: Muta
         yield stage
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_a_sound_build_passes(part: int, stage: HandStage) -> None:
     found = {}
@@ -88,7 +101,7 @@ def test_a_sound_build_passes(part: int, stage: HandStage) -> None:
 def test_with_every_sweep_no_bell_that_is_lost_is_missed(stage: HandStage) -> None:
     scenarios = [SCENARIOS[name] for mutant in SWEEPS for name in mutant.caught_by]
 
-    assert stage.together(*(partial(scenario.play, stage) for scenario in scenarios)) == [None] * 14
+    assert stage.together(*(partial(scenario.play, stage) for scenario in scenarios)) == [None] * 17
 
 
 @pytest.mark.parametrize(("mutant", "name"), MISSED, ids=lambda one: getattr(one, "name", one))
@@ -96,7 +109,7 @@ def test_a_build_without_a_guard_fails(
     mutant: Mutant, name: str, transactional_db: None, bells: Bells, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with build_without(monkeypatch, bells.client, mutant) as stage:
-        stage.longest_wait = 6
+        stage.longest_wait, stage.grace = 6, 2
         assert played(stage, SCENARIOS[name], limit=6), f"wanted {name} to miss it: {mutant.misses}"
 
 
@@ -108,10 +121,11 @@ def test_without_any_sweep_each_bell_that_is_lost_is_missed(
         return scenario.name
 
     with build_without(monkeypatch, bells.client, *SWEEPS) as stage:
+        stage.grace = 2
         scenarios = [SCENARIOS[name] for mutant in SWEEPS for name in mutant.caught_by]
         outcomes = stage.together(*(partial(play, scenario) for scenario in scenarios))
 
-    assert len(scenarios) == 14
+    assert len(scenarios) == 17
     assert [outcome for outcome in outcomes if not isinstance(outcome, Breach)] == []
 
 
@@ -128,6 +142,7 @@ def test_every_mutant_says_what_misses_it() -> None:
     assert {name for mutant in MUTANTS.values() for name in mutant.caught_by} <= set(BY_HAND)
     assert all(mutant.caught_by and mutant.misses for mutant in MUTANTS.values())
     assert all(mutant.patches or mutant.drops for mutant in MUTANTS.values())
+    assert {mutant.name for mutant in ALONE} >= ALWAYS
 
 
 def test_a_mutant_of_a_name_that_is_gone_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +154,7 @@ def test_a_mutant_of_a_name_that_is_gone_is_an_error(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.flow
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("name", ["any_error_is_rejection", "claim_not_guarded", "stop_does_not_wait"])
+@pytest.mark.parametrize("name", ON_PROCESSES if IS_LONG else ON_PROCESSES[:1])
 def test_a_build_without_a_guard_fails_on_real_processes_too(name: str) -> None:
     [scenario] = MUTANTS[name].caught_by
     command = [sys.executable, "-m", "chaos", "--mutant", name, "--scenario", scenario]

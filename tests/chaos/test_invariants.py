@@ -21,8 +21,18 @@ from pipeline.topics import Topic, publish
 from positions.models import Discrepancy, Position, PositionStatus
 from positions.reconciliation import account_reconcile
 from positions.services import sessions_track
+from sessions.models import SessionStatus, TradingSession
 from sessions.services import session_mark_stopped, session_stop
-from tests.factories import KEY, PASSPHRASE, SECRET, make_config, make_feed, make_session
+from tests.factories import (
+    KEY,
+    PASSPHRASE,
+    SECRET,
+    make_config,
+    make_feed,
+    make_open_position,
+    make_order,
+    make_session,
+)
 from tests.venue import Venue
 
 Oracle = dict[str, Any]
@@ -271,6 +281,57 @@ def test_i7_forgives_what_was_accepted_in_the_next_run(venue: Venue, round_trip:
     oracle["orders"][1]["arrivedAt"] = int((datetime.now(UTC) + timedelta(seconds=60)).timestamp() * 1000)
 
     assert found(oracle, "I7") == []
+
+
+def held(fields: dict[str, Any]) -> Position:
+    position = make_open_position(make_session())
+    Position.objects.filter(pk=position.pk).update(exits={"stop_loss_percent": "2"}, **fields)
+    return position
+
+
+@pytest.mark.django_db
+def test_i9_wants_the_stop_that_a_position_names() -> None:
+    position = held({"stop_price": None})
+    assert invariants.nothing_held_without_its_stop() == [f"position {position.pk} holds 0.02 without its stop"]
+
+    Position.objects.filter(pk=position.pk).update(stop_price=Decimal(49000))
+    assert invariants.nothing_held_without_its_stop() == []
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("exits", [{}, {"targets": [{"percent": "4"}]}])
+def test_i9_wants_no_stop_of_a_position_that_names_none(exits: dict[str, Any]) -> None:
+    position = held({"stop_price": None})
+    Position.objects.filter(pk=position.pk).update(exits=exits)
+
+    assert invariants.nothing_held_without_its_stop() == []
+
+
+@pytest.mark.django_db
+def test_i9_takes_a_stop_that_rests_at_the_venue_for_one_and_no_other_order() -> None:
+    position = held({"stop_price": None})
+    stop = make_order(position, purpose="EXIT", status=OrderStatus.OPENED)
+    assert len(invariants.nothing_held_without_its_stop()) == 1
+
+    Order.objects.filter(pk=stop.pk).update(trigger="FALLING", stop_price=Decimal(49000))
+    assert invariants.nothing_held_without_its_stop() == []
+
+    Order.objects.filter(pk=stop.pk).update(status=OrderStatus.CANCELED)
+    assert len(invariants.nothing_held_without_its_stop()) == 1
+
+
+@pytest.mark.django_db
+def test_i9_wants_somebody_to_watch_a_stop_and_a_fill_to_be_added_up() -> None:
+    position = held({"stop_price": Decimal(49000)})
+    TradingSession.objects.update(status=SessionStatus.STOPPED)
+    assert invariants.nothing_held_without_its_stop() == [
+        f"position {position.pk} has a stop that nobody watches: STOPPED"
+    ]
+
+    Position.objects.update(status=PositionStatus.PENDING)
+    assert invariants.nothing_held_without_its_stop() == [
+        f"position {position.pk} is PENDING though its entry was filled"
+    ]
 
 
 def test_i8_says_what_a_second_ring_changed(venue: Venue, round_trip: tuple[Order, Order]) -> None:

@@ -32,7 +32,7 @@ BAD = [
     (
         ["worker", "orders", "order"],
         "argument QUEUE: unknown queue 'order', wanted some of: "
-        "exchanges, marketdata, strategies, sessions, pipeline, positions, money, orders",
+        "exits, exchanges, marketdata, strategies, sessions, pipeline, positions, money, orders",
     ),
     (
         ["worker", "orders", "--concurrency", "0"],

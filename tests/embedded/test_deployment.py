@@ -42,6 +42,7 @@ def test_every_queue_has_one_container_with_its_components_name() -> None:
 
 def test_what_computes_runs_in_a_process_and_what_waits_in_threads() -> None:
     assert [(worker.name, worker.pool) for worker in WORKERS] == [
+        ("worker-exits", "threads"),
         ("worker-light", "threads"),
         ("worker-strategies", "prefork"),
     ]
@@ -49,12 +50,20 @@ def test_what_computes_runs_in_a_process_and_what_waits_in_threads() -> None:
     assert default_pool(("orders", "strategies")) == "prefork"
 
 
+def test_what_protects_positions_shares_a_worker_with_nothing() -> None:
+    [lane] = [worker for worker in WORKERS if "exits" in worker.queues]
+    [container] = [service for service in SERVICES.values() if "exits" in queues_of(service)]
+
+    assert (lane.name, lane.queues, lane.node) == ("worker-exits", ("exits",), "ExitTracker")
+    assert queues_of(container) == ["exits"]
+
+
 def test_a_workers_name_in_flower_is_its_components() -> None:
-    command = worker_command(WORKERS[0])
+    command = worker_command(WORKERS[1])
 
     assert "DataCollect+SchedulerService+PositionTracker+MoneyManager+OrderManager@%h" in command
     assert "--task-events" in command
-    assert "--task-events" not in worker_command(WORKERS[0], has_task_events=False)
+    assert "--task-events" not in worker_command(WORKERS[1], has_task_events=False)
 
 
 def test_compose_holds_no_secret() -> None:
@@ -91,7 +100,7 @@ def test_nothing_of_ours_starts_before_the_migrations_are_done() -> None:
     assert all(
         SERVICES[name]["depends_on"]["prepare"] == {"condition": "service_completed_successfully"} for name in waiting
     )
-    assert len(waiting) == 10
+    assert len(waiting) == 11
 
 
 def test_ports_are_published_on_loopback_only() -> None:

@@ -46,7 +46,7 @@ def test_a_session_lives_its_whole_life_on_real_workers(venue: Venue) -> None:
     # 30 minutes of falling prices, then up within two minutes of the start, on to the target, and up again for ever.
     falling = [50000.0 - 10 * index for index in range(32)]
     script(venue, [*falling, 51000.0, 51000.0, 51000.0, 51000.0, *[53000.0] * 60], START_MS - 30 * 60_000)
-    with workers_running("worker-light", "worker-strategies", "beat"):
+    with workers_running("worker-exits", "worker-light", "worker-strategies", "beat"):
         run_clock(venue)
         session_start(session.pk)
         wait_until(lambda: Position.objects.filter(status=PositionStatus.CLOSED).exists(), "a closed position", 60)

@@ -15,7 +15,7 @@ from orders.tasks import look, submit, sweep_orders
 from pipeline.topics import ring
 from positions.models import Position, PositionStatus
 from positions.services import sessions_track
-from positions.tasks import sweep_sessions
+from positions.tasks import sweep_exposed_sessions, sweep_sessions
 from sessions.models import SessionStatus, TradingSession
 from tests.conftest import Bells
 from tests.factories import let_pass
@@ -148,11 +148,11 @@ def test_a_broker_that_forgot_everything_loses_nothing(venue: Venue, workers: Wo
     let_pass(order, 4)
     ring("orders.submit", order_ids=[order.pk])
     bells.clear()
-    start(workers, "worker-light-first", "orders", "positions")
+    start(workers, "worker-light-first", "orders", "positions", "exits")
 
     sweep_orders()
     wait_until(lambda: status_of(order) == OrderStatus.CLOSED, "the order closed")
-    sweep_sessions()
+    sweep_exposed_sessions()
     wait_until(lambda: Position.objects.get().status == PositionStatus.OPEN, "the position open")
 
     assert len(venue.orders()) == 1
@@ -165,11 +165,12 @@ def test_a_stop_while_the_entry_s_worker_is_dead_ends_flat(venue: Venue, workers
     TradingSession.objects.update(status=SessionStatus.STOPPING, has_exposure=True)
     sweep_sessions()
 
-    start(workers, "worker-light-second", "orders", "positions")
+    start(workers, "worker-light-second", "orders", "positions", "exits")
     swept_until(order, OrderStatus.CLOSED)
 
     def is_stopped() -> bool:
         sweep_sessions()
+        sweep_exposed_sessions()
         return TradingSession.objects.get().status == SessionStatus.STOPPED
 
     wait_until(is_stopped, "the session stopped")

@@ -16,7 +16,7 @@ from exchanges.models import Account, Exchange
 from exchanges.services import gateway_for
 from orders import lookups, services
 from orders.models import Order
-from orders.tasks import submit
+from orders.tasks import submit, submit_exits, sweep_exits
 from tests.factories import KEY, events, let_pass
 from tests.race import at_once, elsewhere, happens_before
 from tests.venue import Venue
@@ -328,6 +328,21 @@ def test_a_lost_bell_is_rung_again_by_the_sweep(venue: Venue, bells: Any) -> Non
 
     assert bells.rung("orders.submit") == [{"order_ids": [late.pk]}, {"order_ids": [resumed.pk]}]
     assert fresh.status == OrderStatus.READY
+
+
+def test_an_exit_whose_bell_was_lost_is_rung_for_on_its_own_queue(venue: Venue, bells: Any) -> None:
+    entry, leave = venue.ready_order(), venue.ready_order(is_exit=True)
+    let_pass(entry, 4)
+    let_pass(leave, 4)
+    bells.clear()
+
+    sweep_exits()
+
+    assert bells.rung("exits.submit") == [{"order_ids": [leave.pk]}]
+    assert bells.rung("orders.submit") == []
+    submit_exits([leave.pk])
+    submit_exits([leave.pk])
+    assert len(venue.requests_of("POST", ORDERS)) == 1
 
 
 def test_an_order_at_an_exchange_that_is_disabled_waits_unsent_until_it_is_enabled(venue: Venue) -> None:

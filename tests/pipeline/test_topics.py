@@ -107,6 +107,23 @@ def test_bells_are_batched_as_the_topic_says_and_name_each_row_once(bells: Bells
 
 
 @pytest.mark.django_db(transaction=True)
+def test_what_protects_a_position_rings_on_a_queue_of_its_own(bells: Bells) -> None:
+    with transaction.atomic():
+        publish_all(Topic.ORDERS, [Note(key=pk, ids={"order_id": pk}, is_urgent=pk % 2 == 0) for pk in (1, 2, 3, 4)])
+        publish(Topic.ORDER_UPDATES, 5, order_id=5, is_urgent=True)
+        publish(Topic.COMMAND, 6, session_id=6, feed_id=7, is_urgent=True)
+        publish(Topic.RAW_ORDERS, 8, order_id=8, is_urgent=True)
+
+    assert bells.rung("exits.submit") == [{"order_ids": [2]}, {"order_ids": [4]}]
+    assert bells.rung("orders.submit") == [{"order_ids": [1]}, {"order_ids": [3]}]
+    assert (bells.rung("exits.follow_orders"), bells.rung("positions.follow_orders")) == ([{"order_ids": [5]}], [])
+    assert (bells.rung("exits.track"), bells.rung("positions.track")) == ([{"session_ids": [6]}], [])
+    # What has no such door rings at the one it has.
+    assert bells.rung("marketdata.collect") == [{"feed_ids": [7]}]
+    assert bells.rung("money.value") == [{"order_ids": [8]}]
+
+
+@pytest.mark.django_db(transaction=True)
 def test_a_topic_that_is_not_journaled_leaves_no_row(bells: Bells) -> None:
     with transaction.atomic():
         publish(Topic.SESSION_REQUEST, 1, session_id=1)

@@ -14,7 +14,7 @@ from domain.strategy import SignalKind
 from orders.models import Order
 from positions import services
 from positions.models import Intent, Position, PositionStatus
-from positions.tasks import follow_orders, sweep_sessions, track
+from positions.tasks import follow_orders, sweep_exposed_sessions, sweep_sessions, track
 from sessions.models import SessionStatus, TradingSession
 from tests.factories import (
     events,
@@ -413,9 +413,11 @@ def test_exits_whose_bells_were_lost_are_found_by_the_sweep(bells: Any) -> None:
     bells.clear()
 
     sweep_sessions()
+    sweep_exposed_sessions()
 
-    [bell] = bells.rung("positions.track")
-    assert bell["session_ids"] == sorted([by_hand.session_id, stopping.pk, suspended.session_id, failed.session_id])
+    assert bells.rung("positions.track") == [{"session_ids": [stopping.pk]}]
+    [bell] = bells.rung("exits.track")
+    assert bell["session_ids"] == sorted([by_hand.session_id, suspended.session_id, failed.session_id])
 
 
 @pytest.mark.django_db(transaction=True)
@@ -425,7 +427,8 @@ def test_an_exit_rings_for_its_submission(bells: Any) -> None:
 
     see(position, "48000")
 
-    assert bells.rung("orders.submit") == [{"order_ids": [exit_order().pk]}]
+    assert bells.rung("exits.submit") == [{"order_ids": [exit_order().pk]}]
+    assert bells.rung("orders.submit") == []
 
 
 @pytest.mark.django_db(transaction=True)

@@ -163,7 +163,7 @@ def test_what_others_traded_is_traded_back_once(
     assert sum(isinstance(result, UnableToResolve) for result in results) == 2
     order = Order.objects.get(is_foreign=False)
     assert (order.side, order.quantity, order.status) == (back, Decimal("0.1"), S.READY)
-    assert bells.rung("orders.submit") == [{"order_ids": [order.pk]}]
+    assert bells.rung("exits.submit") == [{"order_ids": [order.pk]}]
     submit_what_is_ready()
     assert venue.balance("BTC") == Decimal(1)
     assert account_reconcile(venue.account.pk) == []

@@ -89,9 +89,9 @@ def test_a_price_is_kept_and_rings_for_the_session_whose_stop_it_crossed(venue: 
         wait_for_topics(venue, PRICES)
         bells.clear()
         venue.simulator.pin("49400")
-        wait_until(lambda: bells.rung("positions.track"), "the bell of the tracker", 15)
+        wait_until(lambda: bells.rung("exits.track"), "the bell of the tracker", 15)
 
-    assert bells.rung("positions.track")[0] == {"session_ids": [crossed.session_id]}
+    assert bells.rung("exits.track")[0] == {"session_ids": [crossed.session_id]}
     assert Quote.objects.get(market=venue.market).last == 49400
     assert not Order.objects.filter(is_exit=True).exists()
 

@@ -68,8 +68,9 @@ def test_without_beat_a_closed_candle_is_collected_and_a_crossed_stop_is_left_at
     venue.simulator.control("accounts", apiKey="key-of-alice", secret="canary-secret-of-alice",
                             passphrase="canary-passphrase-of-alice", balances={"USDT": "9000", "BTC": "0.02"})  # fmt: skip
     bells.clear()
+    workers.start_worker("worker-exits")
     workers.start_worker("worker-light")
-    workers.wait_ready("worker-light")
+    workers.wait_ready("worker-exits", "worker-light")
     stream(workers)
     wait_for_topics(venue, CANDLES, PRICES, ORDERS)
 
