@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -26,7 +26,8 @@ class FillFact:
 @dataclass(frozen=True, slots=True)
 class PositionState:
     """What the fills add up to. ``quantity`` is held now, ``entry_price`` the average paid for all entries, amounts in
-    quote currency; ``realized_pnl`` is net of the fees of what was closed and of its share of the entry fees."""
+    quote currency; ``realized_pnl`` is net of the fees of what was closed and of its share of the entry fees, and holds all
+    of ``funding``, which was paid (negative) or received."""
 
     quantity: Decimal = ZERO
     entered: Decimal = ZERO
@@ -35,6 +36,7 @@ class PositionState:
     exit_price: Decimal = ZERO
     fees: Decimal = ZERO
     realized_pnl: Decimal = ZERO
+    funding: Decimal = ZERO
     opened_at: datetime | None = None
     closed_at: datetime | None = None
 
@@ -43,8 +45,11 @@ class PositionState:
         return self.entered > 0 and self.quantity <= 0
 
 
-def fold(fills: Iterable[FillFact], side: PositionSide, contract_size: Decimal = Decimal(1)) -> PositionState:
-    """Add up ``fills`` of one position. The order of the fills does not matter to any figure.
+def fold(
+    fills: Iterable[FillFact], side: PositionSide, contract_size: Decimal = Decimal(1), funding: Decimal = ZERO
+) -> PositionState:
+    """Add up ``fills`` of one position, and its share of ``funding`` in quote currency. The order of the fills does not
+    matter to any figure.
 
     Every figure is a ratio or a difference of sums, so replaying, splitting or shuffling the fills gives the same state.
     """
@@ -75,7 +80,8 @@ def fold(fills: Iterable[FillFact], side: PositionSide, contract_size: Decimal =
         entry_price=entry_price,
         exit_price=exit_price,
         fees=entry_fees + exit_fees,
-        realized_pnl=realized,
+        realized_pnl=realized + funding,
+        funding=funding,
         opened_at=entries[0].filled_at if entries else None,
         closed_at=exits[-1].filled_at if closed and exits else None,
     )
@@ -91,3 +97,27 @@ def unrealized_pnl(
 def _totals(fills: list[FillFact]) -> tuple[Decimal, Decimal]:
     """Quantity, and quantity times price, of all fills together."""
     return sum((fill.quantity for fill in fills), ZERO), sum((fill.quantity * fill.price for fill in fills), ZERO)
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """The fills of one of several positions of an account on one market."""
+
+    fills: tuple[FillFact, ...]
+
+    def held_at(self, at: datetime) -> Decimal:
+        """What it held at ``at``, in contracts; negative for a short."""
+        then = [fill for fill in self.fills if fill.filled_at is not None and fill.filled_at <= at]
+        return sum((fill.quantity * fill.side.sign for fill in then), ZERO)
+
+
+def funding_share(amount: Decimal, paid_at: datetime, of: Holding, among: Sequence[Holding]) -> Decimal:
+    """What ``of`` bears of a funding payment that the venue made on everything the account held of the market then.
+
+    ``among`` are all that were open then. By signed quantity: long and short pay each other, and the venue settles the
+    difference. Where our books say that nothing was held then, as when a fill's time is a little off, they bear equal parts.
+    """
+    if list(among) == [of]:
+        return amount
+    total = sum((one.held_at(paid_at) for one in among), ZERO)
+    return amount * of.held_at(paid_at) / total if total else amount / len(among)
