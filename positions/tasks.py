@@ -7,13 +7,21 @@ import logging
 from celery import shared_task
 
 from pipeline.sweeps import Waiting, sweep
-from positions import late, reconciliation, services, watch
+from positions import funding, late, protection, reconciliation, services, watch
 from sessions.services import sessions_awaiting_recovery
 
 logger = logging.getLogger(__name__)
 
 WAITING = (
     Waiting("session that needs a look", services.sessions_unsettled, "positions.track", "session_ids"),
+    Waiting("exit due, or stop to move", watch.sessions_due, "positions.track", "session_ids"),
+    Waiting(
+        "position without a stop in force, or with one again",
+        protection.positions_to_tell_of,
+        "positions.tell_protection",
+        "position_ids",
+    ),
+    Waiting("funding after the end", funding.positions_funded_late, "positions.fund", "position_ids"),
     Waiting("recovery asked for", sessions_awaiting_recovery, "positions.recover", "session_ids", batch=1),
     Waiting(
         "account not compared lately",
@@ -39,6 +47,17 @@ def track(session_ids: list[int]) -> None:
 def follow_orders(order_ids: list[int]) -> None:
     late.positions_take_up(order_ids)
     services.orders_follow(order_ids)
+
+
+@shared_task(name="positions.fund")
+def fund(position_ids: list[int]) -> None:
+    late.positions_fund(position_ids)
+
+
+@shared_task(name="positions.tell_protection")
+def tell_protection(position_ids: list[int]) -> None:
+    for position_id in position_ids:
+        protection.position_protection_tell(position_id)
 
 
 @shared_task(name="positions.reconcile")
