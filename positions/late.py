@@ -39,8 +39,10 @@ def positions_fund(position_ids: Sequence[int]) -> None:
             if position.status != PositionStatus.CLOSED:
                 continue  # taken up again: its look adds everything up
             before, closed_at = position.funding, position.closed_at
+            # Taken before it is read: what is recorded meanwhile is later, and found again.
+            folded_at = timezone.now()
             position.take(_state_of(position))
-            position.closed_at, position.folded_at = closed_at, timezone.now()
+            position.closed_at, position.folded_at = closed_at, folded_at
             position.save(update_fields=FOLDED_FIELDS)
             if position.funding != before:
                 _tell(position, session, "FUNDED", funding=str(position.funding))

@@ -59,7 +59,7 @@ def _plan_names(*fields: str) -> Q:
     return named
 
 
-def _is_so(condition: Q) -> ExpressionWrapper[models.BooleanField[bool, bool]]:
+def _is_so(condition: Q) -> ExpressionWrapper[Q]:
     return ExpressionWrapper(condition, output_field=models.BooleanField())
 
 

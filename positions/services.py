@@ -258,7 +258,8 @@ def _fold(one: Facts, now: datetime, wishes: Wishes) -> None:
     side, was = PositionSide(position.side), position.status
     facts = (fact_of(fill, one.market) for fill in one.fills)
     state = fold(facts, side, one.market.contract_size, one.funding.total if one.funding else ZERO)
-    if not is_news and (state.entered, state.exited) == (position.entered, position.exited):
+    was_added_up = (position.entered, position.exited, position.funding)
+    if not is_news and (state.entered, state.exited, state.funding) == was_added_up:
         return
     position_added_to(one, state)
     position.take(state)

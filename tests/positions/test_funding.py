@@ -27,7 +27,7 @@ from tests.factories import (
     make_quote,
     make_session,
 )
-from tests.race import at_once, happens_before
+from tests.race import at_once, happens_after
 
 pytestmark = pytest.mark.django_db
 
@@ -132,18 +132,35 @@ def test_funding_recorded_after_the_end_is_added_by_the_sweep_once(bells: Any) -
 
 
 @pytest.mark.django_db(transaction=True)
-def test_somebody_else_who_adds_late_funding_at_the_same_time_adds_it_once(
+def test_funding_that_comes_while_late_funding_is_added_is_found_again(
     monkeypatch: pytest.MonkeyPatch, bells: Any
 ) -> None:
     position = leave(held())
     pays(position, "-0.25")
-    happens_before(monkeypatch, late, "fundings_of", lambda: pays(position, "-0.5"))
+    happens_after(monkeypatch, late, "fundings_of", lambda: pays(position, "-0.5"))
 
-    assert at_once([lambda: fund([position.pk])] * 3) == [None] * 3
     fund([position.pk])
+    position.refresh_from_db()
+    first = position.funding
+    assert positions_funded_late(timezone.now()) == [position.pk]
+    assert at_once([lambda: fund([position.pk])] * 3) == [None] * 3
 
     position.refresh_from_db()
-    assert position.funding == Decimal("-0.75")
+    assert (first, position.funding) == (Decimal("-0.25"), Decimal("-0.75"))
+    assert positions_funded_late(timezone.now()) == []
+    assert len(events("positions", event="FUNDED")) == 2
+
+
+def test_funding_that_was_written_long_and_seen_late_is_added_by_the_next_look() -> None:
+    position = held()
+    track([position.session_id])
+    late_seen = pays(position, "-0.25")
+    Funding.objects.filter(pk=late_seen.pk).update(recorded_at=timezone.now() - timedelta(minutes=1))
+
+    track([position.session_id])
+
+    position.refresh_from_db()
+    assert position.funding == Decimal("-0.25")
 
 
 def test_positions_on_both_sides_share_what_the_account_paid() -> None:

@@ -35,7 +35,11 @@ from tests.race import at_once
 
 pytestmark = pytest.mark.django_db
 
-CONTRACT = {"kind": Market.Kind.LINEAR_FUTURE, "contract_size": Decimal("0.001"), "lot_size": Decimal(1)}
+CONTRACT: dict[str, Any] = {
+    "kind": Market.Kind.LINEAR_FUTURE,
+    "contract_size": Decimal("0.001"),
+    "lot_size": Decimal(1),
+}
 
 
 def session_of(is_future: bool = True, **fields: Any) -> TradingSession:
