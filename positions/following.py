@@ -29,6 +29,9 @@ def position_follow(one: Facts, now: datetime, wishes: Wishes) -> None:
     before, done_before = _levels_on(position), position.targets_done
     one.plan = position.exit_plan
     position.targets_done = max(position.targets_done, _parts_done(one))
+    if position.is_following and position.followed_until is None:
+        position.followed_until = position.opened_at
+    position.feed = one.session.config.feed
     _take_extremes(one, position)
     levels_refresh(one, now)
     if _levels_on(position) != before:
@@ -105,4 +108,4 @@ def _our_time_of(
 
 
 def _levels_on(position: Position) -> tuple[object, ...]:
-    return tuple(getattr(position, name) for name in LEVEL_FIELDS)
+    return tuple(getattr(position, "feed_id" if name == "feed" else name) for name in LEVEL_FIELDS)

@@ -18,6 +18,7 @@ from domain.exits import EntryFacts, ExitReason
 from domain.market import MarginMode, PositionSide
 from domain.positions import PositionState
 from exchanges.models import Account, Market
+from marketdata.models import Feed
 from orders.models import Order
 from pipeline.claims import Guarded, GuardedQuerySet
 from pipeline.fields import ExactField
@@ -42,8 +43,8 @@ FOLDED_FIELDS = (
 
 # What following the price writes: computed anew at every look, from the plan and these.
 LEVEL_FIELDS = (
-    "stop_price", "stop_reason", "target_price", "target_reason", "targets_done", "best_price", "followed_until",
-    "exit_due_at",
+    "stop_price", "stop_reason", "target_price", "target_reason", "targets_done", "best_price", "feed",
+    "followed_until", "exit_due_at",
 )  # fmt: skip
 
 
@@ -112,6 +113,9 @@ class Position(models.Model):
     target_reason = models.CharField(max_length=20, blank=True)
     targets_done = models.PositiveIntegerField(default=0, help_text="Take-profit levels that have been carried out.")
     best_price = ExactField(null=True, help_text="The best price of the candles that closed since the entry.")
+    feed = models.ForeignKey(
+        Feed, null=True, on_delete=models.PROTECT, related_name="+", help_text="Whose candles its stop follows."
+    )
     followed_until = models.DateTimeField(
         null=True, help_text="Up to which candle that is known, by the venue's clock."
     )
@@ -167,7 +171,12 @@ class Position(models.Model):
             # "whose time has come": exits by time, and the steps of ROI tables
             models.Index(fields=["exit_due_at"], condition=Q(status="OPEN"), name="position_exit_due"),
             # "whose stop moves with a candle that has closed": the price watch
-            models.Index(fields=["session"], condition=Q(status="OPEN", is_following=True), name="position_following"),
+            models.Index(
+                fields=["feed", "followed_until"],
+                include=["session"],
+                condition=Q(status="OPEN", is_following=True),
+                name="position_following",
+            ),
             # "whose stop is not in force", "whose is again": the alert
             models.Index(
                 fields=["market"],

@@ -62,10 +62,8 @@ DUE = " UNION ".join(
         SELECT session_id FROM positions_position WHERE status = 'OPEN' AND exit_due_at <= %(now)s AND exit_reason = ''
         """,
         """
-        SELECT p.session_id FROM positions_position AS p
-        JOIN trading_sessions_tradingsession AS s ON s.id = p.session_id
-        JOIN strategies_strategyconfig AS c ON c.id = s.config_id JOIN marketdata_feed AS f ON f.id = c.feed_id
-        WHERE p.status = 'OPEN' AND p.is_following AND f.last_open_at > coalesce(p.followed_until, p.opened_at)
+        SELECT p.session_id FROM marketdata_feed AS f JOIN positions_position AS p ON p.feed_id = f.id
+        WHERE p.status = 'OPEN' AND p.is_following AND p.followed_until < f.last_open_at
         """,
     )
 )

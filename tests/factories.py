@@ -203,6 +203,7 @@ def make_open_position(
     position.status, position.quantity, position.entered = PositionStatus.OPEN, size, size
     position.entry_price, position.fees = Decimal(entry_price), Decimal(1)
     position.opened_at, position.folded_at = filled.filled_at, timezone.now()
+    position.feed, position.followed_until = session.config.feed, filled.filled_at
     levels = levels_in_force(position.exit_plan, position.entry_facts)
     position.stop_price, position.target_price = levels.stop, levels.target
     position.stop_reason = levels.stop_reason if levels.stop is not None else ""

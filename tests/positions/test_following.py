@@ -41,7 +41,8 @@ MINUTE = Timeframe.M1.length
 def held(exits: dict[str, Any], minutes: int = 30, **fields: Any) -> Position:
     """A position bought at 50,000 so many minutes ago."""
     position = make_open_position(fields.pop("session", None) or make_session(), exits=exits, **fields)
-    Position.objects.filter(pk=position.pk).update(opened_at=timezone.now() - minutes * MINUTE)
+    opened_at = timezone.now() - minutes * MINUTE
+    Position.objects.filter(pk=position.pk).update(opened_at=opened_at, followed_until=opened_at)
     position.refresh_from_db()
     return position
 
