@@ -24,7 +24,7 @@ from domain.candles import Timeframe
 from domain.market import PositionSide
 from exchanges.models import Account, Quote
 from positions.models import Position, PositionStatus
-from positions.watch import sessions_crossed
+from positions.watch import sessions_due
 from sessions.models import SessionStatus, SessionTick, TradingSession
 from strategies.models import StrategyConfig
 
@@ -118,7 +118,7 @@ def _copy(model: type[models.Model], first: int, start: int, stop: int, **change
     """Copies ``start`` to ``stop`` of the row ``first``: n is added to its key, ``changed`` are SQL expressions of n."""
     table, key = model._meta.db_table, str(model._meta.pk.column)
     changed[key] = f"{first} + n"
-    columns = [str(field.column) for field in model._meta.concrete_fields]
+    columns = [str(field.column) for field in model._meta.concrete_fields if not field.generated]
     values = [changed.get(column, f'"{column}"') for column in columns]
     names = ", ".join(f'"{column}"' for column in columns)
     with connection.cursor() as cursor:
@@ -179,7 +179,7 @@ def _crossed(venue: Venue) -> Spread:
         for _ in range(WATCH_ROUNDS):
             statements.clear()
             with connection.execute_wrapper(timed):
-                found = sessions_crossed()
+                found = sessions_due(timezone.now())
             taken.append(sum(statements))
         transaction.set_rollback(True)
     if len(found) != min(CROSSED, Position.objects.count()):

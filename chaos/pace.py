@@ -29,7 +29,7 @@ SCALED = (
     ("orders.services", "HELD_PAUSE"),
     ("orders.services", "BELL_IS_LATE_AFTER"),
     ("orders.services", "UNKNOWN_ALERT_AFTER"),
-    ("positions.services", "LONGEST_EXIT_PAUSE"),
+    ("positions.trading", "LONGEST_EXIT_PAUSE"),
     ("money.services", "BELL_IS_LATE_AFTER"),
     ("sessions.services", "RECOVERY_IS_LATE_AFTER"),
     ("marketdata.services", "LEASE"),

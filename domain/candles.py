@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from enum import StrEnum
 
 import numpy as np
@@ -50,6 +51,15 @@ class Timeframe(StrEnum):
     def is_closed(self, open_at: datetime, now: datetime) -> bool:
         """Whether the candle that opened at ``open_at`` can no longer change, by the venue's clock ``now``."""
         return open_at + self.length <= now
+
+
+@dataclass(frozen=True, slots=True)
+class Extremes:
+    """The highest and the lowest price of some closed candles, and the open time of the last of them."""
+
+    high: Decimal
+    low: Decimal
+    until: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,8 @@ class RoiStep(BaseModel):
 
 class ExitPlan(BaseModel):
     """Every way in which a position is to be left, several at once; what is None or empty is no exit. Percentages are of
-    the average entry price, ``_atr`` figures multiples of the average true range at the entry."""
+    the average entry price, ``trailing_percent`` alone of the best price; ``_atr`` figures are multiples of the average true
+    range at the entry."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,7 +40,8 @@ class ExitPlan(BaseModel):
     is_stop_from_signal: bool = False
     targets: tuple[TargetLevel, ...] = Field(default=(), max_length=10)
     is_target_from_signal: bool = False
-    # The trailing stop follows the best price of the candles that closed since the entry, once that was so far for us.
+    # The trailing stop follows the best price of the candles that closed since the entry, once that was so far for us; with 0
+    # it stands from the entry on, under the entry price.
     trailing_percent: Decimal | None = Field(default=None, gt=0, lt=100)
     trailing_atr: Decimal | None = Field(default=None, gt=0, le=100)
     trailing_activation_percent: Decimal = Field(default=Decimal(0), ge=0, le=1000)
@@ -63,3 +65,8 @@ class ExitPlan(BaseModel):
         if self.break_even_percent is not None and self.break_even_offset_percent > self.break_even_percent:
             raise ValueError("wanted a break-even offset of at most its activation")
         return self
+
+    @property
+    def is_following(self) -> bool:
+        """Whether its stop moves with the candles that close."""
+        return any(one is not None for one in (self.trailing_percent, self.trailing_atr, self.break_even_percent))

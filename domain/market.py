@@ -89,6 +89,11 @@ class MarketRules:
         """The quote value of ``quantity`` at ``price``."""
         return quantity * self.contract_size * price
 
+    def takes(self, quantity: Decimal, price: Decimal | None) -> bool:
+        """Whether ``quantity`` is enough for an order; without a ``price`` its value is not judged."""
+        is_worthless = price is not None and self.notional(quantity, price) < self.min_notional
+        return quantity > 0 and quantity >= self.min_quantity and not is_worthless
+
 
 def to_decimal(value: Decimal | float | int | str) -> Decimal:
     """The exact decimal of what ``value`` prints as; a float goes by its shortest text (0.1 becomes Decimal("0.1")).

@@ -26,7 +26,8 @@ class FillFact:
 @dataclass(frozen=True, slots=True)
 class PositionState:
     """What the fills add up to. ``quantity`` is held now, ``entry_price`` the average paid for all entries, amounts in
-    quote currency; ``realized_pnl`` is net of the fees of what was closed and of its share of the entry fees."""
+    quote currency; ``realized_pnl`` is net of the fees of what was closed and of its share of the entry fees, and holds all
+    of ``funding``, which was paid (negative) or received."""
 
     quantity: Decimal = ZERO
     entered: Decimal = ZERO
@@ -35,6 +36,7 @@ class PositionState:
     exit_price: Decimal = ZERO
     fees: Decimal = ZERO
     realized_pnl: Decimal = ZERO
+    funding: Decimal = ZERO
     opened_at: datetime | None = None
     closed_at: datetime | None = None
 
@@ -43,8 +45,11 @@ class PositionState:
         return self.entered > 0 and self.quantity <= 0
 
 
-def fold(fills: Iterable[FillFact], side: PositionSide, contract_size: Decimal = Decimal(1)) -> PositionState:
-    """Add up ``fills`` of one position. The order of the fills does not matter to any figure.
+def fold(
+    fills: Iterable[FillFact], side: PositionSide, contract_size: Decimal = Decimal(1), funding: Decimal = ZERO
+) -> PositionState:
+    """Add up ``fills`` of one position, and its share of ``funding`` in quote currency. The order of the fills does not
+    matter to any figure.
 
     Every figure is a ratio or a difference of sums, so replaying, splitting or shuffling the fills gives the same state.
     """
@@ -75,7 +80,8 @@ def fold(fills: Iterable[FillFact], side: PositionSide, contract_size: Decimal =
         entry_price=entry_price,
         exit_price=exit_price,
         fees=entry_fees + exit_fees,
-        realized_pnl=realized,
+        realized_pnl=realized + funding,
+        funding=funding,
         opened_at=entries[0].filled_at if entries else None,
         closed_at=exits[-1].filled_at if closed and exits else None,
     )

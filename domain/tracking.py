@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 
-from domain.exits import NO_LEVELS, ExitLevels, ExitReason, exit_due
+from domain.exits import NO_LEVELS, ExitDue, ExitLevels, ExitReason, exit_due
 from domain.market import ZERO, PositionSide
 from domain.strategy import SignalKind
 
@@ -18,17 +18,22 @@ from domain.strategy import SignalKind
 class Action(StrEnum):
     NOTHING = "NOTHING"
     ENTER = "ENTER"
+    ADD = "ADD"
     EXIT = "EXIT"
     CANCEL_ENTRY = "CANCEL_ENTRY"
     ABANDON = "ABANDON"
+    NOT_TRADABLE = "NOT_TRADABLE"
     FINISH = "FINISH"
 
 
 @dataclass(frozen=True, slots=True)
 class SessionView:
     """A session's facts. ``side`` is of its live position (None: flat), ``quantity`` what that holds now, ``price`` the
-    market's last, ``signal`` the newest one not acted on yet (an entry only while it is fresh). ``exit_begun`` is the reason
-    of an exit that was decided earlier: once begun it is carried through, whatever its order came to."""
+    market's last, ``signal`` the newest one not acted on yet (one to enter by only while it is fresh).
+
+    ``exit_begun`` is the reason of an exit of everything that was decided earlier, ``part_begun`` the take-profit level whose
+    part was: once begun either is carried through, whatever its order came to. ``has_live_exit`` speaks of the exit of
+    everything, ``has_live_part`` of a part. ``entries_left`` is how many entries may still add to the position."""
 
     takes_entries: bool
     is_stopping: bool
@@ -41,13 +46,22 @@ class SessionView:
     signal: SignalKind | None = None
     is_exit_wanted: bool = False
     exit_begun: ExitReason | None = None
+    has_live_part: bool = False
+    part_begun: int = 0
+    is_time_up: bool = False
+    is_exit_signal_used: bool = True
+    entries_left: int = 0
+    can_short: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
+    """``step`` is the take-profit level whose part is to be left; 0: all there is."""
+
     action: Action
     exit_reason: ExitReason | None = None
     side: PositionSide | None = None
+    step: int = 0
 
 
 NOTHING = Decision(Action.NOTHING)
@@ -57,35 +71,56 @@ _ENTRY_SIDES = {SignalKind.ENTER_LONG: PositionSide.LONG, SignalKind.ENTER_SHORT
 
 def decide(view: SessionView) -> Decision:
     """The one thing to do now. An entry that is still working is cancelled before its position is left, so that no fill
-    can come after the exit; an exit that is working is waited for."""
+    can come after the exit; an exit that is working is waited for. An exit of everything is decided beside a part at work:
+    who carries it out has the part cancelled and waits for its end."""
     if view.side is None:
         return _when_flat(view)
-    reason = _exit_reason(view)
-    if reason is not None and view.has_live_entry:
+    due = _due(view)
+    if due is not None and view.has_live_entry:
         return Decision(Action.CANCEL_ENTRY)
     if view.has_live_exit or view.has_live_entry:
         return NOTHING
     if view.quantity <= 0:
-        return Decision(Action.ABANDON)
-    return NOTHING if reason is None else Decision(Action.EXIT, exit_reason=reason)
+        return NOTHING if view.has_live_part else Decision(Action.ABANDON)
+    if due is not None:
+        is_in_the_way = view.has_live_part and due.step > 0
+        return NOTHING if is_in_the_way else Decision(Action.EXIT, exit_reason=due.reason, step=due.step)
+    if view.has_live_part or view.entries_left <= 0 or not view.takes_entries:
+        return NOTHING
+    return Decision(Action.ADD, side=view.side) if entry_side(view.signal) is view.side else NOTHING
+
+
+def entry_side(signal: SignalKind | None) -> PositionSide | None:
+    """The side that a signal wants to enter; None for one that does not."""
+    return _ENTRY_SIDES.get(signal) if signal is not None else None
 
 
 def _when_flat(view: SessionView) -> Decision:
     if view.is_stopping:
         return Decision(Action.FINISH)
-    side = _ENTRY_SIDES.get(view.signal) if view.signal is not None else None
+    side = entry_side(view.signal)
     if side is None or not view.takes_entries:
         return NOTHING
+    if side is PositionSide.SHORT and not view.can_short:
+        return Decision(Action.NOT_TRADABLE)
     return Decision(Action.ENTER, side=side)
 
 
-def _exit_reason(view: SessionView) -> ExitReason | None:
-    if view.side is None or view.exit_begun is not None:
-        return view.exit_begun
+def _due(view: SessionView) -> ExitDue | None:
+    if view.side is None:
+        return None
+    if view.exit_begun is not None:
+        return ExitDue(view.exit_begun)
     if view.is_stopping:
-        return ExitReason.SESSION_STOP
+        return ExitDue(ExitReason.SESSION_STOP)
     if view.is_exit_wanted:
-        return ExitReason.MARKET_EXIT
+        return ExitDue(ExitReason.MARKET_EXIT)
     if view.quantity <= 0:
         return None  # nothing is held yet that levels or signals could speak of
-    return exit_due(view.side, view.levels, view.price, view.signal)
+    due = exit_due(
+        view.side, view.levels, view.price, view.signal,
+        is_time_up=view.is_time_up, is_signal_used=view.is_exit_signal_used,
+    )  # fmt: skip
+    if due is None and view.part_begun:
+        return ExitDue(ExitReason.TAKE_PROFIT, view.part_begun)
+    return due

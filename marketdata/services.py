@@ -13,7 +13,7 @@ from django.db import connection, transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from domain.candles import Candles, Timeframe
+from domain.candles import Candles, Extremes, Timeframe
 from exchanges.gateway import CandleReport, ExchangeUnavailable
 from exchanges.models import Exchange, Market
 from exchanges.services import gateway_for
@@ -192,6 +192,26 @@ def candles_window(feed_id: int, limit: int) -> Candles:
             [feed_id, limit],
         )
         return Candles.from_rows(reversed(cursor.fetchall()))
+
+
+def candles_extremes(asked: Sequence[tuple[int, datetime]]) -> list[Extremes | None]:
+    """For each feed and time, the extremes of its closed candles that opened after that time; None where there are none."""
+    if not asked:
+        return []
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT found.high, found.low, found.until
+            FROM unnest(%s::bigint[], %s::timestamptz[]) WITH ORDINALITY AS asked (feed_id, since, number)
+            CROSS JOIN LATERAL (
+                SELECT max(high) AS high, min(low) AS low, max(open_at) AS until FROM marketdata_candle
+                WHERE feed_id = asked.feed_id AND open_at > asked.since
+            ) AS found
+            ORDER BY asked.number
+            """,
+            [[feed_id for feed_id, _ in asked], [since for _, since in asked]],
+        )
+        return [None if until is None else Extremes(high, low, until) for high, low, until in cursor.fetchall()]
 
 
 def _collect_since(feed: Feed, timeframe: Timeframe, venue_now: datetime) -> datetime:

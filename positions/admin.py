@@ -179,6 +179,28 @@ class HoldingSessionPage(TradingSessionPage):
         return sections
 
 
+def _after_costs(row: Position) -> str:
+    funding = f" and {plain(row.funding)} of funding" if row.funding else ""
+    return f"after {plain(row.fees)} {row.market.quote} of fees{funding}"
+
+
+def _words(reason: str) -> str:
+    return reason.replace("_", " ").lower()
+
+
+def _on_stop(row: Position) -> str:
+    if row.unprotected_at:
+        return f"not in force since {moment(row.unprotected_at)}"
+    best = f", best price {plain(row.best_price)}" if row.best_price is not None else ""
+    return f"{_words(row.stop_reason)}{best}"
+
+
+def _on_target(row: Position) -> str:
+    levels = len(row.exit_plan.targets)
+    done = f", {row.targets_done} of {levels} levels done" if levels > 1 else ""
+    return f"{_words(row.target_reason)}{done}"
+
+
 @admin.register(Position)
 class PositionPage(LongPage):
     owner_path = "account__owner"
@@ -252,8 +274,9 @@ class PositionPage(LongPage):
                     signed(row.unrealized_pnl, quote),
                     f"at {plain(row.mark_price)}, {moment(row.valued_at)}",
                 ),
-                Fact("Realized", signed(row.realized_pnl, quote), f"after {plain(row.fees)} {quote} of fees"),
-                Fact("Stop, target", f"{plain(row.stop_price)}, {plain(row.target_price)}"),
+                Fact("Realized", signed(row.realized_pnl, quote), _after_costs(row)),
+                Fact("Stop", plain(row.stop_price), _on_stop(row)),
+                Fact("Target", plain(row.target_price), _on_target(row)),
             ],
             [orders_table("Orders", orders), fills_table("Fills", fills)],
         )

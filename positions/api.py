@@ -64,8 +64,10 @@ class PositionSerializer(RowSerializer[Position]):
         model = Position
         fields = (
             "id", "session", "session_name", "account", "market", "symbol", "entry_signal", "side", "status",
-            "leverage", "quantity", "entered", "exited", "entry_price", "exit_price", "fees", "realized_pnl",
-            "exits", "stop_price", "target_price", "exit_reason", "is_exit_wanted",
+            "leverage", "margin_mode", "quantity", "entered", "exited", "entry_price", "exit_price", "fees", "funding",
+            "realized_pnl", "exits", "max_entries", "is_resting", "atr", "stop_price", "stop_reason", "target_price",
+            "target_reason", "targets_done", "best_price", "exit_due_at", "liquidation_price", "unprotected_at",
+            "exit_reason", "is_exit_wanted",
             "dust", "mark_price", "unrealized_pnl", "valued_at", "valuations", "opened_at", "closed_at", "created_at",
         )  # fmt: skip
         read_only_fields = fields

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Sequence
 from django.db import transaction
 from django.utils import timezone
 
-from domain.market import PositionSide
+from domain.market import ZERO, PositionSide
 from domain.positions import PositionState, fold
 from orders.models import Fill, Order
 from pipeline.topics import Topic, publish
+from positions.funding import fundings_of
 from positions.models import FOLDED_FIELDS, LIVE_POSITIONS, Position, PositionStatus, Reconciliation
 from positions.services import fact_of, orders_of_positions
 from sessions.models import TRACKED_STATUSES, TradingSession
@@ -27,6 +28,24 @@ def positions_take_up(order_ids: Sequence[int]) -> list[int]:
     left = Position.objects.filter(intents__in=intents).exclude(status__in=LIVE_POSITIONS)
     found = list(left.order_by("session", "pk").values_list("pk", "session_id").distinct())
     return [session_id for position_id, session_id in found if _take_up(position_id, session_id)]
+
+
+def positions_fund(position_ids: Sequence[int]) -> None:
+    """Add up again closed positions whose last funding was recorded after their end."""
+    for pk, session_id in Position.objects.filter(pk__in=list(position_ids)).values_list("pk", "session_id"):
+        with transaction.atomic():
+            session = TradingSession.objects.filter(pk=session_id).select_related("account").locked().get()
+            position = Position.objects.select_related("market").get(pk=pk)
+            if position.status != PositionStatus.CLOSED:
+                continue  # taken up again: its look adds everything up
+            before, closed_at = position.funding, position.closed_at
+            # Taken before it is read: what is recorded meanwhile is later, and found again.
+            folded_at = timezone.now()
+            position.take(_state_of(position))
+            position.closed_at, position.folded_at = closed_at, folded_at
+            position.save(update_fields=FOLDED_FIELDS)
+            if position.funding != before:
+                _tell(position, session, "FUNDED", funding=str(position.funding))
 
 
 def orders_left_over(orders: Iterable[Order]) -> list[tuple[Order, Position]]:
@@ -67,7 +86,8 @@ def _state_of(position: Position) -> PositionState:
     order_ids = [order.pk for _, order in orders_of_positions([position.pk])]
     fills = Fill.objects.filter(order__in=order_ids)
     facts = (fact_of(fill, position.market) for fill in fills)
-    return fold(facts, PositionSide(position.side), position.market.contract_size)
+    funded = fundings_of([position]).get(position.pk)
+    return fold(facts, PositionSide(position.side), position.market.contract_size, funded.total if funded else ZERO)
 
 
 def _add_up_the_end(position: Position, state: PositionState) -> None:

@@ -9,13 +9,16 @@ from decimal import Decimal
 from typing import ClassVar
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import ExpressionWrapper, Q
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.lookups import Exact, IsNull
 
 from domain.exit_plan import ExitPlan
-from domain.exits import ExitLevels, ExitReason
+from domain.exits import EntryFacts, ExitReason
 from domain.market import MarginMode, PositionSide
 from domain.positions import PositionState
 from exchanges.models import Account, Market
+from marketdata.models import Feed
 from orders.models import Order
 from pipeline.claims import Guarded, GuardedQuerySet
 from pipeline.fields import ExactField
@@ -34,13 +37,31 @@ LIVE_POSITIONS = (PositionStatus.PENDING, PositionStatus.OPEN)
 
 # What the fold writes. The rest belongs to others (valuation, the trader's wish to leave) who may write at the same time.
 FOLDED_FIELDS = (
-    "status", "quantity", "entered", "exited", "entry_price", "exit_price", "fees", "realized_pnl", "opened_at", "closed_at",
-    "folded_at", "stop_price", "target_price",
+    "status", "quantity", "entered", "exited", "entry_price", "exit_price", "fees", "realized_pnl", "funding", "opened_at",
+    "closed_at", "folded_at",
+)  # fmt: skip
+
+# What following the price writes: computed anew at every look, from the plan and these.
+LEVEL_FIELDS = (
+    "stop_price", "stop_reason", "target_price", "target_reason", "targets_done", "best_price", "feed",
+    "followed_until", "exit_due_at",
 )  # fmt: skip
 
 
 def _open_on(side: PositionSide) -> Q:
     return Q(status=PositionStatus.OPEN, side=side)
+
+
+def _plan_names(*fields: str) -> Q:
+    """That the exit plan gives one of these a figure."""
+    named = Q()
+    for field in fields:
+        named |= Q(IsNull(KeyTextTransform(field, "exits"), False))
+    return named
+
+
+def _is_so(condition: Q) -> ExpressionWrapper[Q]:
+    return ExpressionWrapper(condition, output_field=models.BooleanField())
 
 
 class Position(models.Model):
@@ -58,6 +79,18 @@ class Position(models.Model):
     )
     # How it is to be left, as its session had it when it was entered, and what that plan is measured by.
     exits = models.JSONField(default=dict)
+    # Read off the plan by the database itself, so that the watch finds by an index what a plan asks for.
+    is_following = models.GeneratedField(
+        expression=_is_so(_plan_names("trailing_percent", "trailing_atr", "break_even_percent")),
+        output_field=models.BooleanField(), db_persist=True,
+    )  # fmt: skip
+    has_stop = models.GeneratedField(
+        expression=_is_so(
+            _plan_names("stop_loss_percent", "stop_loss_atr", "trailing_percent", "trailing_atr")
+            | _plan_names("is_stop_from_signal") & Q(Exact(KeyTextTransform("is_stop_from_signal", "exits"), "true"))
+        ),
+        output_field=models.BooleanField(), db_persist=True,
+    )  # fmt: skip
     is_resting = models.BooleanField(default=False, help_text="Its stop and targets rest at the venue too.")
     max_entries = models.PositiveIntegerField(default=1)
     atr = ExactField(null=True, help_text="Average true range at the entry.")
@@ -80,6 +113,9 @@ class Position(models.Model):
     target_reason = models.CharField(max_length=20, blank=True)
     targets_done = models.PositiveIntegerField(default=0, help_text="Take-profit levels that have been carried out.")
     best_price = ExactField(null=True, help_text="The best price of the candles that closed since the entry.")
+    feed = models.ForeignKey(
+        Feed, null=True, on_delete=models.PROTECT, related_name="+", help_text="Whose candles its stop follows."
+    )
     followed_until = models.DateTimeField(
         null=True, help_text="Up to which candle that is known, by the venue's clock."
     )
@@ -87,6 +123,7 @@ class Position(models.Model):
         null=True, help_text="When an exit by time, or the next step of the ROI table, is due; our time."
     )
     liquidation_price = ExactField(null=True, help_text="As the venue said last; empty where there is none.")
+    unprotected_at = models.DateTimeField(null=True, help_text="Since when it has had no stop in force; told then.")
     funding = ExactField(default=0, help_text="Paid (negative) and received while it was open.")
     exit_reason = models.CharField(max_length=20, blank=True, choices=[(r.value, r.value) for r in ExitReason])
     is_exit_wanted = models.BooleanField(default=False)
@@ -133,6 +170,21 @@ class Position(models.Model):
             ),
             # "whose time has come": exits by time, and the steps of ROI tables
             models.Index(fields=["exit_due_at"], condition=Q(status="OPEN"), name="position_exit_due"),
+            # "whose stop moves with a candle that has closed": the price watch
+            models.Index(
+                fields=["feed", "followed_until"],
+                include=["session"],
+                condition=Q(status="OPEN", is_following=True),
+                name="position_following",
+            ),
+            # "whose stop is not in force", "whose is again": the alert
+            models.Index(
+                fields=["market"],
+                condition=Q(status="OPEN", has_stop=True) | Q(unprotected_at__isnull=False),
+                name="position_to_protect",
+            ),
+            # "whose funding came after its end", "what was lost lately": sweeps, cooldowns
+            models.Index(fields=["folded_at"], condition=Q(status="CLOSED"), name="position_closed_lately"),
             # "what does this account hold": valuing, under the account's lock
             models.Index(
                 fields=["account"], condition=Q(status__in=["PENDING", "OPEN"]), name="position_live_by_account"
@@ -148,14 +200,18 @@ class Position(models.Model):
         return ExitPlan.model_validate(self.exits)
 
     @property
-    def levels(self) -> ExitLevels:
-        return ExitLevels(self.stop_price, self.target_price)
+    def entry_facts(self) -> EntryFacts:
+        """What its exit plan is measured from."""
+        return EntryFacts(
+            side=PositionSide(self.side), entry_price=self.entry_price, atr=self.atr, signal_stop=self.signal_stop_price,
+            signal_target=self.signal_target_price, liquidation_price=self.liquidation_price,
+        )  # fmt: skip
 
     def take(self, state: PositionState) -> None:
         """Write the fold of the fills onto the row."""
         self.quantity, self.entered, self.exited = state.quantity, state.entered, state.exited
         self.entry_price, self.exit_price = state.entry_price, state.exit_price
-        self.fees, self.realized_pnl = state.fees, state.realized_pnl
+        self.fees, self.realized_pnl, self.funding = state.fees, state.realized_pnl, state.funding
         self.opened_at, self.closed_at = state.opened_at, state.closed_at
 
 

@@ -215,7 +215,7 @@ def _let_go(row: Discrepancy) -> None:
 
 
 def _intent(position: Position, purpose: Intent.Purpose) -> Intent:
-    return Intent.objects.get_or_create(position=position, purpose=purpose, defaults={"reason": "ADOPTED"})[0]
+    return Intent.objects.get_or_create(position=position, purpose=purpose, step=0, defaults={"reason": "ADOPTED"})[0]
 
 
 _Verb = Callable[[Discrepancy, Position | None, str], int | None]

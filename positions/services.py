@@ -7,30 +7,42 @@ often, makes no difference. Which sessions need a look is found by ``positions/w
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from uuid import UUID
 
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, Subquery
 from django.utils import timezone
 
 from domain.candles import Timeframe
-from domain.exits import NO_LEVELS, ExitReason, levels_at_entry
-from domain.market import ZERO, OrderType, PositionSide, Side, round_quantity
-from domain.orders import LIVE_STATUSES, OrderStatus
+from domain.exits import ExitReason, speaks_against
+from domain.market import ZERO, PositionSide, Side
+from domain.orders import LIVE_STATUSES, Denial
 from domain.positions import FillFact, fold
 from domain.strategy import SignalKind
-from domain.tracking import Action, SessionView, decide
+from domain.tracking import Action, Decision, SessionView, decide, entry_side
 from exchanges.models import Market, Quote
+from marketdata.services import candles_extremes
 from orders.ledger import orders_announce
 from orders.models import Fill, Order
 from orders.services import orders_cancel
 from pipeline.crashpoints import crashpoint
 from pipeline.topics import Note, Topic, publish, publish_all
+from positions.following import position_added_to, position_follow
+from positions.funding import funding_is_news, fundings_of
+from positions.look import Facts, Purpose, Wishes, is_live
 from positions.models import FOLDED_FIELDS, LIVE_POSITIONS, Intent, Position, PositionStatus
+from positions.trading import (
+    entries_made,
+    position_add,
+    position_close,
+    position_enter,
+    position_leave,
+    position_leave_part,
+)
 from sessions.models import TRACKED_STATUSES, SessionStatus, TradingSession
 from sessions.services import session_mark_stopped, sessions_note_exposure
 from strategies.models import Signal
@@ -46,59 +58,6 @@ ENTRY_GRACE = timedelta(seconds=10)
 PRICE_IS_OLD_AFTER = timedelta(seconds=30)
 # How far back the sweep looks for signals nobody acted on; older ones are no longer fresh anyway.
 SIGNAL_IS_NEWS_FOR = timedelta(minutes=10)
-EXIT_FAILURES_BEFORE_ALERT = 3
-LONGEST_EXIT_PAUSE = timedelta(seconds=60)
-
-
-@dataclass(slots=True)
-class _Facts:
-    """Everything known about one session at this look."""
-
-    session: TradingSession
-    position: Position | None = None
-    entries: list[Order] = field(default_factory=list)
-    exits: list[Order] = field(default_factory=list)
-    fills: list[Fill] = field(default_factory=list)
-    quote: Quote | None = None
-    signal: Signal | None = None
-
-    @property
-    def market(self) -> Market:
-        return self.session.config.feed.market
-
-    @property
-    def owner_id(self) -> int:
-        return self.session.account.owner_id
-
-    @property
-    def price(self) -> Decimal | None:
-        """The last price, if it was read after the position's fills were: an older one says nothing about them."""
-        folded_at = self.position.folded_at if self.position is not None else None
-        if self.quote is None or (folded_at is not None and self.quote.quoted_at <= folded_at):
-            return None
-        last: Decimal = self.quote.last
-        return last
-
-    def note(self, **data: object) -> Note:
-        ids = {"session_id": self.session.pk, "account_id": self.session.account_id, "owner_id": self.owner_id}
-        if self.position is not None:
-            ids["position_id"] = self.position.pk
-        return Note(key=self.session.pk, ids=ids, data=data)
-
-
-def _is_live(order: Order) -> bool:
-    return order.status in LIVE_STATUSES
-
-
-@dataclass(slots=True)
-class _Wishes:
-    """What a batch of looks decided to trade, written and published together."""
-
-    positions: list[Position] = field(default_factory=list)
-    intents: list[Intent] = field(default_factory=list)
-    orders: list[Order] = field(default_factory=list)
-    seen_signals: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
-    notes: dict[Topic, list[Note]] = field(default_factory=lambda: defaultdict(list))
 
 
 def signals_fan_out(signal_ids: Sequence[int]) -> None:
@@ -148,14 +107,14 @@ def sessions_track(session_ids: Sequence[int]) -> None:
 
 
 def session_exit(session_id: int, *, actor: str = "system", reason: ExitReason = ExitReason.MARKET_EXIT) -> bool:
-    """The trader's market exit, or a halt's: leave the position now, keep the session; whether there was one to leave."""
+    """Leave the session's position at market now, and keep the session; whether there was one to leave. By hand unless
+    ``reason`` says otherwise; of an exit that has begun already the reason stays."""
     session = TradingSession.objects.select_related("account").get(pk=session_id)
     with transaction.atomic():
-        live = session.positions.filter(status__in=LIVE_POSITIONS)
-        wanted = live.filter(is_exit_wanted=False).update(is_exit_wanted=True)
-        if reason != ExitReason.MARKET_EXIT:
-            # Begun for this reason, from here on; one that has begun already keeps its own.
-            live.filter(exit_reason="").update(exit_reason=reason)
+        asked = session.positions.filter(status__in=LIVE_POSITIONS, is_exit_wanted=False)
+        if reason is not ExitReason.MARKET_EXIT:
+            asked.filter(exit_reason="").update(exit_reason=reason)
+        wanted = asked.update(is_exit_wanted=True)
         if wanted:
             publish(
                 Topic.COMMAND, session_id, session_id=session_id, account_id=session.account_id,
@@ -170,8 +129,8 @@ def sessions_unsettled(
     """Sessions that wait for a look though their bell should have rung: what the sweep and the tick look for; of all, or of
     those that have something to protect, or of those that have not.
 
-    A signal nobody has seen; a stop to be carried out; an order that finished after the fills were last added up; an exit
-    asked for by hand.
+    A signal nobody has seen; a stop to be carried out; an order that finished, or funding that was recorded, after the fills
+    were last added up; an exit asked for by hand.
     """
     chosen = TradingSession.objects.filter(status__in=TRACKED_STATUSES)
     if session_ids is not None:
@@ -195,6 +154,7 @@ def sessions_unsettled(
     waiting = Position.objects.filter(
         Q(folded_at=None) & Exists(finished)
         | Exists(finished.filter(closed_at__gte=OuterRef("folded_at")))
+        | funding_is_news()
         | Q(is_exit_wanted=True),
         status__in=LIVE_POSITIONS,
         session__in=chosen,
@@ -205,9 +165,7 @@ def sessions_unsettled(
 
 def is_dust(quantity: Decimal, market: Market, quote: Quote | None) -> bool:
     """Whether the venue would not take an order over so little."""
-    rules = market.rules
-    is_worthless = quote is not None and rules.notional(quantity, quote.last) < rules.min_notional
-    return quantity <= 0 or quantity < rules.min_quantity or is_worthless
+    return not market.rules.takes(quantity, quote.last if quote is not None else None)
 
 
 def _track_alone(session_id: int) -> None:
@@ -221,9 +179,10 @@ def _track(session_ids: Sequence[int]) -> None:
     now = timezone.now()
     with transaction.atomic():
         facts = _gather(session_ids)
-        wishes = _Wishes()
+        wishes = Wishes()
         for one in facts:
             _fold(one, now, wishes)
+            position_follow(one, now, wishes)
             _act(one, now, wishes)
         sessions_note_exposure((one.session for one in facts if one.position is not None), True)
         sessions_note_exposure((one.session for one in facts if one.position is None), False)
@@ -231,7 +190,7 @@ def _track(session_ids: Sequence[int]) -> None:
         crashpoint("sessions.before_commit")
 
 
-def _gather(session_ids: Sequence[int]) -> list[_Facts]:
+def _gather(session_ids: Sequence[int]) -> list[Facts]:
     """Lock the sessions and read all that is known about them, with one query per kind of row."""
     sessions = (
         TradingSession.objects.filter(pk__in=list(session_ids), status__in=TRACKED_STATUSES)
@@ -239,19 +198,21 @@ def _gather(session_ids: Sequence[int]) -> list[_Facts]:
         .defer("account__credentials", "config__feed__market__venue_info")
         .locked()
     )
-    facts = {session.pk: _Facts(session) for session in sessions}
+    facts = {session.pk: Facts(session) for session in sessions}
     if not facts:
         return []
-    positions = {
-        position.session_id: position
-        for position in Position.objects.filter(session__in=facts, status__in=LIVE_POSITIONS)
-    }
     signals = signals_latest({one.session.config_id for one in facts.values()})
-    for session_id, one in facts.items():
-        one.position = positions.get(session_id)
+    for one in facts.values():
         one.quote = _fresh_quote(one.market)
         one.signal = signals.get(one.session.config_id)
-    _gather_orders({position.pk: facts[session_id] for session_id, position in positions.items()})
+    by_position: dict[int, Facts] = {}
+    for position in Position.objects.filter(session__in=facts, status__in=LIVE_POSITIONS):
+        one = by_position[position.pk] = facts[position.session_id]
+        position.market = one.market
+        one.position = position
+    if by_position:
+        _gather_orders(by_position)
+        _gather_progress(list(by_position.values()))
     return list(facts.values())
 
 
@@ -260,92 +221,87 @@ def _fresh_quote(market: Market) -> Quote | None:
     return quote if quote is not None and quote.quoted_at > timezone.now() - PRICE_IS_OLD_AFTER else None
 
 
-def _gather_orders(by_position: dict[int, _Facts]) -> None:
-    if not by_position:
-        return
-    orders: dict[int, _Facts] = {}
-    for position_id, order in orders_of_positions(by_position):
-        one = orders[order.pk] = by_position[position_id]
+def _gather_orders(by_position: dict[int, Facts]) -> None:
+    by_intent: dict[UUID, Facts] = {}
+    for intent in Intent.objects.filter(position__in=by_position):
+        one = by_intent[intent.pk] = by_position[intent.position_id]
+        one.intents[intent.pk] = intent
+    by_order: dict[int, Facts] = {}
+    for order in Order.objects.filter(intent_id__in=by_intent).order_by("pk"):
+        one = by_order[order.pk] = by_intent[order.intent_id]
         order.account = one.session.account
-        (one.exits if order.is_exit else one.entries).append(order)
-    for fill in Fill.objects.filter(order__in=orders):
-        orders[fill.order_id].fills.append(fill)
+        one.orders.append(order)
+    for fill in Fill.objects.filter(order__in=by_order):
+        by_order[fill.order_id].fills.append(fill)
 
 
-def _fold(one: _Facts, now: datetime, wishes: _Wishes) -> None:
+def _gather_progress(holding: Sequence[Facts]) -> None:
+    """What else moves a position: funding, and the candles that closed since its stop last moved."""
+    funded = fundings_of(one.position for one in holding if one.position is not None)
+    asked: list[tuple[Facts, datetime]] = []
+    for one in holding:
+        position, feed = one.position, one.session.config.feed
+        if position is None:
+            continue
+        one.funding = funded.get(position.pk)
+        since = position.followed_until or position.opened_at
+        if position.is_following and since is not None and feed.last_open_at is not None and feed.last_open_at > since:
+            asked.append((one, since))
+    found = candles_extremes([(one.session.config.feed_id, since) for one, since in asked])
+    for (one, _), extremes in zip(asked, found, strict=True):
+        one.extremes = extremes
+
+
+def _fold(one: Facts, now: datetime, wishes: Wishes) -> None:
     """Make the position what its fills add up to; a position that came to its end is let go of."""
     position = one.position
     if position is None:
         return
-    has_finished = any(
-        order.closed_at and (position.folded_at is None or order.closed_at >= position.folded_at)
-        for order in (*one.entries, *one.exits)
-    )
+    news = [order.closed_at for order in one.orders if order.closed_at]
+    news += [one.funding.recorded_at] if one.funding else []
+    is_news = any(position.folded_at is None or at >= position.folded_at for at in news)
     side, was = PositionSide(position.side), position.status
-    state = fold((fact_of(fill, one.market) for fill in one.fills), side, one.market.contract_size)
-    if not has_finished and (state.entered, state.exited) == (position.entered, position.exited):
+    facts = (fact_of(fill, one.market) for fill in one.fills)
+    state = fold(facts, side, one.market.contract_size, one.funding.total if one.funding else ZERO)
+    was_added_up = (position.entered, position.exited, position.funding)
+    if not is_news and (state.entered, state.exited, state.funding) == was_added_up:
         return
+    position_added_to(one, state)
     position.take(state)
     position.folded_at = now
     if state.entered and was == PositionStatus.PENDING:
         position.status = PositionStatus.OPEN
-    if state.entered:
-        plan = position.exit_plan
-        target = plan.targets[0].percent if plan.targets else None
-        levels = levels_at_entry(state.entry_price, side, plan.stop_loss_percent, target)
-        position.stop_price, position.target_price = levels.stop, levels.target
-    has_live_entry = any(_is_live(order) for order in one.entries)
+    has_live_entry = any(is_live(order) for order in one.orders_of(Purpose.ENTRY))
     if state.is_closed and not has_live_entry:
-        _close(one, position, wishes)
-    else:
-        position.save(update_fields=FOLDED_FIELDS)
-        if position.status != was:
-            wishes.notes[Topic.POSITIONS].append(
-                one.note(event="OPENED", quantity=state.quantity, entry_price=state.entry_price)
-            )
-
-
-def _close(one: _Facts, position: Position, wishes: _Wishes) -> None:
-    position.status = PositionStatus.CLOSED
-    position.unrealized_pnl = ZERO
-    position.is_exit_wanted = False
-    position.save(update_fields=[*FOLDED_FIELDS, "unrealized_pnl", "is_exit_wanted", "exit_reason", "dust"])
-    wishes.notes[Topic.POSITIONS].append(
-        one.note(
-            event="CLOSED", realized_pnl=position.realized_pnl, exit_reason=position.exit_reason, dust=position.dust
+        position_close(one, position, wishes)
+        return
+    position.save(update_fields=FOLDED_FIELDS)
+    if position.status != was:
+        wishes.notes[Topic.POSITIONS].append(
+            one.note(event="OPENED", quantity=state.quantity, entry_price=state.entry_price)
         )
-    )
-    one.position = None
 
 
-def _act(one: _Facts, now: datetime, wishes: _Wishes) -> None:
+def _act(one: Facts, now: datetime, wishes: Wishes) -> None:
     session, position = one.session, one.position
     signal = _signal_to_act_on(one, now)
-    decision = decide(
-        SessionView(
-            takes_entries=session.status == SessionStatus.ACTIVE,
-            is_stopping=session.status == SessionStatus.STOPPING,
-            side=PositionSide(position.side) if position else None,
-            quantity=position.quantity if position else ZERO,
-            levels=position.levels if position else NO_LEVELS,
-            has_live_entry=any(_is_live(order) for order in one.entries) if position else False,
-            has_live_exit=any(_is_live(order) for order in one.exits) if position else False,
-            price=one.price,
-            signal=SignalKind(signal.kind) if signal else None,
-            is_exit_wanted=bool(position and position.is_exit_wanted),
-            exit_begun=ExitReason(position.exit_reason) if position and position.exit_reason else None,
-        )
-    )
-    is_waiting = bool(position) and any(_is_live(order) for order in (*one.entries, *one.exits))
-    if one.signal is not None and one.signal.pk != session.last_signal_id and not is_waiting:
+    decision = decide(_view(one, signal))
+    is_waiting = bool(position) and any(is_live(order) for order in one.orders_of(Purpose.ENTRY, Purpose.EXIT))
+    is_new = one.signal is not None and one.signal.pk != session.last_signal_id
+    if one.signal is not None and is_new and not is_waiting and not _is_kept(one, signal, decision):
         # Seen, whatever came of it. While an order is at work the signal waits: its outcome decides what it means.
         wishes.seen_signals[one.signal.pk].append(session.pk)
     if decision.action is Action.ENTER and signal is not None and decision.side is not None:
-        _enter(one, signal, decision.side, wishes)
+        position_enter(one, signal, decision.side, wishes)
+    elif decision.action is Action.ADD:
+        position_add(one, wishes)
     elif decision.action is Action.EXIT and decision.exit_reason is not None:
-        _leave(one, decision.exit_reason, now, wishes)
+        _exit(one, decision.exit_reason, decision.step, now, wishes)
     elif decision.action is Action.CANCEL_ENTRY:
-        orders_cancel([order for order in one.entries if _is_live(order)])
+        orders_cancel([order for order in one.orders_of(Purpose.ENTRY) if is_live(order)])
+    elif decision.action is Action.NOT_TRADABLE and signal is not None:
+        note = one.note(event="NOT_TRADABLE", reason=Denial.SIDE_NOT_TRADABLE, signal=signal.kind)
+        wishes.notes[Topic.POSITIONS].append(replace(note, ids={**note.ids, "signal_id": signal.pk}))
     elif decision.action is Action.ABANDON and position is not None:
         position.status = PositionStatus.ABANDONED
         position.save(update_fields=["status"])
@@ -357,83 +313,79 @@ def _act(one: _Facts, now: datetime, wishes: _Wishes) -> None:
         session_mark_stopped(session.pk)
 
 
-def _signal_to_act_on(one: _Facts, now: datetime) -> Signal | None:
-    """The newest signal, if it is of this run, not seen before, and, when it wants to enter, still fresh."""
+def _view(one: Facts, signal: Signal | None) -> SessionView:
+    """The facts as the decision sees them."""
+    session, position = one.session, one.position
+    flat = SessionView(
+        takes_entries=session.status == SessionStatus.ACTIVE,
+        is_stopping=session.status == SessionStatus.STOPPING,
+        signal=SignalKind(signal.kind) if signal else None,
+        price=one.price,
+        can_short=one.market.kind != Market.Kind.SPOT,
+    )
+    if position is None:
+        return flat
+    return replace(
+        flat,
+        side=PositionSide(position.side),
+        quantity=position.quantity,
+        levels=one.levels,
+        has_live_entry=any(is_live(order) for order in one.orders_of(Purpose.ENTRY)),
+        has_live_exit=any(is_live(order) for order in one.orders_at(Purpose.EXIT, 0)),
+        has_live_part=any(is_live(order) for order in one.parts()),
+        is_exit_wanted=position.is_exit_wanted,
+        exit_begun=ExitReason(position.exit_reason) if position.exit_reason else None,
+        part_begun=max((step for step in one.part_steps() if step > position.targets_done), default=0),
+        is_time_up=one.is_time_up,
+        is_exit_signal_used=one.plan.is_exit_signal_used,
+        entries_left=position.max_entries - entries_made(one),
+    )
+
+
+def _signal_to_act_on(one: Facts, now: datetime) -> Signal | None:
+    """The newest signal, if it is of this run, not seen before, and, when it wants to enter, still fresh. What speaks against
+    the position that is held is never too old."""
     signal, session = one.signal, one.session
     if signal is None or signal.pk == session.last_signal_id:
         return None
     if session.signals_after is None or signal.candle_close_at <= session.signals_after:
         return None
-    if signal.kind in (SignalKind.ENTER_LONG, SignalKind.ENTER_SHORT):
+    kind = SignalKind(signal.kind)
+    is_exit = one.position is not None and speaks_against(kind, PositionSide(one.position.side))
+    if entry_side(kind) is not None and not is_exit:
         timeframe = Timeframe(session.config.feed.timeframe)
         if session.account.exchange.time_at(now - ENTRY_GRACE) > signal.candle_close_at + timeframe.length:
             return None
     return signal
 
 
-def _enter(one: _Facts, signal: Signal, side: PositionSide, wishes: _Wishes) -> None:
-    session = one.session
-    position = Position(
-        session=session, account=session.account, market=one.market, entry_signal=signal, side=side,
-        exits=session.exit_plan.model_dump(mode="json"),
-    )  # fmt: skip
-    intent = Intent(position=position, purpose=Intent.Purpose.ENTRY, reason="SIGNAL")
-    order = Order(
-        account=session.account, market=one.market, intent_id=intent.pk, side=side.entry_side, position_side=side,
-        order_type=OrderType.MARKET, reason="SIGNAL",
-    )  # fmt: skip
-    wishes.positions.append(position)
-    wishes.intents.append(intent)
-    wishes.orders.append(order)
-    one.position = position
+def _is_kept(one: Facts, signal: Signal | None, decision: Decision) -> bool:
+    """Whether the signal still has something to say after what was decided: beside a part that is sold, or, as an entry of
+    the other side, once the position is gone."""
+    if decision.action is not Action.EXIT or signal is None:
+        return False
+    can_turn = entry_side(SignalKind(signal.kind)) is not None and one.market.kind != Market.Kind.SPOT
+    return decision.step > 0 or (can_turn and one.session.status == SessionStatus.ACTIVE)
 
 
-def _leave(one: _Facts, reason: ExitReason, now: datetime, wishes: _Wishes) -> None:
+def _exit(one: Facts, reason: ExitReason, step: int, now: datetime, wishes: Wishes) -> None:
     position = one.position
     if position is None:
         return
-    position.exit_reason = reason
-    quantity = round_quantity(position.quantity, one.market.rules)
-    if is_dust(quantity, one.market, one.quote):
-        # Too small for the venue to sell: booked as what it is, told once, and not tried for ever.
-        position.dust = position.quantity
-        position.closed_at = now
-        wishes.notes[Topic.ALERTS].append(one.note(alert="DUST", quantity=position.quantity, market=one.market.symbol))
-        _close(one, position, wishes)
+    if step:
+        position_leave_part(one, step, now, wishes)
         return
+    in_the_way = one.live_beside_the_exit()
+    if not in_the_way:
+        position_leave(one, reason, now, wishes)
+        return
+    # Begun, and carried through once what else would sell is known to have ended: nothing is sold twice.
+    position.exit_reason = reason
     position.save(update_fields=["exit_reason"])
-    failures = sum(_is_in_vain(order) for order in one.exits)
-    if failures == EXIT_FAILURES_BEFORE_ALERT:
-        wishes.notes[Topic.ALERTS].append(one.note(alert="EXIT_KEEPS_FAILING", failures=failures, reason=reason))
-    if one.exits:
-        intent_id = one.exits[0].intent_id  # one more attempt at the same wish
-    else:
-        intent = Intent(position=position, purpose=Intent.Purpose.EXIT, reason=reason)
-        wishes.intents.append(intent)
-        intent_id = intent.pk
-    side = PositionSide(position.side)
-    wishes.orders.append(
-        Order(
-            account=one.session.account, market=one.market, intent_id=intent_id, side=side.exit_side, position_side=side,
-            order_type=OrderType.MARKET, is_exit=True, quantity=quantity, status=OrderStatus.READY, reason=reason,
-            valued_at=now,
-            not_before_at=now + _exit_pause(failures) if failures else None,
-        )
-    )  # fmt: skip
+    orders_cancel(in_the_way)
 
 
-def _is_in_vain(order: Order) -> bool:
-    """Whether an exit came to nothing: refused, not placed, or taken and cancelled by the venue without a trade."""
-    failed = (OrderStatus.REJECTED, OrderStatus.NOT_PLACED)
-    return order.status in failed or (order.status == OrderStatus.CANCELED and not order.filled)
-
-
-def _exit_pause(failures: int) -> timedelta:
-    # The exponent is bounded too: an exit that fails for hours must not become a number no clock can hold.
-    return min(timedelta(seconds=2 ** min(failures, 10)), LONGEST_EXIT_PAUSE)
-
-
-def _write(wishes: _Wishes) -> None:
+def _write(wishes: Wishes) -> None:
     for signal_id, session_ids in wishes.seen_signals.items():
         TradingSession.objects.filter(pk__in=session_ids).update(last_signal=signal_id)
     Position.objects.bulk_create(wishes.positions)

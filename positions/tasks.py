@@ -9,7 +9,7 @@ from celery import shared_task
 
 from exchanges.gateway import ExchangeUnavailable
 from pipeline.sweeps import Waiting, sweep, swept_apart
-from positions import contracts, late, reconciliation, services, watch
+from positions import contracts, funding, late, protection, reconciliation, services, watch
 from sessions.services import sessions_awaiting_recovery
 
 logger = logging.getLogger(__name__)
@@ -20,6 +20,14 @@ exposed_unsettled = partial(services.sessions_unsettled, has_exposure=True)
 WAITING = (
     Waiting("session that needs a look", flat_unsettled, "positions.track", "session_ids"),
     Waiting("session with a position that needs a look", exposed_unsettled, "exits.track", "session_ids"),
+    Waiting("exit due, or stop to move", watch.sessions_due, "exits.track", "session_ids"),
+    Waiting(
+        "position without a stop in force, or with one again",
+        protection.positions_to_tell_of,
+        "positions.tell_protection",
+        "position_ids",
+    ),
+    Waiting("funding after the end", funding.positions_funded_late, "positions.fund", "position_ids"),
     Waiting("recovery asked for", sessions_awaiting_recovery, "positions.recover", "session_ids", batch=1),
     Waiting(
         "account not compared lately",
@@ -56,6 +64,17 @@ def follow_orders(order_ids: list[int]) -> None:
 @shared_task(name="exits.follow_orders")
 def follow_fills(order_ids: list[int]) -> None:
     follow_orders(order_ids)
+
+
+@shared_task(name="positions.fund")
+def fund(position_ids: list[int]) -> None:
+    late.positions_fund(position_ids)
+
+
+@shared_task(name="positions.tell_protection")
+def tell_protection(position_ids: list[int]) -> None:
+    for position_id in position_ids:
+        protection.position_protection_tell(position_id)
 
 
 @shared_task(name="positions.reconcile")

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
+from datetime import datetime
 
 from django.db import connection, transaction
 from django.db.models import Q
@@ -41,18 +42,29 @@ VALUE = """
     WHERE p.id = mine.id AND q.market_id = p.market_id
 """
 
-# One arm per partial index (long_stop, long_target, short_stop, short_target).
-CROSSED = " UNION ".join(
-    f"""
-    SELECT p.session_id FROM exchanges_quote AS q JOIN positions_position AS p ON p.market_id = q.market_id
-    WHERE p.status = 'OPEN' AND p.side = '{side}' AND p.{level} {beyond} q.last
-        AND q.quoted_at > greatest(p.folded_at, %(since)s)
-    """  # noqa: S608  # made of the constants below
-    for side, level, beyond in (
-        ("LONG", "stop_price", ">="),
-        ("LONG", "target_price", "<="),
-        ("SHORT", "stop_price", "<="),
-        ("SHORT", "target_price", ">="),
+# One arm per partial index (long_stop, long_target, short_stop, short_target, position_exit_due, position_following).
+DUE = " UNION ".join(
+    (
+        *(
+            f"""
+            SELECT p.session_id FROM exchanges_quote AS q JOIN positions_position AS p ON p.market_id = q.market_id
+            WHERE p.status = 'OPEN' AND p.side = '{side}' AND p.{level} {beyond} q.last
+                AND q.quoted_at > greatest(p.folded_at, %(since)s)
+            """  # noqa: S608  # made of the constants below
+            for side, level, beyond in (
+                ("LONG", "stop_price", ">="),
+                ("LONG", "target_price", "<="),
+                ("SHORT", "stop_price", "<="),
+                ("SHORT", "target_price", ">="),
+            )
+        ),
+        """
+        SELECT session_id FROM positions_position WHERE status = 'OPEN' AND exit_due_at <= %(now)s AND exit_reason = ''
+        """,
+        """
+        SELECT p.session_id FROM marketdata_feed AS f JOIN positions_position AS p ON p.feed_id = f.id
+        WHERE p.status = 'OPEN' AND p.is_following AND p.followed_until < f.last_open_at
+        """,
     )
 )
 
@@ -65,22 +77,22 @@ def sessions_tick(session_ids: Sequence[int]) -> int:
         cursor.execute(VALUE, [now, list(session_ids)])
         valued = int(cursor.rowcount)
     ticked = set(session_ids)
-    sessions_track(sorted(ticked.intersection(sessions_crossed()) | set(sessions_unsettled(now, ticked))))
+    sessions_track(sorted(ticked.intersection(sessions_due(now)) | set(sessions_unsettled(now, ticked))))
     return valued
 
 
 def prices_watch() -> int:
-    """Read the prices of every market that matters, one call per exchange, and look at the sessions whose stop or target
-    they crossed; how many. An exchange that has not answered the watch before is not asked again beside it."""
+    """Read the prices of every market that matters, one call per exchange, and look at the sessions that have an exit due or
+    a stop to move; how many. An exchange that has not answered the watch before is not asked again beside it."""
     wanted: dict[int, set[str]] = defaultdict(set)
     fields = ("config__feed__market__exchange_id", "config__feed__market__symbol")
     for exchange_id, symbol in sessions_concerned().values_list(*fields).distinct():
         wanted[exchange_id].add(symbol)
     for exchange in Exchange.objects.filter(pk__in=wanted, is_enabled=True):
         _read_prices(exchange, sorted(wanted[exchange.pk]))
-    crossed = sessions_crossed()
-    sessions_track(crossed)
-    return len(crossed)
+    due = sessions_due(timezone.now())
+    sessions_track(due)
+    return len(due)
 
 
 def sessions_concerned() -> GuardedQuerySet[TradingSession]:
@@ -103,10 +115,11 @@ def _read_prices(exchange: Exchange, symbols: Sequence[str]) -> None:
         asking.release()
 
 
-def sessions_crossed() -> list[int]:
-    """Sessions whose open position has its stop or target at or beyond a price that is fresh, and newer than its fills."""
+def sessions_due(now: datetime) -> list[int]:
+    """Sessions whose open position has its stop or target at or beyond a price that is fresh, and newer than its fills; whose
+    exit by time is due; or whose stop follows a candle that has closed since it last moved."""
     with transaction.atomic(), connection.cursor() as cursor:
         # The planner cannot know that a price crosses few levels: it expects a third of them, and would read the table.
         cursor.execute("SET LOCAL enable_seqscan = off")
-        cursor.execute(CROSSED, {"since": timezone.now() - PRICE_IS_OLD_AFTER})
+        cursor.execute(DUE, {"since": now - PRICE_IS_OLD_AFTER, "now": now})
         return sorted(row[0] for row in cursor.fetchall())

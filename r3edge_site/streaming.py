@@ -38,7 +38,7 @@ from marketdata.services import feeds_hasten
 from orders.services import orders_hasten
 from pipeline.topics import ring
 from positions.reconciliation import account_make_due
-from positions.watch import sessions_concerned, sessions_crossed
+from positions.watch import sessions_concerned, sessions_due
 
 logger = logging.getLogger(__name__)
 
@@ -302,14 +302,14 @@ class ExchangeStream:
             due, has_foreign = orders_hasten(account_id, client_order_ids)
             looks += due
             foreign += [account_id] if has_foreign else []
-        crossed = sessions_crossed() if quotes_store(prices) else []
+        due_now = sessions_due(timezone.now()) if quotes_store(prices) else []
         strangers = self._not_just_rung("positions.reconcile", foreign)
         for account_id in strangers:
             account_make_due(account_id)
         return {
             "marketdata.collect": [pk for pk, is_due in verdicts.items() if is_due],
             "orders.look": looks,
-            "exits.track": self._not_just_rung("exits.track", crossed),
+            "exits.track": self._not_just_rung("exits.track", due_now),
             "positions.reconcile": strangers,
         }, verdicts
 

@@ -12,7 +12,8 @@ from django.db.models import F
 from django.utils import timezone
 
 from domain.candles import Timeframe
-from domain.market import OrderType, PositionSide, Side
+from domain.exits import levels_in_force
+from domain.market import OrderType, PositionSide
 from domain.orders import OrderStatus
 from domain.strategy import SignalKind
 from exchanges.accounts import KeysExamined, account_create
@@ -130,7 +131,7 @@ def make_session(account: Account | None = None, config: StrategyConfig | None =
 
 
 def make_signal(
-    config: StrategyConfig, kind: SignalKind = SignalKind.ENTER_LONG, closed_at: datetime | None = None
+    config: StrategyConfig, kind: SignalKind = SignalKind.ENTER_LONG, closed_at: datetime | None = None, **fields: Any
 ) -> Signal:
     """A signal on the candle that closed at ``closed_at`` (default: the last one that did)."""
     timeframe = Timeframe(config.feed.timeframe)
@@ -140,7 +141,7 @@ def make_signal(
         candle_open_at=close_at - timeframe.length,
         candle_close_at=close_at,
         kind=kind,
-        price=Decimal(50000),
+        **{"price": Decimal(50000), **fields},
     )
 
 
@@ -158,13 +159,16 @@ def make_position(session: TradingSession, status: str = PositionStatus.PENDING,
     )
 
 
-def make_order(position: Position, purpose: str = "ENTRY", status: str = OrderStatus.REQUESTED, **fields: Any) -> Order:
+def make_order(
+    position: Position, purpose: str = "ENTRY", status: str = OrderStatus.REQUESTED, step: int = 0, **fields: Any
+) -> Order:
     """An order of the position's intent (made when it has none) in ``status``."""
-    intent = Intent.objects.get_or_create(position=position, purpose=purpose)[0]
-    side = Side.BUY if purpose == "ENTRY" else Side.SELL
+    intent = Intent.objects.get_or_create(position=position, purpose=purpose, step=step)[0]
+    of = PositionSide(position.side)
+    side = of.entry_side if purpose == "ENTRY" else of.exit_side
     defaults: dict[str, Any] = {
         "account": position.account, "market": position.market, "intent_id": intent.pk, "side": side,
-        "position_side": position.side, "order_type": OrderType.MARKET, "is_exit": purpose == "EXIT", "status": status,
+        "position_side": position.side, "order_type": OrderType.MARKET, "is_exit": purpose != "ENTRY", "status": status,
     }  # fmt: skip
     if status not in (OrderStatus.REQUESTED, OrderStatus.DENIED):
         defaults |= {"quantity": Decimal("0.02"), "valued_at": timezone.now()}
@@ -196,16 +200,23 @@ def make_funding(position: Position, amount: str = "-0.05", **fields: Any) -> Fu
     )
 
 
-def make_open_position(session: TradingSession, entry_price: str = "50000", quantity: str = "0.02") -> Position:
-    """A position held since its entry was filled, as the tracker leaves it."""
-    position = make_position(session)
-    order = make_order(position, status=OrderStatus.CLOSED, closed_at=timezone.now())
-    make_fill(order, quantity=quantity, price=entry_price)
-    price, size = Decimal(entry_price), Decimal(quantity)
-    Position.objects.filter(pk=position.pk).update(
-        status=PositionStatus.OPEN, quantity=size, entered=size, entry_price=price, fees=Decimal(1), folded_at=timezone.now(),
-        stop_price=price * Decimal("0.98"), target_price=price * Decimal("1.04"), opened_at=timezone.now(),
-    )  # fmt: skip
+def make_open_position(
+    session: TradingSession, entry_price: str = "50000", quantity: str = "0.02", **fields: Any
+) -> Position:
+    """A position held since its entry was filled, as the tracker leaves it: its levels are those of its plan."""
+    position = make_position(session, **fields)
+    order = make_order(position, status=OrderStatus.CLOSED, closed_at=timezone.now(), quantity=Decimal(quantity))
+    filled = make_fill(order, quantity=quantity, price=entry_price)
+    size = Decimal(quantity)
+    position.status, position.quantity, position.entered = PositionStatus.OPEN, size, size
+    position.entry_price, position.fees = Decimal(entry_price), Decimal(1)
+    position.opened_at, position.folded_at = filled.filled_at, timezone.now()
+    position.feed, position.followed_until = session.config.feed, filled.filled_at
+    levels = levels_in_force(position.exit_plan, position.entry_facts)
+    position.stop_price, position.target_price = levels.stop, levels.target
+    position.stop_reason = levels.stop_reason if levels.stop is not None else ""
+    position.target_reason = levels.target_reason if levels.target is not None else ""
+    position.save()
     TradingSession.objects.filter(pk=session.pk).update(has_exposure=True)
     position.refresh_from_db()
     return position

@@ -13,9 +13,9 @@ from django.apps import apps
 from django.utils import timezone
 
 from domain.orders import LIVE_STATUSES, OrderStatus
-from exchanges.models import Account, Exchange
+from exchanges.models import Account, Exchange, Quote
 from money.models import TradingHalt
-from orders.models import FillCursor, Order
+from orders.models import FillCursor, Funding, Order
 from pipeline.sweeps import Waiting
 from positions.models import Position, Reconciliation
 from r3edge_site.celery import app as celery_app
@@ -166,6 +166,55 @@ def a_session_that_is_to_leave_its_position_now() -> int:
     return position.session_id
 
 
+def a_session_whose_stop_was_crossed() -> int:
+    position = make_open_position(make_session(), exits={"stop_loss_percent": "2"})
+    Quote.objects.create(market=position.market, bid=1, ask=1, last=1, quoted_at=timezone.now() + SECOND)
+    return position.session_id
+
+
+def a_session_whose_exit_by_time_is_due() -> int:
+    position = make_open_position(make_session())
+    Position.objects.filter(pk=position.pk).update(exit_due_at=timezone.now() + SECOND)
+    return position.session_id
+
+
+def a_session_whose_stop_follows_a_candle() -> int:
+    position = make_open_position(make_session(), exits={"trailing_percent": "2"})
+    make_candles(position.session.config.feed, [50_000.0], timezone.now() + SECOND)
+    return position.session_id
+
+
+def a_position_whose_stop_is_not_in_force() -> int:
+    position = make_open_position(make_session())
+    Position.objects.filter(pk=position.pk).update(stop_price=None)
+    return position.pk
+
+
+def a_position_whose_stop_is_in_force_again() -> int:
+    position = make_open_position(make_session(), exits={})
+    Position.objects.filter(pk=position.pk).update(unprotected_at=timezone.now())
+    return position.pk
+
+
+def a_closed_position_whose_funding_came_late() -> int:
+    position = make_open_position(make_session())
+    now = timezone.now()
+    Position.objects.filter(pk=position.pk).update(status="CLOSED", closed_at=now + SECOND)
+    Funding.objects.create(
+        account=position.account, market=position.market, funding_id="1", amount=-1, currency="USDT", paid_at=now
+    )
+    return position.pk
+
+
+def a_session_whose_position_was_funded() -> int:
+    position = make_open_position(make_session())
+    Funding.objects.create(
+        account=position.account, market=position.market, funding_id="1", amount=-1, currency="USDT",
+        paid_at=timezone.now(),
+    )  # fmt: skip
+    return position.session_id
+
+
 def a_suspended_session_that_was_asked_to_recover() -> int:
     return make_session(status=SessionStatus.SUSPENDED, recover_requested_at=timezone.now()).pk
 
@@ -294,6 +343,13 @@ WAITING_ROWS: list[tuple[Callable[[], int], str]] = [
     (a_session_that_stops_and_holds_something, "session with a position that needs a look"),
     (a_session_whose_exit_was_filled_after_the_last_look, "session with a position that needs a look"),
     (a_session_that_is_to_leave_its_position_now, "session with a position that needs a look"),
+    (a_session_whose_position_was_funded, "session with a position that needs a look"),
+    (a_session_whose_stop_was_crossed, "exit due, or stop to move"),
+    (a_session_whose_exit_by_time_is_due, "exit due, or stop to move"),
+    (a_session_whose_stop_follows_a_candle, "exit due, or stop to move"),
+    (a_position_whose_stop_is_not_in_force, "position without a stop in force, or with one again"),
+    (a_position_whose_stop_is_in_force_again, "position without a stop in force, or with one again"),
+    (a_closed_position_whose_funding_came_late, "funding after the end"),
     (a_suspended_session_that_was_asked_to_recover, "recovery asked for"),
     (a_halted_session_that_was_asked_to_recover, "recovery asked for"),
     (a_session_that_trades_on_a_paused_account, "account paused"),

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.market import ONE, ZERO, PositionSide, Side
-from domain.positions import FillFact, PositionState, fold, unrealized_pnl
+from domain.positions import FillFact, Holding, PositionState, fold, funding_share, unrealized_pnl
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 LONG, SHORT = PositionSide.LONG, PositionSide.SHORT
@@ -228,3 +228,26 @@ def test_realized_and_unrealized_together_are_cash_and_holding(
 
     worth = cash_flow(fills, contract_size) + side.sign * state.quantity * price * contract_size
     assert abs(booked - worth) < Decimal("1e-9")
+
+
+def test_funding_is_part_of_the_result_whether_it_was_paid_or_received() -> None:
+    fills = [fill(Side.BUY, "2", "100", fee="0.2"), fill(Side.SELL, "2", "110", 1, fee="0.22")]
+
+    paid, held = fold(fills, LONG, funding=Decimal("-1.5")), fold(fills[:1], LONG, funding=Decimal("0.5"))
+
+    assert (paid.realized_pnl, paid.funding) == (Decimal("18.08"), Decimal("-1.5"))
+    assert (held.realized_pnl, held.funding) == (Decimal("0.5"), Decimal("0.5"))
+
+
+def test_a_funding_payment_is_borne_by_what_was_held_when_it_was_made() -> None:
+    long, short = Holding((fill(Side.BUY, "3", "100"),)), Holding((fill(Side.SELL, "1", "100"),))
+    sold = Holding((fill(Side.BUY, "2", "100"), fill(Side.SELL, "2", "100", 1)))
+    paid_at = NOON + timedelta(minutes=2)
+    all_of_them = [long, short, sold]
+
+    shares = [funding_share(Decimal(-2), paid_at, one, all_of_them) for one in all_of_them]
+
+    # The venue took 2 for the 2 that the account held in all: a long of 3 paid 3, of which the short of 1 received 1.
+    assert shares == [-3, 1, 0]
+    assert funding_share(Decimal(-2), paid_at, short, [short]) == -2
+    assert funding_share(Decimal(-2), NOON - timedelta(minutes=1), long, [long, sold]) == -1

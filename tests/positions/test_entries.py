@@ -16,7 +16,7 @@ from domain.exit_plan import ExitPlan, TargetLevel
 from domain.orders import OrderStatus
 from domain.strategy import SignalKind
 from orders.models import Order
-from positions import services
+from positions import services, trading
 from positions.models import Intent, Position, PositionStatus
 from positions.tasks import fan_out, follow_orders, sweep_sessions, track
 from sessions.models import SessionStatus, TradingSession
@@ -294,9 +294,9 @@ def test_a_session_that_cannot_be_looked_at_does_not_stop_the_others_of_its_batc
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sessions = [entering_session(account=make_account(name=f"a{n}")) for n in range(4)]
-    poison, enter = sessions[1], services._enter
+    poison, enter = sessions[1], trading.position_enter
     monkeypatch.setattr(
-        services, "_enter", lambda one, *rest: 1 / 0 if one.session.pk == poison.pk else enter(one, *rest)
+        services, "position_enter", lambda one, *rest: 1 / 0 if one.session.pk == poison.pk else enter(one, *rest)
     )
 
     track([session.pk for session in sessions])

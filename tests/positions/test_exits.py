@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
+from domain.exits import ExitReason
 from domain.orders import OrderStatus
 from domain.strategy import SignalKind
 from orders.models import Order
@@ -143,6 +144,19 @@ def test_the_trader_leaves_by_hand_and_keeps_the_session() -> None:
     assert position.realized_pnl == Decimal("0.02") * 500 - 2
     assert (session.status, session.has_exposure) == (SessionStatus.ACTIVE, False)
     assert services.session_exit(session.pk) is False
+
+
+def test_a_position_left_for_another_reason_says_so_and_one_that_is_being_left_keeps_its_own() -> None:
+    position, leaving = held(), held(account=make_account(name="leaving"))
+    Position.objects.filter(pk=leaving.pk).update(exit_reason="STOP_LOSS")
+
+    for one in (position, leaving):
+        services.session_exit(one.session_id, reason=ExitReason.HALT)
+        track([one.session_id])
+
+    reasons = dict(Order.objects.filter(is_exit=True).values_list("account", "reason"))
+    assert reasons == {position.account_id: "HALT", leaving.account_id: "STOP_LOSS"}
+    assert set(Position.objects.values_list("exit_reason", flat=True)) == {"HALT", "STOP_LOSS"}
 
 
 @pytest.mark.parametrize("status", [SessionStatus.SUSPENDED, SessionStatus.HALTED])

@@ -118,12 +118,12 @@ def test_sessions_that_hold_nothing_are_ticked_for_nothing(looked_at: list[int])
 def test_only_a_fresh_price_newer_than_the_fills_crosses_a_level() -> None:
     [position] = positions_held(1)
     make_quote(position.market, "40000", age=timedelta(seconds=31))
-    old = watch.sessions_crossed()
+    old = watch.sessions_due(timezone.now())
     make_quote(position.market, "40000", age=timedelta(seconds=1))
-    before_the_fills = watch.sessions_crossed()
+    before_the_fills = watch.sessions_due(timezone.now())
     make_quote(position.market, "40000")
 
-    assert (old, before_the_fills, watch.sessions_crossed()) == ([], [], [position.session_id])
+    assert (old, before_the_fills, watch.sessions_due(timezone.now())) == ([], [], [position.session_id])
 
 
 @pytest.mark.django_db
@@ -151,16 +151,18 @@ def test_the_query_and_the_decision_agree_on_what_is_crossed(
     [position] = positions_held(1)
     Position.objects.update(side=side, stop_price=stop, target_price=target)
     make_quote(position.market, price)
-    levels = ExitLevels(*(None if level is None else Decimal(level) for level in (stop, target)))
+    levels = ExitLevels(
+        None if stop is None else Decimal(stop),
+        None if target is None else Decimal(target),
+    )
 
-    assert watch.sessions_crossed() == ([position.session_id] if is_crossed else [])
+    assert watch.sessions_due(timezone.now()) == ([position.session_id] if is_crossed else [])
     assert (exit_due(PositionSide(side), levels, Decimal(price), None) is not None) is is_crossed
 
 
 def test_the_watch_asks_each_exchange_once_and_looks_at_what_was_crossed(venue: Venue, looked_at: list[int]) -> None:
     config = make_config(venue.account.owner, make_feed(venue.market))
-    crossed = make_open_position(make_session(venue.account, config))
-    Position.objects.filter(pk=crossed.pk).update(stop_price=Decimal(49500))
+    crossed = make_open_position(make_session(venue.account, config), exits={"stop_loss_percent": "1"})
     ether = make_feed(venue.market.exchange.markets.get(symbol="ETH/USDT"))
     make_session(venue.account, make_config(venue.account.owner, ether))
     asked_before = len(venue.requests_of("GET", TICKERS))

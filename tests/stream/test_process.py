@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import timedelta
-from decimal import Decimal
 
 import pytest
 from django.conf import settings
@@ -63,8 +62,8 @@ def test_without_beat_a_closed_candle_is_collected_and_a_crossed_stop_is_left_at
     collect([feed.pk])
     Feed.objects.filter(pk=feed.pk).update(next_due_at=timezone.now() + timedelta(hours=1))
     candles = Candle.objects.count()
-    position = make_open_position(make_session(venue.account, make_config(venue.account.owner, feed)))
-    Position.objects.filter(pk=position.pk).update(stop_price=Decimal(49500))
+    session = make_session(venue.account, make_config(venue.account.owner, feed))
+    position = make_open_position(session, exits={"stop_loss_percent": "1"})
     venue.simulator.control("accounts", apiKey="key-of-alice", secret="canary-secret-of-alice",
                             passphrase="canary-passphrase-of-alice", balances={"USDT": "9000", "BTC": "0.02"})  # fmt: skip
     bells.clear()

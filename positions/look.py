@@ -1,0 +1,113 @@
+"""One look at a session: the facts that it sees, read once under the session's lock, and the wishes that it leaves."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from uuid import UUID
+
+from domain.candles import Extremes
+from domain.exit_plan import ExitPlan
+from domain.exits import NO_LEVELS, ExitLevels
+from domain.orders import LIVE_STATUSES
+from exchanges.models import Market, Quote
+from orders.models import Fill, Order
+from pipeline.topics import Note, Topic
+from positions.funding import Funded
+from positions.models import Intent, Position
+from sessions.models import TradingSession
+from strategies.models import Signal
+
+Purpose = Intent.Purpose
+
+
+@dataclass(slots=True)
+class Facts:
+    """Everything known about one session at this look. ``plan``, ``levels`` and ``is_time_up`` are of its position, once it
+    holds something; ``extremes`` are of the candles that closed since it was last followed."""
+
+    session: TradingSession
+    position: Position | None = None
+    intents: dict[UUID, Intent] = field(default_factory=dict)
+    orders: list[Order] = field(default_factory=list)
+    fills: list[Fill] = field(default_factory=list)
+    funding: Funded | None = None
+    extremes: Extremes | None = None
+    quote: Quote | None = None
+    signal: Signal | None = None
+    plan: ExitPlan = field(default_factory=ExitPlan)
+    levels: ExitLevels = NO_LEVELS
+    is_time_up: bool = False
+
+    @property
+    def market(self) -> Market:
+        return self.session.config.feed.market
+
+    @property
+    def owner_id(self) -> int:
+        return self.session.account.owner_id
+
+    @property
+    def price(self) -> Decimal | None:
+        """The last price, if it was read after the position's fills were: an older one says nothing about them."""
+        folded_at = self.position.folded_at if self.position is not None else None
+        if self.quote is None or (folded_at is not None and self.quote.quoted_at <= folded_at):
+            return None
+        last: Decimal = self.quote.last
+        return last
+
+    def venue_time(self, now: datetime) -> datetime:
+        return self.session.account.exchange.time_at(now)
+
+    def orders_of(self, *purposes: str) -> list[Order]:
+        """The position's orders of these purposes, in the order in which they were made."""
+        return [order for order in self.orders if self.intents[order.intent_id].purpose in purposes]
+
+    def orders_at(self, purpose: str, step: int) -> list[Order]:
+        """Every attempt at one step of a purpose, in the order in which they were made."""
+        return [order for order in self.orders_of(purpose) if self.intents[order.intent_id].step == step]
+
+    def intent_at(self, purpose: str, step: int) -> Intent | None:
+        found = (one for one in self.intents.values() if (one.purpose, one.step) == (purpose, step))
+        return next(found, None)
+
+    def parts(self) -> list[Order]:
+        """Every attempt at a part of the position, whatever take-profit level it is for."""
+        return [order for order in self.orders_of(Purpose.EXIT) if self.intents[order.intent_id].step]
+
+    def part_steps(self) -> set[int]:
+        """The take-profit levels whose part was ever asked for."""
+        return {one.step for one in self.intents.values() if one.purpose == Purpose.EXIT and one.step}
+
+    def live_beside_the_exit(self) -> list[Order]:
+        """What must have ended before all that is left can be sold: any order at work that is no entry, and not that exit
+        itself."""
+        others = [order for order in self.orders if not self._is_entry_or_whole_exit(order)]
+        return [order for order in others if is_live(order)]
+
+    def note(self, **data: object) -> Note:
+        ids = {"session_id": self.session.pk, "account_id": self.session.account_id, "owner_id": self.owner_id}
+        if self.position is not None:
+            ids["position_id"] = self.position.pk
+        return Note(key=self.session.pk, ids=ids, data=data)
+
+    def _is_entry_or_whole_exit(self, order: Order) -> bool:
+        intent = self.intents[order.intent_id]
+        return intent.purpose == Purpose.ENTRY or (intent.purpose == Purpose.EXIT and intent.step == 0)
+
+
+@dataclass(slots=True)
+class Wishes:
+    """What a batch of looks decided to trade, written and published together."""
+
+    positions: list[Position] = field(default_factory=list)
+    intents: list[Intent] = field(default_factory=list)
+    orders: list[Order] = field(default_factory=list)
+    seen_signals: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    notes: dict[Topic, list[Note]] = field(default_factory=lambda: defaultdict(list))
+
+
+def is_live(order: Order) -> bool:
+    return order.status in LIVE_STATUSES
