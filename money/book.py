@@ -13,7 +13,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from domain.limits import Book, Holding
-from domain.market import ONE, ZERO, PositionSide, Side
+from domain.market import ONE, ZERO, PositionSide, Side, Trigger
 from domain.orders import LIVE_STATUSES, OrderStatus
 from domain.sizing import HUNDRED, stop_percent
 from exchanges.models import Account, Balance, Market
@@ -175,7 +175,18 @@ def _orders_of(positions: Sequence[Position]) -> dict[int, tuple[list[Order], li
 
 
 def _may_be_counted(order: Order, read_at: datetime) -> bool:
-    return order.may_be_at_venue and order.sent_at is not None and order.sent_at <= read_at
+    """Whether the venue may have counted what an exit did when it was asked for the balance. One that rests there all the
+    time its position is held has done nothing before the market comes to its price."""
+    return order.may_be_at_venue and order.sent_at is not None and order.sent_at <= read_at and not _rests(order)
+
+
+def _rests(order: Order) -> bool:
+    quote = getattr(order.market, "last_quote", None)
+    price = order.stop_price if order.stop_price is not None else order.price
+    if price is None or quote is None or order.filled:
+        return False
+    is_rising = order.trigger == Trigger.RISING if order.trigger else order.side == Side.SELL
+    return bool(quote.last < price if is_rising else quote.last > price)
 
 
 def _still_reserved(order: Order) -> Decimal:

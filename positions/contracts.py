@@ -8,8 +8,7 @@ compared is the sum of ours. What it liquidated becomes an exit of the positions
 from __future__ import annotations
 
 import uuid
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -20,7 +19,6 @@ from django.utils import timezone
 from domain.exits import ExitReason
 from domain.market import ZERO, PositionSide, Side
 from domain.orders import LIVE_STATUSES, OrderStatus
-from domain.positions import Holding, funding_share
 from exchanges.accounts import account_pause
 from exchanges.credentials import UnableToDecrypt
 from exchanges.gateway import ExchangeUnavailable, PositionReport
@@ -30,17 +28,14 @@ from orders.ledger import FOREIGN, LIQUIDATION, orders_announce
 from orders.models import Fill, Funding, Order, foreign_order_id
 from pipeline.topics import Topic, publish
 from positions.discrepancies import Difference, figure, tolerance_of
+from positions.late import positions_fund
 from positions.models import LIVE_POSITIONS, Discrepancy, Intent, Position, PositionStatus, Reconciliation
 from positions.models import DiscrepancyKind as Kind
 from positions.models import DiscrepancyStatus as Status
-from positions.services import fact_of, orders_of_positions, sessions_track
+from positions.services import sessions_track
 from sessions.models import TradingSession
 
 PERIOD = timedelta(seconds=15)
-# How long a payment that came after the end of its position is looked at again, should its bell have been lost.
-FUNDING_IS_NEWS_FOR = timedelta(hours=2)
-# Shares are rounded to what the column keeps: what is counted twice must be the same both times.
-STEP = Decimal("1e-12")
 
 OF_CONTRACTS = Q(market__kind=Market.Kind.LINEAR_FUTURE)
 
@@ -268,72 +263,14 @@ def _exit_of(position: Position) -> Intent:
 
 
 def fundings_count(funding_ids: Collection[int]) -> None:
-    """Let the positions that these payments were made on know of them: a look adds up those that are live, and one that has
-    ended is added up here."""
+    """Let the positions that these payments were made on know of them: a look adds up those that are live, those that have
+    ended are added up again."""
     live: set[int] = set()
+    ended: set[int] = set()
     for funding in Funding.objects.filter(pk__in=list(funding_ids)):
         mine = Position.objects.filter(account=funding.account_id, market=funding.market_id)
         live |= set(mine.filter(status__in=LIVE_POSITIONS).values_list("session_id", flat=True))
-        ended = mine.filter(
-            status=PositionStatus.CLOSED, opened_at__lte=funding.paid_at, closed_at__gte=funding.paid_at
-        )
-        for position_id, session_id in ended.values_list("pk", "session_id"):
-            _add_to_the_ended(position_id, session_id)
+        while_open = mine.filter(opened_at__lte=funding.paid_at, closed_at__gte=funding.paid_at)
+        ended |= set(while_open.filter(status=PositionStatus.CLOSED).values_list("pk", flat=True))
+    positions_fund(sorted(ended))
     sessions_track(sorted(live))
-
-
-def fundings_count_late(account: Account) -> None:
-    """Count again what came lately, should a bell have been lost; what is counted changes nothing."""
-    since = timezone.now() - FUNDING_IS_NEWS_FOR
-    fundings_count(list(account.fundings.filter(recorded_at__gt=since).values_list("pk", flat=True)))
-
-
-def _add_to_the_ended(position_id: int, session_id: int) -> None:
-    with transaction.atomic():
-        session = TradingSession.objects.filter(pk=session_id).select_related("account").locked().get()
-        position = Position.objects.select_related("market").get(pk=position_id)
-        if position.status != PositionStatus.CLOSED:
-            return
-        total = _funding_of(position)
-        if total == position.funding:
-            return
-        position.realized_pnl += total - position.funding
-        position.funding = total
-        position.save(update_fields=["funding", "realized_pnl"])
-        publish(
-            Topic.POSITIONS, session.pk, session_id=session.pk, account_id=session.account_id, position_id=position.pk,
-            owner_id=session.account.owner_id,
-            data={"event": "FUNDED", "funding": total, "realized_pnl": position.realized_pnl},
-        )  # fmt: skip
-
-
-def _funding_of(position: Position) -> Decimal:
-    """Its share of every payment while it was open, by what each of the account's positions held then."""
-    payments = list(
-        Funding.objects.filter(
-            account=position.account_id, market=position.market_id, paid_at__gte=position.opened_at,
-            paid_at__lte=position.closed_at,
-        )
-    )  # fmt: skip
-    if not payments:
-        return ZERO
-    beside = Position.objects.filter(
-        Q(closed_at=None) | Q(closed_at__gte=position.opened_at), account=position.account_id,
-        market=position.market_id, opened_at__lte=position.closed_at,
-    )  # fmt: skip
-    spans = {one.pk: (one.opened_at, one.closed_at) for one in beside if one.opened_at is not None}
-    holdings = _holdings(list(spans), position.market)
-    total = ZERO
-    for payment in payments:
-        at = payment.paid_at
-        among = [holdings[pk] for pk, (begun, ended) in spans.items() if begun <= at and (ended is None or at <= ended)]
-        total += funding_share(payment.amount, at, holdings[position.pk], among)
-    return total.quantize(STEP)
-
-
-def _holdings(position_ids: Sequence[int], market: Market) -> Mapping[int, Holding]:
-    of_order = {order.pk: position_id for position_id, order in orders_of_positions(position_ids)}
-    fills: dict[int, list[Fill]] = defaultdict(list)
-    for fill in Fill.objects.filter(order__in=of_order):
-        fills[of_order[fill.order_id]].append(fill)
-    return {pk: Holding(tuple(fact_of(fill, market) for fill in fills[pk])) for pk in position_ids}

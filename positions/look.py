@@ -74,8 +74,9 @@ class Facts:
         return next(found, None)
 
     def parts(self) -> list[Order]:
-        """Every attempt at a part of the position, whatever take-profit level it is for."""
-        return [order for order in self.orders_of(Purpose.EXIT) if self.intents[order.intent_id].step]
+        """Every attempt at a part of the position: for whatever take-profit level, or sold by hand."""
+        levels = [order for order in self.orders_of(Purpose.EXIT) if self.intents[order.intent_id].step]
+        return [*levels, *self.orders_of(Purpose.BY_HAND)]
 
     def part_steps(self) -> set[int]:
         """The take-profit levels whose part was ever asked for."""

@@ -31,7 +31,7 @@ from orders.lookups import GIVEN_UP_IS_WATCHED_FOR, market_read, market_settle, 
 from orders.models import Order
 from pipeline.crashpoints import crashpoint
 from pipeline.topics import ring
-from positions.contracts import contracts_compare, fundings_count_late, liquidations_take_up
+from positions.contracts import contracts_compare, liquidations_take_up
 from positions.discrepancies import Difference, discrepancies_settle, discrepancy_record, figure, tolerance_of
 from positions.late import orders_left_over, positions_take_up
 from positions.models import LIVE_POSITIONS, BalanceAnchor, Discrepancy, Intent, Position, Reconciliation
@@ -103,8 +103,6 @@ def account_reconcile(account_id: int) -> list[Discrepancy]:
         raise
     crashpoint("reconciliation.read")
     _missing_fills_tell(account)
-    if reading.contracts is not None:
-        fundings_count_late(account)
     differences = _late_orders(account)
     foreign, kinds = _foreign_orders(account), list(COMPARED_ALWAYS)
     if reading.is_quiet:
