@@ -194,10 +194,10 @@ class CcxtGateway:
     def order_create(self, ticket: OrderTicket) -> str:
         is_stop = ticket.stop_price is not None
         is_market = ticket.price is None if is_stop else ticket.order_type is OrderType.MARKET
-        params = self._order_params(ticket)
         self._forget_last()
         try:
             self._require_leverage(ticket)
+            params = self._order_params(ticket)
             with self._stamped(ticket):
                 order = self._venue.create_order(
                     ticket.symbol,
@@ -207,6 +207,8 @@ class CcxtGateway:
                     None if ticket.price is None else str(ticket.price),
                     params,
                 )
+        except OrderRejected:
+            raise
         except Exception as error:
             raise self._create_failure(error) from error
         if not order.get("id"):

@@ -81,6 +81,16 @@ class Migration(migrations.Migration):
         ),
         migrations.AddField(
             model_name='position',
+            name='has_stop',
+            field=models.GeneratedField(db_persist=True, expression=models.ExpressionWrapper(models.Q(django.db.models.lookups.IsNull(django.db.models.fields.json.KeyTextTransform('stop_loss_percent', 'exits'), False), django.db.models.lookups.IsNull(django.db.models.fields.json.KeyTextTransform('stop_loss_atr', 'exits'), False), django.db.models.lookups.IsNull(django.db.models.fields.json.KeyTextTransform('trailing_percent', 'exits'), False), django.db.models.lookups.IsNull(django.db.models.fields.json.KeyTextTransform('trailing_atr', 'exits'), False), models.Q(django.db.models.lookups.IsNull(django.db.models.fields.json.KeyTextTransform('is_stop_from_signal', 'exits'), False), django.db.models.lookups.Exact(django.db.models.fields.json.KeyTextTransform('is_stop_from_signal', 'exits'), 'true')), _connector='OR'), output_field=models.BooleanField()), output_field=models.BooleanField()),
+        ),
+        migrations.AddField(
+            model_name='position',
+            name='is_following',
+            field=models.GeneratedField(db_persist=True, expression=models.ExpressionWrapper(models.Q(django.db.models.lookups.IsNull(django.db.models.fields.json.KeyTextTransform('trailing_percent', 'exits'), False), django.db.models.lookups.IsNull(django.db.models.fields.json.KeyTextTransform('trailing_atr', 'exits'), False), django.db.models.lookups.IsNull(django.db.models.fields.json.KeyTextTransform('break_even_percent', 'exits'), False), _connector='OR'), output_field=models.BooleanField()), output_field=models.BooleanField()),
+        ),
+        migrations.AddField(
+            model_name='position',
             name='feed',
             field=models.ForeignKey(help_text='Whose candles its stop follows.', null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='marketdata.feed'),
         ),
@@ -198,16 +208,6 @@ class Migration(migrations.Migration):
             model_name='manualrequest',
             name='order',
             field=models.OneToOneField(on_delete=django.db.models.deletion.PROTECT, related_name='manual_request', to='orders.order'),
-        ),
-        migrations.AddField(
-            model_name='position',
-            name='has_stop',
-            field=models.GeneratedField(db_persist=True, expression=models.ExpressionWrapper(models.Q(django.db.models.lookups.IsNull(django.db.models.fields.json.KeyTextTransform('stop_loss_percent', 'exits'), False), django.db.models.lookups.IsNull(django.db.models.fields.json.KeyTextTransform('stop_loss_atr', 'exits'), False), django.db.models.lookups.IsNull(django.db.models.fields.json.KeyTextTransform('trailing_percent', 'exits'), False), django.db.models.lookups.IsNull(django.db.models.fields.json.KeyTextTransform('trailing_atr', 'exits'), False), models.Q(django.db.models.lookups.IsNull(django.db.models.fields.json.KeyTextTransform('is_stop_from_signal', 'exits'), False), django.db.models.lookups.Exact(django.db.models.fields.json.KeyTextTransform('is_stop_from_signal', 'exits'), 'true')), _connector='OR'), output_field=models.BooleanField()), output_field=models.BooleanField()),
-        ),
-        migrations.AddField(
-            model_name='position',
-            name='is_following',
-            field=models.GeneratedField(db_persist=True, expression=models.ExpressionWrapper(models.Q(django.db.models.lookups.IsNull(django.db.models.fields.json.KeyTextTransform('trailing_percent', 'exits'), False), django.db.models.lookups.IsNull(django.db.models.fields.json.KeyTextTransform('trailing_atr', 'exits'), False), django.db.models.lookups.IsNull(django.db.models.fields.json.KeyTextTransform('break_even_percent', 'exits'), False), _connector='OR'), output_field=models.BooleanField()), output_field=models.BooleanField()),
         ),
         migrations.AddConstraint(
             model_name='manualrequest',
