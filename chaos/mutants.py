@@ -92,7 +92,7 @@ POSITION_LIVE = _index(
     "positions_position", "position_one_live_per_session", "(session_id) WHERE status IN ('PENDING', 'OPEN')"
 )
 SIGNAL_ONCE = _constraint("strategies_signal", "signal_once_per_candle", "UNIQUE (config_id, candle_open_at)")
-INTENT_ONCE = _constraint("positions_intent", "intent_once_per_purpose", "UNIQUE (position_id, purpose)")
+INTENT_ONCE = _constraint("positions_intent", "intent_once_per_step", "UNIQUE (position_id, purpose, step)")
 RUN_ONCE = _index(
     "trading_sessions_tradingsession",
     "session_runs_once_per_account_and_config",
