@@ -48,7 +48,7 @@ PARAMETERS = {"fast": 2, "slow": 3}
 # Which rows an argument of a task speaks of.
 NAMED: dict[str, type[models.Model]] = {
     "account_ids": Account, "exchange_ids": Exchange, "feed_ids": Feed, "order_ids": Order, "session_ids": TradingSession,
-    "signal_ids": Signal,
+    "signal_ids": Signal, "position_ids": Position,
 }  # fmt: skip
 
 _numbers = itertools.count(1)

@@ -15,7 +15,7 @@ from domain.market import ZERO, PositionSide
 from domain.positions import PositionState, fold
 from orders.models import Fill, Order
 from pipeline.topics import Topic, publish
-from positions.funding import fundings_of
+from positions.funding import funding_is_news, fundings_of
 from positions.models import FOLDED_FIELDS, LIVE_POSITIONS, Position, PositionStatus, Reconciliation
 from positions.services import fact_of, orders_of_positions
 from sessions.models import TRACKED_STATUSES, TradingSession
@@ -35,9 +35,10 @@ def positions_fund(position_ids: Sequence[int]) -> None:
     for pk, session_id in Position.objects.filter(pk__in=list(position_ids)).values_list("pk", "session_id"):
         with transaction.atomic():
             session = TradingSession.objects.filter(pk=session_id).select_related("account").locked().get()
-            position = Position.objects.select_related("market").get(pk=pk)
-            if position.status != PositionStatus.CLOSED:
-                continue  # taken up again: its look adds everything up
+            closed = Position.objects.select_related("market").filter(pk=pk, status=PositionStatus.CLOSED)
+            position = closed.filter(funding_is_news()).first()
+            if position is None:
+                continue  # nothing new; or it was taken up again, and its look adds everything up
             before, closed_at = position.funding, position.closed_at
             # Taken before it is read: what is recorded meanwhile is later, and found again.
             folded_at = timezone.now()

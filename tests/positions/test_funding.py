@@ -163,6 +163,15 @@ def test_funding_that_was_written_long_and_seen_late_is_added_by_the_next_look()
     assert position.funding == Decimal("-0.25")
 
 
+def test_a_bell_for_a_position_without_news_changes_nothing() -> None:
+    position = leave(held())
+    before = Position.objects.values().get()
+
+    fund([position.pk])
+
+    assert Position.objects.values().get() == before
+
+
 def test_positions_on_both_sides_share_what_the_account_paid() -> None:
     long = held()
     config = make_config(long.account.owner, make_feed(long.market))
