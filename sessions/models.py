@@ -102,7 +102,7 @@ class TradingSession(Guarded):
         help_text="On markets of contracts; 1 everywhere else.",
     )  # fmt: skip
     margin_mode = models.CharField(
-        max_length=8, choices=[(mode.value, mode.value.capitalize()) for mode in MarginMode],
+        max_length=8, choices=[(mode.value, mode.value) for mode in MarginMode],
         default=MarginMode.ISOLATED,
     )  # fmt: skip
     max_entries = models.PositiveIntegerField(

@@ -51,7 +51,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='tradingsession',
             name='margin_mode',
-            field=models.CharField(choices=[('ISOLATED', 'Isolated'), ('CROSS', 'Cross')], default=domain.market.MarginMode['ISOLATED'], max_length=8),
+            field=models.CharField(choices=[('ISOLATED', 'ISOLATED'), ('CROSS', 'CROSS')], default=domain.market.MarginMode['ISOLATED'], max_length=8),
         ),
         migrations.AddField(
             model_name='tradingsession',

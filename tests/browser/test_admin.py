@@ -81,7 +81,7 @@ def test_a_trader_makes_an_account(desk: Desk, alice: User) -> None:
     desk.page.get_by_label("API key").fill("canary-key-1234")
     desk.page.get_by_label("API secret").fill("canary-secret")
     desk.page.get_by_label("Passphrase").fill("canary-passphrase")
-    desk.page.get_by_role("spinbutton", name="Max exposure").fill("2500.5")
+    desk.page.get_by_role("spinbutton", name="Max exposure", exact=True).fill("2500.5")
     desk.button("Save").click()
     expect(desk.page.get_by_text("was added successfully")).to_be_visible()
 

@@ -168,7 +168,9 @@ def form(**values: Any) -> dict[str, Any]:
     return {
         "name": "new", "currency": "USDT", "api_key": KEY, "secret": SECRET, "passphrase": PASSPHRASE,
         "risk_profile-TOTAL_FORMS": "1", "risk_profile-INITIAL_FORMS": "0", "risk_profile-0-max_open_positions": "3",
-        "risk_profile-0-max_exposure": "", **values,
+        "risk_profile-0-max_exposure": "", "risk_profile-0-preset": "CUSTOM", "risk_profile-0-cooldown_minutes": "60",
+        "risk_profile-0-var_method": "HISTORICAL", "risk_profile-0-var_confidence": "0.95",
+        "risk_profile-0-var_horizon_hours": "24", **values,
     }  # fmt: skip
 
 

@@ -40,7 +40,6 @@ def test_a_short_on_contracts_is_entered_funded_and_left_and_the_books_are_the_v
     signals_fan_out([make_signal(session.config, SignalKind.ENTER_SHORT, closed_at=START_AT).pk])
     entry = Order.objects.get()
     orders_value([entry.pk])
-    Order.objects.filter(pk=entry.pk).update(leverage=session.leverage)
     order_submit(entry.pk)
     orders_follow([entry.pk])
     contracts_read(futures.account.pk)
@@ -57,13 +56,13 @@ def test_a_short_on_contracts_is_entered_funded_and_left_and_the_books_are_the_v
     assert account_reconcile(futures.account.pk) == []
     futures.advance(8 * 3600)
     assert fundings_read(futures.account.pk) == 1
+    fundings_count(list(Funding.objects.values_list("pk", flat=True)))
     futures.price("49000")
     assert prices_watch() == 1
     leave = Order.objects.get(is_exit=True)
-    Order.objects.filter(pk=leave.pk).update(is_reduce_only=True, leverage=session.leverage)
+    assert (leave.is_reduce_only, leave.leverage) == (True, 3)
     order_submit(leave.pk)
     orders_follow([leave.pk])
-    fundings_count(list(Funding.objects.values_list("pk", flat=True)))
     balances_refresh(futures.account.pk)
 
     position.refresh_from_db()

@@ -22,6 +22,7 @@ from tests.pipeline.test_topics import in_a_process
 
 ALL_IDS: dict[str, Any] = {
     "session_id": 1, "feed_id": 2, "signal_id": 3, "order_id": 4, "config_id": 5, "account_id": 6, "owner_id": 7,
+    "funding_id": 8,
 }  # fmt: skip
 WAKING = [(topic, bell) for topic, route in TOPICS.items() for bell in route.wakes]
 

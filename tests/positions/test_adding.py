@@ -14,7 +14,7 @@ from domain.orders import OrderStatus
 from domain.strategy import SignalKind
 from orders.models import Order
 from positions.models import Intent, Position
-from positions.tasks import fan_out, follow_orders, sweep_sessions, track
+from positions.tasks import fan_out, follow_orders, sweep_exposed_sessions, track
 from sessions.models import SessionStatus, TradingSession
 from tests.factories import (
     events,
@@ -109,9 +109,9 @@ def test_a_signal_to_add_whose_bell_was_lost_is_found_by_the_sweep(bells: Any) -
     make_signal(position.session.config)
     bells.clear()
 
-    sweep_sessions()
+    sweep_exposed_sessions()
 
-    assert bells.rung("positions.track") == [{"session_ids": [position.session_id]}]
+    assert bells.rung("exits.track") == [{"session_ids": [position.session_id]}]
 
 
 def test_no_more_is_added_than_the_position_may_have() -> None:

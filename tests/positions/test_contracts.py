@@ -16,6 +16,8 @@ from orders.models import FillCursor, Funding, Order
 from orders.services import order_submit
 from positions import contracts
 from positions.contracts import PERIOD, accounts_due, contracts_read, fundings_count
+from positions.funding import positions_funded_late
+from positions.late import positions_fund
 from positions.models import Discrepancy, Position, PositionStatus, Reconciliation
 from positions.models import DiscrepancyKind as Kind
 from positions.reconciliation import account_reconcile
@@ -313,14 +315,14 @@ def test_funding_that_is_shown_after_the_end_is_added_once_to_the_position_it_wa
     assert len([one for one in events("positions") if one["event"] == "FUNDED"]) == 1
 
 
-def test_a_lost_bell_of_funding_is_made_up_for_by_the_next_comparison(futures: FuturesVenue) -> None:
+def test_a_lost_bell_of_funding_is_made_up_for_by_the_sweep(futures: FuturesVenue) -> None:
     position = futures.opened(SHORT)
     account_reconcile(futures.account.pk)
     futures.advance(8 * 3600)
     left(position)
     fundings_read(futures.account.pk)
 
-    account_reconcile(futures.account.pk)
+    positions_fund(positions_funded_late(timezone.now()))
 
     position.refresh_from_db()
     assert position.realized_pnl == Decimal("-0.55")

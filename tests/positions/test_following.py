@@ -17,7 +17,7 @@ from marketdata.models import Feed
 from marketdata.services import candles_store
 from orders.models import Order
 from positions.models import Position
-from positions.tasks import follow_orders, sweep_sessions, track
+from positions.tasks import follow_orders, sweep_exposed_sessions, track
 from positions.watch import sessions_due
 from tests.factories import (
     finish,
@@ -140,9 +140,9 @@ def test_candles_whose_bells_were_lost_are_found_by_the_sweep(bells: Any) -> Non
     candle(position, 53000, 52000)
     bells.clear()
 
-    sweep_sessions()
+    sweep_exposed_sessions()
 
-    assert bells.rung("positions.track") == [{"session_ids": [position.session_id]}]
+    assert bells.rung("exits.track") == [{"session_ids": [position.session_id]}]
 
 
 @pytest.mark.django_db(transaction=True)

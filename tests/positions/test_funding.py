@@ -14,7 +14,7 @@ from orders.models import Funding, Order
 from positions import late
 from positions.funding import positions_funded_late
 from positions.models import Position
-from positions.tasks import follow_orders, fund, sweep_sessions, track
+from positions.tasks import follow_orders, fund, sweep_exposed_sessions, sweep_sessions, track
 from tests.factories import (
     events,
     finish,
@@ -97,15 +97,15 @@ def test_funding_whose_bell_was_lost_is_found_by_the_sweep_and_only_once(bells: 
     pays(position, "-0.25")
     bells.clear()
 
-    sweep_sessions()
-    rung = bells.rung("positions.track")
+    sweep_exposed_sessions()
+    rung = bells.rung("exits.track")
     track(rung[0]["session_ids"])
     bells.clear()
-    sweep_sessions()
+    sweep_exposed_sessions()
 
     position.refresh_from_db()
     assert rung == [{"session_ids": [position.session_id]}]
-    assert bells.rung("positions.track") == []
+    assert bells.rung("exits.track") == []
     assert position.funding == Decimal("-0.25")
 
 

@@ -132,12 +132,11 @@ def test_a_limit_cuts_the_wish_and_a_full_account_denies_it(account: Account) ->
     cut.refresh_from_db()
     assert (cut.status, cut.quantity) == (S.READY, Decimal("0.00994"))
 
-    make_limits(account, max_open_positions=0)
     denied = place(account, "k2")
     orders_value([denied.pk])
 
     denied.refresh_from_db()
-    assert (denied.status, denied.reason) == (S.DENIED, Denial.MAX_OPEN_POSITIONS)
+    assert (denied.status, denied.reason) == (S.DENIED, Denial.MAX_EXPOSURE)
 
 
 def test_under_a_halt_an_entry_by_hand_is_denied_and_an_exit_goes(account: Account) -> None:
@@ -248,7 +247,7 @@ def test_a_part_is_sold_at_once_and_the_rest_is_kept(account: Account, bells: Be
     assert (order.status, order.is_exit, order.reason, order.quantity) == (S.READY, True, "MANUAL", Decimal("0.01"))
     intent = Intent.objects.get(pk=order.intent_id)
     assert (intent.purpose, intent.step) == ("BY_HAND", 0)
-    assert bells.rung("orders.submit") == [{"order_ids": [order.pk]}]
+    assert bells.rung("exits.submit") == [{"order_ids": [order.pk]}]
     finish(order)
     sessions_track([position.session_id])
     position.refresh_from_db()

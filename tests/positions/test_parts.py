@@ -14,7 +14,7 @@ from domain.strategy import SignalKind
 from orders.models import Order
 from positions.models import Intent, Position, PositionStatus
 from positions.services import session_exit
-from positions.tasks import follow_orders, sweep_sessions, track, watch_prices
+from positions.tasks import follow_orders, sweep_exposed_sessions, track, watch_prices
 from positions.watch import sessions_due
 from sessions.models import TradingSession
 from tests.factories import (
@@ -266,9 +266,9 @@ def test_parts_whose_bells_were_lost_are_found_by_the_sweep(bells: Any) -> None:
     held(account=make_account(name="content"), exits={"stop_loss_percent": "5"})
     bells.clear()
 
-    sweep_sessions()
+    sweep_exposed_sessions()
 
-    rung = {pk for bell in bells.rung("positions.track") for pk in bell["session_ids"]}
+    rung = {pk for bell in bells.rung("exits.track") for pk in bell["session_ids"]}
     assert rung == {crossed.session_id, sold.session_id}
 
 

@@ -16,7 +16,7 @@ from exchanges.models import Market
 from orders.models import Order
 from pipeline.models import Event
 from positions.models import Position, PositionStatus
-from positions.tasks import fan_out, follow_orders, sweep_sessions, track
+from positions.tasks import fan_out, follow_orders, sweep_exposed_sessions, track
 from sessions.models import TradingSession
 from tests.factories import (
     events,
@@ -176,8 +176,8 @@ def test_a_turn_whose_bell_was_lost_is_found_by_the_sweep(bells: Any) -> None:
     finish(Order.objects.get(is_exit=True))
     bells.clear()
 
-    sweep_sessions()
-    [bell] = bells.rung("positions.track")
+    sweep_exposed_sessions()
+    [bell] = bells.rung("exits.track")
     track(bell["session_ids"])
 
     assert {position.side: position.status for position in Position.objects.all()} == {
