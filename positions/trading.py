@@ -62,6 +62,9 @@ def position_leave(one: Facts, reason: ExitReason, now: datetime, wishes: Wishes
     position.exit_reason = reason
     quantity = round_quantity(position.quantity, one.market.rules)
     if not one.market.rules.takes(quantity, _last(one)):
+        if any(is_live(order) for order in one.orders_of(Purpose.ENTRY)):
+            position.save(update_fields=["exit_reason"])
+            return  # what becomes of the entry is to be left, too: the position does not end before it
         # Too small for the venue to sell: booked as what it is, told once, and not tried for ever.
         position.dust = position.quantity
         position.closed_at = one.venue_time(now)
