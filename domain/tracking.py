@@ -52,6 +52,7 @@ class SessionView:
     is_exit_signal_used: bool = True
     entries_left: int = 0
     can_short: bool = True
+    is_entry_overdue: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +73,17 @@ _ENTRY_SIDES = {SignalKind.ENTER_LONG: PositionSide.LONG, SignalKind.ENTER_SHORT
 def decide(view: SessionView) -> Decision:
     """The one thing to do now. An entry that is still working is cancelled before its position is left, so that no fill
     can come after the exit; an exit that is working is waited for. An exit of everything is decided beside a part at work:
-    who carries it out has the part cancelled and waits for its end."""
+    who carries it out has the part cancelled and waits for its end; and beside an entry that should have ended: what is held
+    must not wait for a venue to tell, and what comes of the entry after all is left by the same exit, which has begun."""
     if view.side is None:
         return _when_flat(view)
     due = _due(view)
-    if due is not None and view.has_live_entry:
+    waits_for_entry = view.has_live_entry
+    if due is not None and due.step == 0 and view.quantity > 0 and view.is_entry_overdue:
+        waits_for_entry = False
+    if due is not None and waits_for_entry:
         return Decision(Action.CANCEL_ENTRY)
-    if view.has_live_exit or view.has_live_entry:
+    if view.has_live_exit or waits_for_entry:
         return NOTHING
     if view.quantity <= 0:
         return NOTHING if view.has_live_part else Decision(Action.ABANDON)

@@ -33,6 +33,7 @@ from pipeline.claims import settled
 from pipeline.topics import Topic
 from positions.models import LIVE_POSITIONS, Intent, ManualRequest, Position
 from positions.services import orders_of_positions
+from positions.trading import may_only_reduce
 from sessions.models import TRACKED_STATUSES, SessionStatus, TradingSession
 from sessions.services import (
     UnableToCommand,
@@ -351,7 +352,7 @@ def _exit(position: Position, market: Market, ask: ManualAsk, quantity: Decimal)
     intent, _ = Intent.objects.get_or_create(position=position, purpose=purpose, step=step, defaults={"reason": reason})
     return Order(
         market=market, intent_id=intent.pk, side=ask.side, position_side=position.side, order_type=ask.order_type,
-        quantity=quantity, is_exit=True, is_reduce_only=market.kind != Market.Kind.SPOT, status=S.READY, reason=reason,
+        quantity=quantity, is_exit=True, is_reduce_only=may_only_reduce(position, market), status=S.READY, reason=reason,
         leverage=position.leverage, margin_mode=position.margin_mode, valued_at=timezone.now(),
     )  # fmt: skip
 

@@ -54,6 +54,8 @@ logger = logging.getLogger(__name__)
 TRACK_BATCH = 100
 # How long after its candle's successor closed an entry signal may still be acted on, in our time.
 ENTRY_GRACE = timedelta(seconds=10)
+# For how long after it was sent an entry that is to be cancelled may keep what is held waiting for its exit.
+CANCEL_IS_KNOWN_AFTER = timedelta(seconds=5)
 # A price older than this is no reason to act.
 PRICE_IS_OLD_AFTER = timedelta(seconds=30)
 # How far back the sweep looks for signals nobody acted on; older ones are no longer fresh anyway.
@@ -285,7 +287,7 @@ def _fold(one: Facts, now: datetime, wishes: Wishes) -> None:
 def _act(one: Facts, now: datetime, wishes: Wishes) -> None:
     session, position = one.session, one.position
     signal = _signal_to_act_on(one, now)
-    decision = decide(_view(one, signal))
+    decision = decide(_view(one, signal, now))
     is_waiting = bool(position) and any(is_live(order) for order in one.orders_of(Purpose.ENTRY, Purpose.EXIT))
     is_new = one.signal is not None and one.signal.pk != session.last_signal_id
     if one.signal is not None and is_new and not is_waiting and not _is_kept(one, signal, decision):
@@ -313,7 +315,7 @@ def _act(one: Facts, now: datetime, wishes: Wishes) -> None:
         session_mark_stopped(session.pk)
 
 
-def _view(one: Facts, signal: Signal | None) -> SessionView:
+def _view(one: Facts, signal: Signal | None, now: datetime) -> SessionView:
     """The facts as the decision sees them."""
     session, position = one.session, one.position
     flat = SessionView(
@@ -325,12 +327,14 @@ def _view(one: Facts, signal: Signal | None) -> SessionView:
     )
     if position is None:
         return flat
+    entries = [order for order in one.orders_of(Purpose.ENTRY) if is_live(order)]
     return replace(
         flat,
         side=PositionSide(position.side),
         quantity=position.quantity,
         levels=one.levels,
-        has_live_entry=any(is_live(order) for order in one.orders_of(Purpose.ENTRY)),
+        has_live_entry=bool(entries),
+        is_entry_overdue=bool(entries) and all(_is_overdue(order, now) for order in entries),
         has_live_exit=any(is_live(order) for order in one.orders_at(Purpose.EXIT, 0)),
         has_live_part=any(is_live(order) for order in one.parts()),
         is_exit_wanted=position.is_exit_wanted,
@@ -340,6 +344,12 @@ def _view(one: Facts, signal: Signal | None) -> SessionView:
         is_exit_signal_used=one.plan.is_exit_signal_used,
         entries_left=position.max_entries - entries_made(one),
     )
+
+
+def _is_overdue(entry: Order, now: datetime) -> bool:
+    """Whether its cancellation was asked for, and it has been at the venue for longer than that takes to be known."""
+    sent_at: datetime | None = entry.sent_at
+    return entry.is_cancel_wanted and sent_at is not None and sent_at < now - CANCEL_IS_KNOWN_AFTER
 
 
 def _signal_to_act_on(one: Facts, now: datetime) -> Signal | None:

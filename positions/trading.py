@@ -18,7 +18,7 @@ from orders.models import Order
 from pipeline.topics import Topic
 from positions.following import levels_refresh
 from positions.look import Facts, Purpose, Wishes, is_live
-from positions.models import FOLDED_FIELDS, LEVEL_FIELDS, Intent, Position, PositionStatus
+from positions.models import FOLDED_FIELDS, LEVEL_FIELDS, LIVE_POSITIONS, Intent, Position, PositionStatus
 from strategies.models import Signal
 
 EXIT_FAILURES_BEFORE_ALERT = 3
@@ -62,6 +62,9 @@ def position_leave(one: Facts, reason: ExitReason, now: datetime, wishes: Wishes
     position.exit_reason = reason
     quantity = round_quantity(position.quantity, one.market.rules)
     if not one.market.rules.takes(quantity, _last(one)):
+        if any(is_live(order) for order in one.orders_of(Purpose.ENTRY)):
+            position.save(update_fields=["exit_reason"])
+            return  # what becomes of the entry is to be left, too: the position does not end before it
         # Too small for the venue to sell: booked as what it is, told once, and not tried for ever.
         position.dust = position.quantity
         position.closed_at = one.venue_time(now)
@@ -106,6 +109,18 @@ def position_close(one: Facts, position: Position, wishes: Wishes) -> None:
     one.position = None
 
 
+def may_only_reduce(position: Position, market: Market) -> bool:
+    """Whether the venue is to be told that an exit of contracts may close what is held and no more.
+
+    Not beside a position of the other side: the venue holds the difference of the two, of the other side perhaps, and would
+    refuse to reduce what it does not see. The exit's quantity, which is ours, brings the difference where it belongs.
+    """
+    if market.kind != Market.Kind.LINEAR_FUTURE:
+        return False
+    same = Position.objects.filter(account=position.account_id, market=position.market_id, status__in=LIVE_POSITIONS)
+    return not same.exclude(side=position.side).exists()
+
+
 def _ask_for_entry(one: Facts, position: Position, step: int, wishes: Wishes) -> None:
     side = PositionSide(position.side)
     intent = Intent(position=position, purpose=Purpose.ENTRY, step=step, reason="SIGNAL")
@@ -135,7 +150,7 @@ def _ask_for_exit(
             account=one.session.account, market=one.market, intent_id=intent.pk, side=side.exit_side, position_side=side,
             order_type=OrderType.MARKET, is_exit=True, quantity=quantity, status=OrderStatus.READY, reason=reason,
             valued_at=now, leverage=position.leverage, margin_mode=position.margin_mode,
-            is_reduce_only=one.market.kind == Market.Kind.LINEAR_FUTURE,
+            is_reduce_only=may_only_reduce(position, one.market),
             not_before_at=now + _exit_pause(failures) if failures else None,
         )
     )  # fmt: skip

@@ -267,7 +267,7 @@ def needs_align() -> None:
     feeds = _needing(TradingSession.objects.all()).values("config__feed")
     for feed_id in Feed.objects.filter(_differs_from(feeds)).values_list("pk", flat=True):
         _feed_refresh(feed_id)
-    configs = TradingSession.objects.filter(status=SessionStatus.ACTIVE).values("config")
+    configs = _needing(TradingSession.objects.all()).values("config")
     for config_id in StrategyConfig.objects.filter(_differs_from(configs)).values_list("pk", flat=True):
         _config_refresh(config_id)
 
@@ -322,9 +322,9 @@ def _feed_refresh(feed_id: int) -> None:
 
 
 def _config_refresh(config_id: int) -> None:
-    """A configuration is evaluated exactly while an active session needs it."""
-    running = TradingSession.objects.filter(config_id=config_id, status=SessionStatus.ACTIVE)
-    config_need(config_id, running.exists())
+    """A configuration is evaluated exactly while a session needs it that is active or holds something: of what is held, its
+    exit signal is one of the exits."""
+    config_need(config_id, _needing(TradingSession.objects.filter(config_id=config_id)).exists())
 
 
 def _tell(session: TradingSession, command: str, actor: str) -> None:

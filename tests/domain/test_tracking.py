@@ -261,6 +261,24 @@ def test_beside_a_part_at_work_only_all_is_left(facts: dict[str, Any], decision:
     assert decide(active(**holding_part(has_live_part=True) | facts)) == decision
 
 
+@pytest.mark.parametrize(
+    ("facts", "decision"),
+    [
+        pytest.param({"price": BELOW}, exits(ExitReason.STOP_LOSS), id="stop"),
+        pytest.param({"exit_begun": ExitReason.HALT}, exits(ExitReason.HALT), id="begun"),
+        pytest.param({"is_stopping": True}, exits(ExitReason.SESSION_STOP), id="stopping"),
+        pytest.param({"price": ABOVE}, Decision(Action.CANCEL_ENTRY), id="a part can wait"),
+        pytest.param({"price": BELOW, "has_live_exit": True}, NOTHING, id="its exit is at work"),
+        pytest.param({}, NOTHING, id="nothing is due"),
+        pytest.param(
+            {"exit_begun": ExitReason.HALT, "quantity": ZERO}, Decision(Action.CANCEL_ENTRY), id="nothing is held"
+        ),
+    ],
+)
+def test_what_is_held_does_not_wait_for_an_entry_that_should_be_gone(facts: dict[str, Any], decision: Decision) -> None:
+    assert decide(active(**holding_part(has_live_entry=True, is_entry_overdue=True) | facts)) == decision
+
+
 def test_whatever_the_facts_an_entry_is_made_only_when_flat_and_allowed() -> None:
     entering = [view for view in every_view() if decide(view).action is Action.ENTER]
 

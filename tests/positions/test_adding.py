@@ -202,6 +202,62 @@ def test_a_stop_cancels_an_entry_that_would_add_and_sells_all() -> None:
     assert Order.objects.get(is_exit=True).quantity == Decimal("0.02")
 
 
+def test_a_stop_does_not_wait_for_an_entry_of_unknown_outcome_and_its_late_fill_is_sold_too() -> None:
+    position = held()
+    says(position)
+    added = entries()[1][1]
+    sent_at = timezone.now() - timedelta(seconds=6)
+    Order.objects.filter(pk=added.pk).update(status=OrderStatus.UNKNOWN, sent_at=sent_at, quantity=Decimal("0.01"))
+
+    exits_seen = []
+    for _ in range(3):  # asked to be cancelled, then left alone, then waited for
+        make_quote(position.market, "48000")
+        track([position.session_id])
+        exits_seen.append(Order.objects.filter(is_exit=True).count())
+    follow_orders([finish(Order.objects.get(is_exit=True), price="48000").pk])
+    between = Position.objects.get()
+    added.refresh_from_db()
+    follow_orders([finish(added, price="47900").pk])
+    last = Order.objects.filter(is_exit=True).order_by("pk")[1]
+    follow_orders([finish(last, price="47800").pk])
+
+    assert (exits_seen, added.is_cancel_wanted) == ([0, 1, 1], True)
+    assert (between.status, between.quantity, between.exit_reason) == ("OPEN", 0, "STOP_LOSS")
+    assert (last.quantity, last.reason) == (Decimal("0.01"), "STOP_LOSS")
+    position.refresh_from_db()
+    assert (position.status, position.entered, position.exited) == ("CLOSED", Decimal("0.03"), Decimal("0.03"))
+
+
+def test_a_stop_waits_for_an_entry_that_was_sent_just_now() -> None:
+    position = held()
+    says(position)
+    Order.objects.filter(pk=entries()[1][1].pk).update(status=OrderStatus.OPENED, sent_at=timezone.now())
+
+    for _ in range(2):
+        make_quote(position.market, "48000")
+        track([position.session_id])
+
+    assert not Order.objects.filter(is_exit=True).exists()
+
+
+def test_dust_beside_an_entry_of_unknown_outcome_does_not_end_the_position() -> None:
+    position = held(quantity="0.000001")
+    says(position)
+    added = entries()[1][1]
+    sent_at = timezone.now() - timedelta(seconds=6)
+    Order.objects.filter(pk=added.pk).update(status=OrderStatus.UNKNOWN, sent_at=sent_at, quantity=Decimal("0.01"))
+
+    for _ in range(2):
+        make_quote(position.market, "48000")
+        track([position.session_id])
+    before = Position.objects.get().status
+    added.refresh_from_db()
+    follow_orders([finish(added, price="47900").pk])
+
+    assert before == "OPEN"
+    assert Order.objects.get(is_exit=True).quantity == Decimal("0.01")
+
+
 def test_sessions_say_how_often_their_positions_may_be_added_to() -> None:
     session = make_session(make_account(name="adding"), max_entries=5)
     make_signal(session.config)

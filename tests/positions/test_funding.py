@@ -7,6 +7,8 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from exchanges.models import Market
@@ -191,3 +193,19 @@ def test_spot_positions_ask_nobody_for_funding(django_assert_num_queries: Any) -
 
     with django_assert_num_queries(8):  # savepoint, lock, signal, position, intents, orders, fills, release
         track([position.session_id])
+
+
+def test_a_look_at_many_positions_of_contracts_reads_their_funding_at_once() -> None:
+    """Ten on one market, each with its share of what the account paid."""
+    first = held()
+    configs = [make_config(first.account.owner, make_feed(first.market)) for _ in range(9)]
+    positions = [first, *(held(session=make_session(first.account, config)) for config in configs)]
+    pays(first, "-0.5")
+
+    # What spot asks eight times, and payments, positions, intents and fills; written: positions and their levels.
+    with CaptureQueriesContext(connection) as asked:
+        track([one.session_id for one in positions])
+
+    reads = [one["sql"] for one in asked if one["sql"].startswith("SELECT")]
+    assert len(reads) == 10
+    assert set(Position.objects.values_list("funding", flat=True)) == {Decimal("-0.05")}

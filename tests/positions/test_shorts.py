@@ -137,6 +137,24 @@ def test_a_short_is_bought_back_by_an_order_that_can_only_reduce() -> None:
     assert position.realized_pnl == Decimal("0.001") * 20 * -1000 - 2
 
 
+def test_beside_a_position_of_the_other_side_an_exit_is_not_held_to_what_the_venue_sees() -> None:
+    short = make_open_position(session_of(), side="SHORT", quantity="4")
+    config = make_config(short.account.owner, make_feed(short.market))
+    long = make_open_position(make_session(short.account, config), quantity="10")
+    make_quote(short.market, "51000")
+
+    track([short.session_id])
+    beside = Order.objects.get(is_exit=True)
+    follow_orders([finish(beside, price="51000").pk])
+    make_quote(short.market, "49000")
+    track([long.session_id])
+
+    alone = Order.objects.get(is_exit=True, position_side="LONG")
+    # The venue holds 6 of the long side: it would refuse to reduce a short.
+    assert (beside.side, beside.quantity, beside.is_reduce_only) == ("BUY", 4, False)
+    assert (alone.side, alone.quantity, alone.is_reduce_only) == ("SELL", 10, True)
+
+
 def test_a_fresh_signal_of_the_other_side_closes_first_and_turns_once_the_position_is_gone() -> None:
     session = session_of()
     long = make_open_position(session, quantity="20")

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from domain.orders import OrderStatus
@@ -16,6 +17,7 @@ from orders.models import Order
 from positions import services, watch
 from positions.models import Position
 from positions.tasks import tick, watch_prices
+from positions.watch import DUE, sessions_due
 from sessions.models import SessionStatus, TradingSession
 from tests.factories import (
     finish,
@@ -256,3 +258,43 @@ def test_markets_are_valued_at_their_own_price() -> None:
     watch.sessions_tick([bitcoin.session_id, ether.session_id])
 
     assert dict(Position.objects.values_list("pk", "unrealized_pnl")) == {bitcoin.pk: 2, ether.pk: -10}
+
+
+@pytest.mark.django_db
+def test_of_many_positions_the_watch_reads_only_those_that_are_due() -> None:
+    due = make_open_position(make_session(), exits={"stop_loss_percent": "2", "trailing_percent": "5"})
+    Position.objects.update(exit_due_at=timezone.now() + timedelta(hours=1))
+    make_quote(due.market, "49000")
+    copied = [one.column for one in Position._meta.concrete_fields if not (one.generated or one.primary_key)]
+    changed = {"session_id": "m.id * 1000 + 1000000 + number", "stop_price": "40000 + number", "market_id": "m.id"}
+    columns = ", ".join(copied)
+    values = ", ".join(changed.get(name, f"p.{name}") for name in copied)
+    with connection.cursor() as cursor:
+        # Rows that nobody's keys are checked for: 200 positions on each of 50 markets, none of them crossed.
+        cursor.execute("SET LOCAL session_replication_role = replica")
+        for number in range(50):
+            make_quote(make_market(due.market.exchange, f"C{number}/USDT"), "50000")
+        cursor.execute(
+            f"INSERT INTO positions_position ({columns}) SELECT {values} FROM positions_position AS p, "
+            "exchanges_market AS m, generate_series(1, 200) AS number WHERE p.id = %s AND m.id <> p.market_id",
+            [due.pk],
+        )
+        cursor.execute("ANALYZE positions_position, exchanges_quote, marketdata_feed")
+        cursor.execute("SET LOCAL enable_seqscan = off")
+        now = timezone.now()
+        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {DUE}", {"since": now - timedelta(seconds=30), "now": now})
+        [[[explained]]] = cursor.fetchall()
+
+    read = [node for node in nodes_of(explained["Plan"]) if node.get("Relation Name") == "positions_position"]
+    assert sessions_due(now) == [due.session_id]
+    assert Position.objects.count() == 10_001
+    assert len(read) == 6
+    assert sum(node["Actual Rows"] * node["Actual Loops"] + removed_by(node) for node in read) < 10
+
+
+def nodes_of(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    return [plan, *(node for below in plan.get("Plans", []) for node in nodes_of(below))]
+
+
+def removed_by(node: dict[str, Any]) -> float:
+    return float(node.get("Rows Removed by Filter", 0) * node["Actual Loops"])

@@ -57,7 +57,7 @@ def test_a_suspended_session_without_exposure_needs_nothing_and_ticks_on() -> No
     assert SessionTick.objects.filter(session=session).exists()
 
 
-def test_a_suspended_session_that_holds_something_keeps_its_feed_until_it_is_flat() -> None:
+def test_a_suspended_session_that_holds_something_keeps_its_feed_and_exit_signals_until_it_is_flat() -> None:
     session = created()
     session_start(session.pk)
     TradingSession.objects.update(has_exposure=True)
@@ -66,7 +66,7 @@ def test_a_suspended_session_that_holds_something_keeps_its_feed_until_it_is_fla
     holding = needs(session)
     sessions_note_exposure([fresh(session)], False)
 
-    assert holding == (True, False)
+    assert holding == (True, True)
     assert needs(session) == (False, False)
 
 
@@ -75,7 +75,7 @@ def test_an_exposure_that_comes_after_the_suspension_takes_the_feed_up_again() -
 
     sessions_note_exposure([fresh(session)], True)
 
-    assert needs(session) == (True, False)
+    assert needs(session) == (True, True)
     assert fresh(session).has_exposure
 
 
