@@ -378,7 +378,8 @@ def _candidate(order: Order, position: Position, sizing: Sizing, quote: Quote) -
         market=order.market.symbol,
         base=order.market.base,
         side=PositionSide(order.position_side),
-        risk_fraction=risk_fraction(position, sizing.price),
+        # However near its stop is, what slippage and fee take of it is lost at the least.
+        risk_fraction=max(risk_fraction(position, sizing.price), sizing.price_margin),
         position_id=position.pk,
         margin=sizing.price_margin,
         leverage=sizing.leverage,
