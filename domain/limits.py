@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,9 @@ HUNDRED = Decimal(100)
 FEWEST_RETURNS = 30
 # A room found by floats is taken a hair smaller, so that the exact figure stays within its bound.
 HAIR = Decimal("0.999999")
+# A figure is told however large its bound is.
+EIGHT_PLACES = Decimal("1e-8")
+EXACT = Context(prec=60)
 # How finely an order is cut to a value at risk: 2 to this power parts.
 BISECTIONS = 12
 
@@ -230,7 +233,7 @@ def _cooldowns(limits: Limits, past: Past, now: datetime) -> list[Check]:
     checks = []
     for of, closed in (("session", past.closed_by_session), ("account", past.closed_by_account)):
         losses = next((index for index, (result, _) in enumerate(closed) if result >= 0), len(closed))
-        is_recent = bool(closed) and closed[0][1] > now - timedelta(minutes=limits.cooldown_minutes)
+        is_recent = bool(closed) and now - closed[0][1] < timedelta(minutes=limits.cooldown_minutes)
         checks.append(
             Check(
                 f"cooldown_losses of {of}",
@@ -438,5 +441,6 @@ def _room(figure: Callable[[Decimal], Decimal], bound: Decimal, wish: Decimal) -
 
 def _text(value: Decimal) -> str:
     """A figure to read and to store: in full, without an exponent or trailing zeros, at eight decimals at most."""
-    text = format(round(value, 8) + ZERO, "f")  # adding nothing turns -0 into 0
+    rounded = value.quantize(EIGHT_PLACES, context=EXACT)
+    text = format(rounded if rounded else ZERO, "f")  # no -0
     return text.rstrip("0").rstrip(".") if "." in text else text

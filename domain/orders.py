@@ -72,6 +72,7 @@ class Denial(StrEnum):
     ACCOUNT_PAUSED = "ACCOUNT_PAUSED"
     MARKET_NOT_TRADABLE = "MARKET_NOT_TRADABLE"
     SIDE_NOT_TRADABLE = "SIDE_NOT_TRADABLE"
+    OPPOSITE_POSITION = "OPPOSITE_POSITION"
     NO_FRESH_PRICE = "NO_FRESH_PRICE"
     BALANCE_UNKNOWN = "BALANCE_UNKNOWN"
     NO_STOP_LOSS = "NO_STOP_LOSS"
@@ -107,6 +108,7 @@ DENIAL_TEXTS: Mapping[Denial, str] = {
     Denial.ACCOUNT_PAUSED: "The account is paused: the venue refused its keys.",
     Denial.MARKET_NOT_TRADABLE: "The venue does not trade this market now.",
     Denial.SIDE_NOT_TRADABLE: "This market cannot be sold short.",
+    Denial.OPPOSITE_POSITION: "The account is on the other side of this market already: the venue would net the two.",
     Denial.NO_FRESH_PRICE: "There is no price recent enough to value the order with.",
     Denial.BALANCE_UNKNOWN: "The account's balance has not been read yet.",
     Denial.NO_STOP_LOSS: "Risk per trade needs a stop-loss to measure the risk by.",

@@ -218,7 +218,8 @@ class RiskProfileInline(BaseStackedInline):
         ("cooldown_losses", "cooldown_minutes"),
         ("max_correlated_exposure_percent", "price_band_percent"),
         ("max_var_percent", "max_cvar_percent"),
-        ("var_method", "var_confidence", "var_horizon_hours"),
+        ("var_method", "var_confidence"),
+        "var_horizon_hours",
     )
     verbose_name = "risk limits"
     formfield_overrides = {ExactField: exact_widget()}

@@ -43,6 +43,7 @@ class ValuationPage(LongPage):
     list_filter = (VerdictFilter, ("order__account", OwnRelatedFilter))
     search_fields = ("order__client_order_id",)
     ordering = ("-id",)
+    hidden = ("sizing", "checks")  # shown as tables
 
     @display(description="verdict", ordering="verdict", label=BADGES)
     def verdict_shown(self, valuation: Valuation) -> str:

@@ -87,7 +87,7 @@ def account_book(account: Account) -> AccountBook | None:
     positions = list(live.select_related("market__last_quote").defer("market__venue_info"))
     orders = _orders_of(positions)
     wallet, free = _flow_since(account, balance.read_at)
-    reserved = sum((_still_reserved(order) for entries, _ in orders.values() for order in entries), ZERO)
+    reserved = sum((_kept_back(order, balance.read_at) for entries, _ in orders.values() for order in entries), ZERO)
     gain = ZERO
     holdings = []
     for position in positions:
@@ -197,6 +197,17 @@ def _still_reserved(order: Order) -> Decimal:
         return left
     reserved: Decimal = order.reserved
     return reserved * max(ONE - order.filled / order.quantity, ZERO) if order.quantity else reserved
+
+
+def _kept_back(order: Order, read_at: datetime) -> Decimal:
+    """What of the venue's free balance an entry will take. Of one that rested there when the balance was read the venue has
+    set aside the price already; the fee perhaps not."""
+    reserved = _still_reserved(order)
+    rested = order.status == OrderStatus.OPENED and order.opened_at is not None and order.opened_at <= read_at
+    if not rested or order.price is None or order.quantity is None:
+        return reserved
+    unfilled = order.market.rules.notional(order.quantity - order.filled, order.price) / leverage_of(order)
+    return max(reserved - unfilled, ZERO)
 
 
 def _at_work(order: Order) -> Decimal:

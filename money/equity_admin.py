@@ -28,7 +28,7 @@ CHART_WIDTH, CHART_HEIGHT = 160, 40
 class EquityPage(LongPage):
     list_display = (
         "at", "subject", "equity", "currency", "realized_pnl", "unrealized_pnl", "fees", "funding", "exposure", "peak",
-        "drawdown",
+        "drawdown_shown",
     )  # fmt: skip
     list_select_related = ("session", "account__exchange", "owner")
     list_filter = (("account", OwnRelatedFilter), ("session", OwnRelatedFilter))
@@ -40,6 +40,10 @@ class EquityPage(LongPage):
             return rows
         user = request.user.pk
         return rows.filter(Q(owner=user) | Q(account__owner=user) | Q(session__account__owner=user))
+
+    @admin.display(description="drawdown")
+    def drawdown_shown(self, point: EquityPoint) -> str:
+        return plain(point.drawdown) if point.session_id else f"{point.drawdown * 100:.2f} %"
 
     @admin.display(description="of")
     def subject(self, point: EquityPoint) -> str:

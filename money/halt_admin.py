@@ -108,6 +108,9 @@ class HaltPage(LongPage):
     list_filter = (ForceFilter, "mode", "rule")
     ordering = ("-id",)
     autocomplete_fields = ("session", "account")
+    # Only what is to be halted is asked for; of a halt that stands the facts above say what it halts.
+    conditional_fields = {name: f"scope === '{name.upper()}'" for name in ("session", "account", "owner")}
+    hidden = ("session", "account", "owner")
     actions_detail = ("lift",)
 
     lift = button(

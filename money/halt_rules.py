@@ -22,6 +22,7 @@ from domain.orders import AT_VENUE_STATUSES, OrderStatus
 from exchanges.models import Account, RiskProfile
 from money.book import account_book
 from money.halts import halt_trip
+from money.history import DAY
 from money.models import EquityPoint, HaltMode, TradingHalt
 from orders.models import Fill, Order
 from positions.models import LIVE_POSITIONS, Position
@@ -86,11 +87,12 @@ def rules_watch(now: datetime | None = None) -> int:
 
 
 def accounts_beyond_daily_loss(look: Look) -> dict[int, str]:
-    """Accounts worth less than at midnight UTC by more than their limit: the last equity before, else the first since."""
+    """Accounts worth less than at midnight UTC by more than their limit: the last equity of the day before, else the first
+    since."""
     broken = {}
     for profile in _profiles(look, Q(max_daily_loss_percent__isnull=False)):
         equity, limit = look.equity(profile), profile.max_daily_loss_percent
-        if equity is None or profile.start_equity <= 0:
+        if equity is None or profile.start_equity is None or profile.start_equity <= 0:
             continue
         lost = (profile.start_equity - equity) / profile.start_equity * HUNDRED
         if lost > limit:
@@ -144,9 +146,11 @@ RULES: tuple[Rule, ...] = (
 def _profiles(look: Look, limit: Q) -> QuerySet[Any]:
     """The limits of accounts on which something goes on, with what their curves say, by one query."""
     midnight = look.now.replace(hour=0, minute=0, second=0, microsecond=0)
-    points = EquityPoint.objects.filter(account=OuterRef("account"))
+    points = EquityPoint.objects.filter(account=OuterRef("account"), currency=OuterRef("account__currency"))
     newest = points.order_by("-at")
-    before = Subquery(points.filter(at__lte=midnight).order_by("-at").values("equity")[:1])
+    # As the limit has it (money.history.day_start_equity): what was moved in or out since an older point is no loss of today.
+    before = Subquery(points.filter(at__lte=midnight, at__gt=midnight - DAY).order_by("-at").values("equity")[:1])
+    since = Subquery(points.filter(at__gt=midnight).order_by("at").values("equity")[:1])
     live = Position.objects.filter(account=OuterRef("account"), status__in=LIVE_POSITIONS)
     news = Fill.objects.filter(account=OuterRef("account"), recorded_at__gt=OuterRef("last_at"))
     trading = Account.objects.filter(sessions__status__in=TRACKED_STATUSES).values("pk")
@@ -154,7 +158,7 @@ def _profiles(look: Look, limit: Q) -> QuerySet[Any]:
     return (
         profiles.select_related("account")
         .annotate(
-            start_equity=Coalesce(before, Subquery(points.order_by("at").values("equity")[:1])),
+            start_equity=Coalesce(before, since),
             last_equity=Subquery(newest.values("equity")[:1]),
             last_at=Subquery(newest.values("at")[:1]),
             peak=Subquery(newest.values("peak")[:1]),

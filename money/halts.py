@@ -82,8 +82,8 @@ def halt_trip(
     rule: str = "",
     actor: str = "system",
 ) -> TradingHalt:
-    """Halt a session, an account, all of an owner's, or, with none of the three, the platform. Where the same halt is in
-    force already, that one: a second press changes nothing. Raises ValidationError, naming what is wrong."""
+    """Halt a session, an account, all of an owner's, or, with none of the three, the platform. Where the same halt of the
+    same person is in force, that one: a second press changes nothing. Raises ValidationError, naming what is wrong."""
     if sum(scope is not None for scope in (session_id, account_id, owner_id)) > 1:
         raise ValidationError({"scope": "wanted one of session, account and owner, was several"})
     halt = TradingHalt(
@@ -155,7 +155,8 @@ def _trip(halt: TradingHalt, actor: str) -> TradingHalt:
         same = TradingHalt.objects.filter(
             lifted_at=None, rule=halt.rule, session=halt.session_id, account=halt.account_id, owner=halt.owner_id
         )
-        found = same.first() if halt.rule else same.filter(mode=halt.mode).first()
+        # Another person's stands beside it: a trader's own, which they may lift, must not stand for the platform's.
+        found = same.first() if halt.rule else same.filter(mode=halt.mode, tripped_by=halt.tripped_by).first()
         if found is not None:
             return found
         halt.save(force_insert=True)

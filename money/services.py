@@ -33,6 +33,7 @@ from money.history import markets_at_work, past_of, returns_of
 from money.models import Valuation
 from orders.ledger import orders_announce
 from orders.models import Order
+from pipeline.fields import LARGEST
 from pipeline.rest import exact_text
 from pipeline.topics import Topic
 from positions.models import LIVE_POSITIONS, Intent, Position, PositionStatus
@@ -107,17 +108,22 @@ class _World:
 
 
 def orders_value(order_ids: Sequence[int]) -> None:
-    """Value REQUESTED entries: READY with a quantity, or DENIED with a reason. Orders of one account share its lock once."""
+    """Value REQUESTED entries: READY with a quantity, or DENIED with a reason. Orders of one account share its lock once; one
+    that cannot be valued does not keep the others from it, and is denied once it is too old."""
     by_account: dict[int, list[_Waiting]] = defaultdict(list)
     rows = Order.objects.filter(pk__in=list(order_ids), status=OrderStatus.REQUESTED).order_by("pk")
     for account_id, *facts in rows.values_list("account_id", *_Waiting._fields):
         by_account[account_id].append(_Waiting(*facts))
+    is_alone = len(by_account) == 1
     for account_id, waiting in by_account.items():
-        _read_what_is_old(account_id, waiting)
-        symbols = {one.market__symbol for one in waiting}
-        returns = _returns_if_asked(account_id, waiting[0].market__exchange_id, symbols)
-        with transaction.atomic():
-            _value_for(account_id, [one.pk for one in waiting], returns)
+        try:
+            _value_waiting(account_id, waiting)
+        except Exception:
+            if is_alone and len(waiting) == 1:
+                raise
+            logger.exception("a batch of %s orders could not be valued; going one by one", len(waiting))
+            for one in waiting:
+                _value_alone(account_id, one)
 
 
 def order_quote(
@@ -189,6 +195,21 @@ def _returns_if_asked(account_id: int, exchange_id: int, symbols: set[str]) -> R
     return returns_of(exchange_id, symbols | markets_at_work(account_id))
 
 
+def _value_waiting(account_id: int, waiting: Sequence[_Waiting]) -> None:
+    _read_what_is_old(account_id, waiting)
+    symbols = {one.market__symbol for one in waiting}
+    returns = _returns_if_asked(account_id, waiting[0].market__exchange_id, symbols)
+    with transaction.atomic():
+        _value_for(account_id, [one.pk for one in waiting], returns)
+
+
+def _value_alone(account_id: int, one: _Waiting) -> None:
+    try:
+        _value_waiting(account_id, [one])
+    except Exception:
+        logger.exception("order %s could not be valued", one.pk)
+
+
 def _value_for(account_id: int, order_ids: Sequence[int], returns: Returns | None) -> None:
     account = Account.objects.select_related("risk_profile").select_for_update(of=("self",)).get(pk=account_id)
     orders = list(
@@ -246,10 +267,10 @@ def _judge(wish: _Wish, world: _World, now: datetime) -> Judgement:
     """How much the entry may be: refusals first, then every limit that is set, then the size within them."""
     order, session, position, book = wish.order, wish.session, wish.position, world.book
     quote: Quote | None = getattr(order.market, "last_quote", None)
-    denial = _refusal(order, session, world.account, book, quote, now)
+    denial = _refusal(order, session, world.account, book, quote, now) or _netted(order, position, book)
     if denial is not None or session is None or position is None or book is None or quote is None:
         return Judgement(denial or Denial.SESSION_NOT_ACTIVE, book=book)
-    price = order.price or order.stop_price or (quote.ask if order.side == Side.BUY else quote.bid)
+    price = _price_of(order, quote)
     sizing = _sizing(wish, session, position, book, price)
     wanted = notional_wanted(sizing, order.market.rules)
     wish_notional = ZERO if isinstance(wanted, Denial) else max(min(wanted, sizing.affordable), ZERO)
@@ -305,6 +326,24 @@ def _refusal(
     return next((denial for is_so, denial in checks if is_so), None)
 
 
+def _netted(order: Order, position: Position | None, book: AccountBook | None) -> Denial | None:
+    """A venue of contracts keeps one position of an account on a market: an entry on one side would close what another
+    session holds on the other, and leave both with stops that protect nothing."""
+    if book is None or order.market.kind != Market.Kind.LINEAR_FUTURE:
+        return None
+    sign, own = PositionSide(order.position_side).sign, position.pk if position is not None else None
+    others = (one for one in book.seen.of(market=order.market.symbol) if one.position_id != own or own is None)
+    return Denial.OPPOSITE_POSITION if any(one.notional * sign < 0 for one in others) else None
+
+
+def _price_of(order: Order, quote: Quote) -> Decimal:
+    """What the entry may come to cost per unit: what it names, else the market's price. A limit to sell is filled at the
+    market's, where that is better, and then more is sold short than the limit says."""
+    market: Decimal = quote.ask if order.side == Side.BUY else quote.bid
+    price: Decimal = order.price or order.stop_price or market
+    return max(price, market) if order.side == Side.SELL and order.order_type == OrderType.LIMIT else price
+
+
 def _sizing(wish: _Wish, session: TradingSession, position: Position, book: AccountBook, price: Decimal) -> Sizing:
     method = SizingMethod(session.sizing_method)
     signal = wish.signal
@@ -339,7 +378,8 @@ def _candidate(order: Order, position: Position, sizing: Sizing, quote: Quote) -
         market=order.market.symbol,
         base=order.market.base,
         side=PositionSide(order.position_side),
-        risk_fraction=risk_fraction(position, sizing.price),
+        # However near its stop is, what slippage and fee take of it is lost at the least.
+        risk_fraction=max(risk_fraction(position, sizing.price), sizing.price_margin),
         position_id=position.pk,
         margin=sizing.price_margin,
         leverage=sizing.leverage,
@@ -367,8 +407,9 @@ def _valuation(order: Order, judgement: Judgement) -> Valuation:
         free_balance=book.free_balance if book else None,
         exposure=book.exposure if book else None,
         open_positions=book.open_positions if book else None,
-        wanted=sized.wanted if sized else None,
-        capped=sized.capped if sized else None,
+        # Asked for by hand, or by a percentage, it may be more than a column holds.
+        wanted=min(sized.wanted, LARGEST) if sized else None,
+        capped=min(sized.capped, LARGEST) if sized else None,
         quantity=sized.quantity if sized else None,
         sizing=sizing_told(judgement.sizing) if judgement.sizing else {},
         checks=list(judgement.checks),

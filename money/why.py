@@ -68,10 +68,12 @@ def session_why(session: TradingSession, candle_open_at: datetime | None = None)
 
 
 def check_told(check: Mapping[str, Any]) -> str:
-    """One limit of a valuation as a sentence."""
+    """One limit of a valuation as a sentence. Of several that cut an order, one may leave it more than it was cut to."""
     unit = {"quote": "", "percent": " %", "count": "", "times": " x"}[check["unit"]]
     name = check["limit"].removeprefix("max_").replace("_", " ")
-    verdicts = {"PASSED": "within it", "CUT": f"the order was cut to {check['room']}", "DENIED": "denied"}
+    if check["unit"] != "percent":  # of a percentage that is told in money
+        name = name.removesuffix(" percent")
+    verdicts = {"PASSED": "within it", "CUT": f"no more than {check['room']} of the order fits", "DENIED": "denied"}
     return (
         f"{name}: {check['before']}{unit} before, {check['after']}{unit} after, at most {check['bound']}{unit}; "
         + (verdicts[check["verdict"]])

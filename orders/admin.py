@@ -35,7 +35,8 @@ ORDER_TOPICS = [topic.value for topic, route in TOPICS.items() if route.key == "
 def why(order: Order) -> str:
     """Why it was denied, rejected or left off, in words where there are some."""
     text = DENIAL_TEXTS.get(Denial(order.reason), "") if order.reason in list(Denial) else order.reason
-    return " ".join(part for part in (text, order.detail) if part)
+    # Of one that was denied or halted the detail says the same.
+    return " ".join(dict.fromkeys(part for part in (text, order.detail) if part))
 
 
 def orders_table(title: str, orders: Iterable[Order], more_url: str = "") -> Table:

@@ -61,10 +61,9 @@ def events_table(title: str, events: Iterable[Event], **filters: Any) -> Table:
 
 
 def told(event: Event) -> str:
-    """The facts of a journal row in one line."""
-    return ", ".join(
-        f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in event.data.items()
-    )
+    """The facts of a journal row in one line; what says nothing is left out."""
+    facts = ((name, value) for name, value in event.data.items() if value not in ("", None))
+    return ", ".join(f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in facts)
 
 
 @admin.register(Event)

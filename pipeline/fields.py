@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 from django.db import models
+
+# A whole number that the column below still holds.
+LARGEST = Decimal(10) ** 18 - 1
 
 
 class ExactField(models.DecimalField):  # type: ignore[type-arg]  # django-stubs' generics cannot be given at run time

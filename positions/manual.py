@@ -80,7 +80,7 @@ class ManualAsk:
             "side": self.side.value,
             "order_type": self.order_type.value,
             **{name: None if value is None else _text(value) for name, value in figures.items()},
-            "exits": None if self.exits is None else _plan(self.exits).model_dump(mode="json", exclude_unset=True),
+            "exits": None if self.exits is None else _plain(_plan(self.exits).model_dump(exclude_unset=True)),
         }
 
 
@@ -159,7 +159,7 @@ def _check(account: Account, market: Market, ask: ManualAsk) -> None:
         problems["market"] = f"wanted a market quoted in {account.currency}, was {market.symbol}"
     elif not market.is_active:
         problems["market"] = f"wanted a market that is traded, was {market}, which is not"
-    most = ONE if market.kind == Market.Kind.SPOT else MOST_LEVERAGE
+    most = ONE if market.kind == Market.Kind.SPOT else min(market.max_leverage or MOST_LEVERAGE, MOST_LEVERAGE)
     if not ONE <= ask.leverage <= most:
         problems["leverage"] = f"wanted 1 to {most} on {market.symbol}, was {_text(ask.leverage)}"
     problems |= _problems_of_type(account, market, ask) | _problems_of_quantity(market, ask)
@@ -361,6 +361,15 @@ def _text(value: Decimal) -> str:
     """In full, without trailing zeros."""
     text = f"{value:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _plain(value: Any) -> Any:
+    """As JSON, every figure as it is written in full: 2 and 2.0 are one wish."""
+    if isinstance(value, Decimal):
+        return _text(value)
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def _trigger(market: Market, ask: ManualAsk) -> str:

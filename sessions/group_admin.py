@@ -15,7 +15,7 @@ from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminSelectMulti
 
 from domain.sizing import SizingMethod
 from exchanges.models import Account
-from pipeline.pages import Fact, Page, Sections, actor_of, badge, button, link, table
+from pipeline.pages import Fact, Page, Sections, actor_of, badge, button, link, plain, table
 from sessions.groups import group_command, group_create
 from sessions.models import SessionGroup, TradingSession
 from sessions.services import UnableToCommand
@@ -166,7 +166,7 @@ class GroupPage(Page):
                     "Sessions", ("Session", "Status", "Account", "Sizing", "Why"),
                     (
                         (
-                            link(one), badge(one.status), one.account, f"{one.sizing_method} {one.sizing_amount:f}",
+                            link(one), badge(one.status), one.account, f"{one.sizing_method} {plain(one.sizing_amount)}",
                             one.status_reason,
                         )
                         for one in sessions

@@ -81,3 +81,17 @@ def test_points_of_accounts_and_of_oneself_are_one_s_own(desk: Client, alice: Us
     assert sorted(row.equity for row in shown) == [1, 2, 3]
     assert "account of bob" not in words_of(page)
     assert "all of alice" in words_of(page)
+
+
+def test_a_drawdown_is_a_percentage_of_an_account_and_an_amount_of_a_session(desk: Client, alice: User) -> None:
+    account = make_account(alice)
+    EquityPoint.objects.create(
+        account=account, currency="USDT", at=timezone.now(), equity=98, peak=102, drawdown=Decimal(4) / 102
+    )
+    session = make_session(account)
+    EquityPoint.objects.create(session=session, currency="USDT", at=timezone.now(), equity=-4, peak=1, drawdown=5)
+
+    page = words_of(desk.get(url_of(EquityPoint, "changelist")))
+
+    assert "102 3.92 %" in page
+    assert "1 5 " in page

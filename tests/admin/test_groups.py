@@ -36,6 +36,7 @@ def test_a_form_makes_a_session_for_each_account_and_a_button_starts_them(desk: 
     page = words_of(desk.get(url_of(SessionGroup, "change", group.pk)))
     assert "2 ACTIVE" in page
     assert "trend-a" in page
+    assert "FIXED_QUOTE 250 " in page
 
 
 def test_who_refuses_is_named(desk: Client, alice: User) -> None:

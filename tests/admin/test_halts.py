@@ -9,11 +9,12 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
+from domain.orders import DENIAL_TEXTS, Denial
 from money.halts import halt_trip
 from money.models import TradingHalt
 from sessions.models import TradingSession
 from tests.admin.conftest import errors_of, signed_in, told, url_of, words_of
-from tests.factories import make_account, make_session
+from tests.factories import make_account, make_order, make_position, make_session
 
 
 def filled_in(**changes: Any) -> dict[str, Any]:
@@ -139,3 +140,19 @@ def test_a_halted_session_wears_a_badge_and_the_front_page_counts(desk: Client, 
     assert "Halted REDUCE_ONLY bad news" in page
     assert "REDUCE_ONLY" in listed
     assert "Halts in force 1 until somebody lifts them" in front
+
+
+def test_only_what_is_to_be_halted_is_asked_for(desk: Client, alice: User) -> None:
+    page = desk.get(url_of(TradingHalt, "add")).content.decode()
+
+    for name in ("session", "account"):
+        assert f"scope === &#x27;{name.upper()}&#x27;" in page, name
+
+
+def test_a_cancelled_entry_says_once_that_it_was_halted(desk: Client, alice: User) -> None:
+    order = make_order(make_position(make_session(make_account(alice))), status="READY")
+
+    halt_trip("HALT", "news", account_id=order.account_id, actor="alice")
+
+    page = words_of(desk.get(url_of(TradingSession, "change", TradingSession.objects.get().pk)))
+    assert page.count(DENIAL_TEXTS[Denial.HALTED]) == 1

@@ -31,3 +31,4 @@ def test_a_valuation_shows_every_limit_and_what_the_size_was_computed_from(desk:
         assert "max_exposure CUT 0 503 503 500 quote" in page
         assert "stop loss percent 2" in page
         assert "method FIXED_QUOTE" in page
+        assert "price_margin" not in page  # and not as JSON, too

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from exchanges.models import Market
 from orders.models import Order
 from positions.models import Position
 from sessions.models import TradingSession
@@ -21,9 +22,12 @@ def new_order(**values: Any) -> dict[str, Any]:
 
 
 def test_an_order_is_placed_once_for_each_key(alice: Api) -> None:
-    values = new_order(order_type="LIMIT", price="49000.0", exits={"stop_loss_percent": "2"})
+    exits = {"stop_loss_percent": "2", "targets": [{"percent": "4.0"}]}
+    values = new_order(order_type="LIMIT", price="49000.0", exits=exits)
+    in_other_words = {"stop_loss_percent": "2.0", "targets": [{"percent": 4}]}
 
-    placed, again = alice.post("orders", values), alice.post("orders", {**values, "price": "49000"})
+    placed = alice.post("orders", values)
+    again = alice.post("orders", {**values, "price": "49000", "exits": in_other_words})
     other = alice.post("orders", {**values, "price": "48000"})
 
     row = placed.json()
@@ -86,6 +90,17 @@ def test_a_bad_order_is_refused_with_its_field(alice: Api, change: dict[str, Any
 
     assert (answer.status_code, answer.json()["fields"]) == (400, {field: [message]})
     assert not Order.objects.exists()
+
+
+def test_no_more_leverage_is_asked_for_than_the_venue_gives(alice: Api) -> None:
+    values = new_order(leverage="21")
+    lent = {"limits": {"leverage": {"max": 20}}}
+    Market.objects.update(kind=Market.Kind.LINEAR_FUTURE, venue_info=lent)
+
+    answer = alice.post("orders", values)
+
+    assert answer.json()["fields"] == {"leverage": ["wanted 1 to 20 on BTC/USDT, was 21"]}
+    assert alice.post("orders", {**values, "leverage": "20"}).status_code == 201
 
 
 def test_another_traders_account_reads_as_unknown(alice: Api, bob: Api) -> None:

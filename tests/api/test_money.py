@@ -68,7 +68,7 @@ def test_a_quote_tells_quantity_cost_and_every_limit_and_stores_nothing(alice: A
                               "price_margin": "0.006"}  # fmt: skip
     [check] = told["checks"]
     assert (check["limit"], check["verdict"], check["room"]) == ("max_exposure", "CUT", "500")
-    assert check["text"] == "exposure: 0 before, 503 after, at most 503; the order was cut to 500"
+    assert check["text"] == "exposure: 0 before, 503 after, at most 503; no more than 500 of the order fits"
     assert not Order.objects.exists()
     assert not Valuation.objects.exists()
     assert not Position.objects.exists()
@@ -172,11 +172,11 @@ def test_a_trade_is_told_from_signal_to_fill(alice: Api, session: TradingSession
 
     [row] = told["orders"]
     assert (row["id"], row["status"], row["verdict"], row["quantity"]) == (order.pk, "CLOSED", "APPROVED", "0.01")
-    assert row["checks"][0]["text"] == "exposure: 0 before, 503 after, at most 503; the order was cut to 500"
+    assert row["checks"][0]["text"] == "exposure: 0 before, 503 after, at most 503; no more than 500 of the order fits"
     assert [fill["quantity"] for fill in row["fills"]] == ["0.01"]
     assert told["sentences"][1:4] == [
         "The entry was let through with 0.01 BTC: 1000 was asked for, 500 allowed.",
-        "exposure: 0 before, 503 after, at most 503; the order was cut to 500",
+        "exposure: 0 before, 503 after, at most 503; no more than 500 of the order fits",
         "The entry is done: 0.01 of 0.01 BTC filled at 50000.",
     ]
     assert told["positions"][0]["exits"]["stop_loss_percent"] == "2"

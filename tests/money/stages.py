@@ -22,6 +22,7 @@ from tests.factories import (
     make_candles,
     make_feed,
     make_limits,
+    make_open_position,
     make_order,
     make_position,
     make_quote,
@@ -117,6 +118,12 @@ def at_price(order: Order, price: str) -> None:
 def levered(order: Order, leverage: str) -> None:
     Market.objects.update(kind=Market.Kind.LINEAR_FUTURE)
     Order.objects.filter(pk=order.pk).update(leverage=D(leverage))
+
+
+def held_by_another(order: Order, side: str) -> None:
+    """Another session of the account holds contracts of the order's market."""
+    Market.objects.update(kind=Market.Kind.LINEAR_FUTURE)
+    make_open_position(make_session(order.account), side=side)
 
 
 def moved(order: Order, **limits: Any) -> None:

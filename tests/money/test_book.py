@@ -90,6 +90,32 @@ def test_an_entry_at_work_reserves_what_it_may_cost(
     assert numbers(account) == (10000, D(8994), 1006, 1)
 
 
+@pytest.mark.parametrize(("opened", "free"), [(-1, "9099"), (1, "8199")])
+def test_what_the_venue_has_set_aside_for_a_limit_is_not_taken_off_again(
+    account: Account, session: TradingSession, opened: int, free: str
+) -> None:
+    """0.02 at 45,000, and 1 for the fee: of an order that was there when it was asked the venue has set 900 aside. One that
+    came later it cannot have known."""
+    balance = make_balance(account, "10000", free="9100")
+    entry(
+        session, OrderStatus.OPENED, order_type="LIMIT", price=D(45000), reserved=D(901),
+        opened_at=balance.read_at + timedelta(seconds=opened),
+    )  # fmt: skip
+
+    assert numbers(account) == (10000, D(free), 901, 1)
+
+
+def test_half_a_limit_that_rests_sets_the_other_half_aside(account: Account, session: TradingSession) -> None:
+    order = entry(session, OrderStatus.OPENED, order_type="LIMIT", price=D(45000), reserved=D("900.9"))
+    make_fill(order, quantity="0.01", price="45000", fee="0.45")
+    Fill.objects.update(recorded_at=timezone.now() - timedelta(minutes=1))
+    Order.objects.update(opened_at=timezone.now() - timedelta(minutes=1))
+    make_balance(account, "9549.55", free="9099.55")
+
+    # 450.9 are still reserved, of which the venue has 450 already.
+    assert numbers(account)[:2] == (D("10049.55"), D("9098.65"))
+
+
 @pytest.mark.parametrize(
     "status", [OrderStatus.DENIED, OrderStatus.REJECTED, OrderStatus.CANCELED, OrderStatus.NOT_PLACED]
 )

@@ -14,6 +14,7 @@ from exchanges.models import Account
 from money import halt_rules, tasks
 from money.halt_rules import GRACE, RULES, Look, rules_watch
 from money.halts import halt_lift
+from money.history import day_start_equity
 from money.models import EquityPoint, TradingHalt
 from orders.models import Fill, Order
 from positions.models import Position
@@ -102,6 +103,19 @@ def test_without_a_figure_from_before_midnight_the_first_one_since_counts() -> N
 
     EquityPoint.objects.filter(equity=Decimal(9400)).update(equity=Decimal(9600))
 
+    assert rules_watch(AFTERNOON) == 1
+
+
+def test_what_an_account_was_worth_days_ago_is_no_figure_of_today() -> None:
+    account = trading_account("9500", max_daily_loss_percent="5")
+    worth(account, "20000", AFTERNOON - timedelta(days=3))  # and then half of it was moved elsewhere
+    traded_since(account)
+    assert rules_watch(AFTERNOON) == 0
+    assert day_start_equity(account, AFTERNOON) is None
+
+    worth(account, "10001", AFTERNOON - timedelta(hours=2))
+
+    assert day_start_equity(account, AFTERNOON) == 10001
     assert rules_watch(AFTERNOON) == 1
 
 

@@ -12,7 +12,7 @@ from domain.orders import Denial, OrderStatus
 from exchanges.gateway import ExchangeUnavailable
 from exchanges.models import Account
 from money import halts, services, tasks
-from money.halts import halt_carry_out, halt_in_force, halt_lift, halt_trip, halts_undone
+from money.halts import halt_carry_out, halt_in_force, halt_is_liftable, halt_lift, halt_trip, halts_undone
 from money.models import HaltMode, TradingHalt, Valuation
 from orders import services as sending
 from orders.models import Order
@@ -277,12 +277,23 @@ def test_a_second_press_is_the_same_halt_and_another_mode_is_another() -> None:
     account = make_account()
 
     first = halt_trip(HALT, "news", account_id=account.pk, actor="alice")
-    second = halt_trip(HALT, "news, again", account_id=account.pk, actor="bob")
-    third = halt_trip(FLATTEN, "worse", account_id=account.pk)
+    second = halt_trip(HALT, "news, again", account_id=account.pk, actor="alice")
+    third = halt_trip(FLATTEN, "worse", account_id=account.pk, actor="alice")
 
     assert (second, second.cause, second.tripped_by) == (first, "news", "alice")
     assert third != first
     assert len(events("alerts", alert="HALT_TRIPPED")) == 2
+
+
+def test_what_the_platform_decides_stands_though_the_trader_has_decided_it_too() -> None:
+    session = make_session()
+    mine = halt_trip(HALT, "news", account_id=session.account_id, actor="alice")
+
+    theirs = halt_trip(HALT, "an audit", account_id=session.account_id, actor="root")
+    halt_lift(mine.pk, "over", actor="alice")
+
+    assert halt_in_force(session) == theirs
+    assert not halt_is_liftable(theirs, "alice", is_superuser=False)
 
 
 def test_tripping_and_lifting_are_told_with_cause_and_who() -> None:

@@ -64,6 +64,14 @@ def test_each_limit_that_is_set_is_stored_with_its_figures_and_its_verdict() -> 
     assert (market["bound"], market["verdict"]) == ("5000", "PASSED")
 
 
+def test_a_stop_however_near_risks_what_slippage_and_fee_take() -> None:
+    order = under(requested(stop_loss_percent=D("0.01")), max_risk_per_trade_percent=D("0.03"))
+
+    # 0.6 % of what is entered may be 3 of 10,000 at most.
+    assert valued(order).quantity == D("0.01")
+    assert check_of(order, "max_risk_per_trade_percent")["after"] == "3"
+
+
 def test_a_denial_is_stored_with_what_the_order_would_have_come_to() -> None:
     order = under(requested(), max_risk_per_trade_percent=D("0.0000001"))
 

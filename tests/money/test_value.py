@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from money.models import TradingHalt, Valuation
 from money.tasks import sweep_orders, value
 from orders.models import Order
 from orders.services import orders_cancel
+from positions.models import Position
 from sessions.models import SessionStatus
 from tests.factories import (
     events,
@@ -32,10 +33,13 @@ from tests.factories import (
     make_position,
     make_quote,
     make_session,
+    make_user,
 )
 from tests.money.stages import (
     at_price,
     by_record,
+    check_of,
+    held_by_another,
     levered,
     lost,
     moved,
@@ -94,6 +98,69 @@ def test_an_entry_is_valued_at_the_price_it_would_pay() -> None:
     assert valued(order).quantity == D("0.016")
 
 
+@pytest.mark.parametrize(("side", "limit", "price"), [
+    ("SHORT", "25000", 50000), ("SHORT", "60000", 60000), ("LONG", "40000", 40000), ("LONG", "60000", 60000),
+])  # fmt: skip
+def test_a_limit_is_valued_at_what_it_may_come_to(side: str, limit: str, price: int) -> None:
+    order = under(requested(), max_exposure=D(603))
+    levered(order, "1")
+    at_price(order, limit)
+    Order.objects.update(position_side=side, side="SELL" if side == "SHORT" else "BUY")
+
+    valued(order)
+
+    # Sold short at 25,000 while the market is at 50,000 it fills at 50,000.
+    assert order.valuation.price == price
+    assert order.quantity == (D(603) / D("1.001") / price).quantize(D("0.00001"), ROUND_DOWN)
+
+
+@pytest.mark.parametrize(("is_future", "side", "verdict"), [
+    (True, "SHORT", Denial.OPPOSITE_POSITION), (True, "LONG", "APPROVED"), (False, "LONG", "APPROVED"),
+])  # fmt: skip
+def test_two_sessions_hold_one_side_of_a_market_of_contracts(is_future: bool, side: str, verdict: str) -> None:
+    first, second = requested(), requested()
+    if is_future:
+        Market.objects.update(kind=Market.Kind.LINEAR_FUTURE)
+    Position.objects.filter(intents=first.intent_id).update(side=side)
+    Order.objects.filter(pk=first.pk).update(position_side=side, side="SELL" if side == "SHORT" else "BUY")
+
+    value([first.pk, second.pk])  # asked for in one batch
+
+    assert [row.verdict for row in Valuation.objects.order_by("order")] == ["APPROVED", verdict]
+
+
+def test_an_order_that_cannot_be_valued_keeps_no_other_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = make_account(make_user("bob"), name="other")
+    make_limits(others)
+    broken, beside, elsewhere = requested(), requested(), requested(others)
+    judge = services._judge
+    monkeypatch.setattr(services, "_judge", lambda wish, *rest: 1 / 0 if wish.order == broken else judge(wish, *rest))
+
+    value([broken.pk, beside.pk, elsewhere.pk])
+
+    statuses = [Order.objects.get(pk=order.pk).status for order in (broken, beside, elsewhere)]
+    assert statuses == [OrderStatus.REQUESTED, OrderStatus.READY, OrderStatus.READY]
+    with pytest.raises(ZeroDivisionError):  # told to whoever asked for it alone
+        value([broken.pk])
+
+
+def test_more_is_asked_for_than_a_column_holds() -> None:
+    order = requested(sizing_method="PERCENT_OF_EQUITY", sizing_amount=D(10) ** 17)
+
+    assert valued(order).quantity == D("0.1988")
+    assert order.valuation.wanted == D(10) ** 18 - 1
+
+
+def test_a_bound_may_be_as_large_as_a_column_holds() -> None:
+    order = under(requested(), max_leverage=D(10) ** 17, cooldown_losses=1, cooldown_minutes=2**31 - 1)
+
+    assert valued(order).status == OrderStatus.READY
+    assert check_of(order, "max_leverage of the account")["bound"] == str(10**21)
+    second = requested(order.account)
+    lost(second, "-1", minutes_ago=10_000)
+    assert valued(second).reason == Denial.COOLDOWN
+
+
 def test_equity_counts_what_is_held() -> None:
     account = make_account()
     make_limits(account)
@@ -112,6 +179,7 @@ DENIALS: dict[Denial, Change] = {
     Denial.ACCOUNT_PAUSED: lambda order: Account.objects.update(status=Account.Status.PAUSED),
     Denial.MARKET_NOT_TRADABLE: lambda order: Market.objects.update(is_active=False),
     Denial.SIDE_NOT_TRADABLE: lambda order: Order.objects.update(position_side="SHORT", side="SELL"),
+    Denial.OPPOSITE_POSITION: lambda order: held_by_another(order, "SHORT"),
     Denial.NO_FRESH_PRICE: lambda order: make_quote(order.market, age=timedelta(seconds=31)),
     Denial.BALANCE_UNKNOWN: lambda order: Account.objects.update(balances_synced_at=None),
     Denial.NO_STOP_LOSS: lambda order: without_stop(order),
