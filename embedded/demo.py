@@ -15,11 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
 
 import aiohttp
 
 from embedded.cli import DemoOptions
+from embedded.demo_client import Client, DemoFailed, Refused, Row
 from embedded.demo_screen import Screen, screen_for
 from embedded.processes import MARKET_START
 from embedded.running import Platform
@@ -29,85 +29,52 @@ CENT = Decimal("0.01")
 SYMBOL = "BTC/USDT"
 VENUE_NAME = "simulator"  # and a number: each demo has an exchange of its own
 # Short averages and near exits: a life that takes days at the market takes a minute here.
-PARAMETERS = {"fast": 4, "slow": 12, "stop_loss_percent": "0.3", "take_profit_percent": "0.4"}
-# A few minutes before a crossing that reaches its target, in the market of the usual seed; with another seed any moment is
-# as good, and the demo waits for what comes.
-FIRST_MINUTE = 1_711
+PARAMETERS = {"fast": 3, "slow": 8}
+EXITS: Row = {
+    "stop_loss_percent": "0.4",
+    "targets": [{"percent": "0.4", "fraction": "0.5"}, {"percent": "0.8"}],
+    # Left by its levels alone: a strategy that changes its mind would leave many a position before the second.
+    "is_exit_signal_used": False,
+}
+LIMITS = "BALANCED"  # of the account: a preset
+# In the market of the usual seed, some minutes before a crossing that runs into its stop and one that reaches both targets;
+# with another seed any moment is as good, and the demo waits for what comes.
+FIRST_MINUTE = 2_590
+# An order by hand with a slip of the finger: so many times the last price, far outside the limits' band.
+SLIP = Decimal("1.2")
+SLIP_QUANTITY = "0.01"
+SLIP_KEY = "a slip of the finger"
+ANSWERED_SECONDS = 30
 POLL_SECONDS = 0.4
-# After the first stop-loss or take-profit, how long to wait for a position that the stop can flatten.
-LAST_POSITION_SECONDS = 20
+# After all exits were seen, how long to wait for a position that the stop can flatten.
+LAST_POSITION_SECONDS = 25
 STOP_ATTEMPTS = 3
-ANSWER_LIMIT_SECONDS = 45
 MOST_CANDLES = 1500  # what the API gives at once
 STATES = {"start": "ACTIVE", "suspend": "SUSPENDED", "recovered": "ACTIVE", "stop": "STOPPING", "stopped": "STOPPED"}
 
-Row = dict[str, Any]
+
+@dataclass(frozen=True)
+class Exit:
+    """One sale of a position, whole or in part; ``level`` counts its take-profits, 0 is no level."""
+
+    order: Row
+    level: int
+    entered: Decimal
+
+    @property
+    def text(self) -> str:
+        level = f" level {self.level} of {len(EXITS['targets'])}" if self.level else ""
+        sold, price = Decimal(self.order["filled"]), Decimal(self.order["average_price"])
+        return f"{self.order['reason']}{level}: sold {sold} of {self.entered} at {price:.2f}"
 
 
-class DemoFailed(Exception):
-    """Something did not happen that should have; the message says what."""
+@dataclass(frozen=True)
+class Denied:
+    """An order that the account's limits kept from being sent, and where to read why."""
 
-
-class Refused(DemoFailed):
-    """The platform answered, and the answer was no."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
-
-
-class Client:
-    """JSON over HTTP, patient with a server that is being restarted."""
-
-    def __init__(self, http: aiohttp.ClientSession, base: str, token: str = "") -> None:
-        self._http, self._base = http, base.rstrip("/")
-        self._headers = {"Authorization": f"Token {token}"} if token else {}
-
-    async def ask(self, method: str, path: str, body: Row | None = None, **query: Any) -> Any:
-        """The answer to one request; asked again while nobody answers. Raises Refused on a 4xx."""
-        deadline = time.monotonic() + ANSWER_LIMIT_SECONDS
-        while True:
-            try:
-                url = self._base + path
-                async with self._http.request(method, url, json=body, params=query, headers=self._headers) as answer:
-                    text = await answer.text()
-                    if answer.status < 400:
-                        return json.loads(text) if text else None
-                    if answer.status < 500:
-                        raise Refused(answer.status, f"{method} {path}: {answer.status} {text[:300]}")
-                    problem = f"{answer.status} {text[:100]}"
-            except (aiohttp.ClientError, TimeoutError) as error:
-                problem = type(error).__name__
-            if time.monotonic() > deadline:
-                raise DemoFailed(f"{method} {path} was not answered for {ANSWER_LIMIT_SECONDS} s ({problem})")
-            await asyncio.sleep(0.3)
-
-    async def rows(self, path: str, **query: Any) -> list[Row]:
-        """Every row of a paged list, oldest first."""
-        answer = await self.ask("GET", path, **query)
-        found: list[Row] = list(answer["results"])
-        while answer["next"]:
-            answer = await self.ask("GET", answer["next"].removeprefix(self._base))
-            found += answer["results"]
-        return found[::-1]
-
-    async def ensure(self, path: str, body: Row, **same: Any) -> Row:
-        """The row that ``same`` describes, made from ``body`` if it is not there: a repeated request makes no twin."""
-
-        async def found() -> Row | None:
-            rows = await self.rows(path)
-            return next((row for row in rows if all(row[name] == value for name, value in same.items())), None)
-
-        if row := await found():
-            return row
-        try:
-            made: Row = await self.ask("POST", path, body)
-        except Refused:
-            # The answer to an earlier try may have been lost on its way: then the row is there.
-            if row := await found():
-                return row
-            raise
-        return made
+    order: Row
+    sentences: list[str]
+    why: str
 
 
 @dataclass
@@ -122,17 +89,35 @@ class Life:
     fills: list[Row] = field(default_factory=list)
     positions: list[Row] = field(default_factory=list)
     hops: Row = field(default_factory=dict)
+    denied: Denied | None = None
 
     @property
     def open_position(self) -> Row | None:
         return next((position for position in self.positions if position["status"] == "OPEN"), None)
 
     @property
-    def has_exited_by_level(self) -> bool:
-        return any(
-            position["status"] == "CLOSED" and position["exit_reason"] in ("STOP_LOSS", "TAKE_PROFIT")
-            for position in self.positions
-        )
+    def exits(self) -> list[Exit]:
+        """What was sold, in its order. One position follows another, so a purchase begins the next count of levels."""
+        found = []
+        entered, level = Decimal(0), 0
+        for order in self.orders:
+            filled = Decimal(order["filled"])
+            if not filled:
+                continue
+            if not order["is_exit"]:
+                entered, level = filled, 0
+                continue
+            is_target = order["reason"] == "TAKE_PROFIT"
+            level += is_target
+            found.append(Exit(order, level if is_target else 0, entered))
+        return found
+
+    @property
+    def has_seen_its_exits(self) -> bool:
+        """A stop-loss, and every level of a take-profit."""
+        exits = self.exits
+        has_stopped = any(one.order["reason"] == "STOP_LOSS" for one in exits)
+        return has_stopped and any(one.level == len(EXITS["targets"]) for one in exits)
 
     @property
     def was_valued_by_a_tick(self) -> bool:
@@ -157,6 +142,7 @@ class Scene:
     account: Row
     config: Row
     session: Row
+    by_hand: Row  # the session that orders by hand belong to
 
 
 async def run(platform: Platform, options: DemoOptions) -> int:
@@ -210,30 +196,39 @@ async def _set_the_scene(
     account = await api.ensure(
         "/api/v1/accounts", {"exchange": exchange["id"], "name": name, "currency": "USDT", **signing}, name=name
     )
+    await api.ask("PATCH", f"/api/v1/accounts/{account['id']}/risk-profile", {"preset": LIMITS})
+    feed = {"market": market["id"], "timeframe": "1m"}
     config = await api.ensure(
         "/api/v1/configs",
-        {
-            "name": config_name,
-            "market": market["id"],
-            "timeframe": "1m",
-            "strategy": "sma_cross",
-            "parameters": PARAMETERS,
-        },
+        {"name": config_name, **feed, "strategy": "sma_cross", "parameters": PARAMETERS},
         name=config_name,
     )
+    wish = {"account": account["id"], "config": config["id"], "exits": EXITS}
     session = await api.ensure(
         "/api/v1/sessions",
-        {"account": account["id"], "config": config["id"], "sizing_method": "PERCENT_OF_EQUITY", "sizing_amount": "20"},
+        {**wish, "sizing_method": "PERCENT_OF_EQUITY", "sizing_amount": "20"},
         account=account["id"],
+        config=config["id"],
     )
-    return Scene(api, venue, api_key, account, config, session)
+    hand_name = f"by hand {name}"
+    hand = await api.ensure("/api/v1/configs", {"name": hand_name, **feed, "strategy": "manual"}, name=hand_name)
+    by_hand = await api.ensure(
+        "/api/v1/sessions",
+        {"account": account["id"], "config": hand["id"], "sizing_method": "FIXED_QUOTE", "sizing_amount": "100"},
+        account=account["id"],
+        config=hand["id"],
+    )
+    return Scene(api, venue, api_key, account, config, session, by_hand)
 
 
 async def _live(scene: Scene, screen: Screen) -> Life:
     """Start the session, watch it trade until it has seen everything, and stop it."""
     life = Life(scene.session)
+    await _command(scene, "start", done_when="ACTIVE", session=scene.by_hand)
     await _command(scene, "start", done_when="ACTIVE")
-    await _watch(scene, life, screen, lambda: life.has_exited_by_level and life.was_valued_by_a_tick)
+    await _watch(scene, life, screen, lambda: life.open_position is not None)
+    life.denied = await _slip(scene)
+    await _watch(scene, life, screen, lambda: life.has_seen_its_exits and life.was_valued_by_a_tick)
     for attempt in range(STOP_ATTEMPTS):
         if attempt:
             # The strategy left its position in the moment of the stop: another run, for a stop that has something to do.
@@ -246,8 +241,40 @@ async def _live(scene: Scene, screen: Screen) -> Life:
     return life
 
 
-async def _command(scene: Scene, command: str, done_when: str) -> None:
-    path = f"/api/v1/sessions/{scene.session['id']}"
+async def _slip(scene: Scene) -> Denied:
+    """Ask by hand for what the account's limits do not allow, and read why it was denied. Raises DemoFailed."""
+    [candle] = (await scene.api.ask("GET", "/api/v1/candles", feed=scene.config["feed"], limit=1))["results"]
+    order = await scene.api.ask(
+        "POST",
+        "/api/v1/orders",
+        {
+            "account": scene.account["id"], "symbol": SYMBOL, "side": "BUY", "order_type": "LIMIT", "key": SLIP_KEY,
+            "quantity": SLIP_QUANTITY, "price": f"{Decimal(candle['close']) * SLIP:.0f}",
+        },
+    )  # fmt: skip
+    path = f"/api/v1/sessions/{scene.by_hand['id']}/why"
+    deadline = time.monotonic() + ANSWERED_SECONDS
+    while time.monotonic() < deadline:
+        order = await scene.api.ask("GET", f"/api/v1/orders/{order['id']}")
+        if order["status"] == "DENIED":
+            # Told with the candle that was the newest when it was asked for.
+            for signal in (await scene.api.rows("/api/v1/signals", config=scene.by_hand["config"]))[::-1]:
+                opened = signal["candle_open_at"]
+                told = await scene.api.ask("GET", path, candle=opened)
+                mine = next((one for one in told["orders"] if one["id"] == order["id"]), None)
+                if mine is not None:
+                    # Several limits may deny it; the first of them names it.
+                    limits = [check["text"] for check in mine["checks"] if check["code"] == order["reason"]]
+                    sentences = [mine["verdict_text"], *(f"{limit}." for limit in limits)]
+                    return Denied(order, sentences, f"{scene.api.base}{path}?candle={opened}")
+        elif order["status"] != "REQUESTED":
+            raise DemoFailed(f"wanted the order by hand DENIED, was {order['status']}")
+        await asyncio.sleep(POLL_SECONDS)
+    raise DemoFailed(f"the order by hand was not answered for {ANSWERED_SECONDS} s, is {order['status']}")
+
+
+async def _command(scene: Scene, command: str, done_when: str, session: Row | None = None) -> None:
+    path = f"/api/v1/sessions/{(session or scene.session)['id']}"
     try:
         await scene.api.ask("POST", f"{path}/{command}")
     except Refused:
@@ -331,10 +358,30 @@ def _as_json(life: Life, exchange_orders: int, seconds: float) -> Row:
         "states": life.states,
         "candles": life.candles,
         "signals": len(life.signals),
+        "exit_plan": life.session["exit_plan"],
         "orders": [{name: order[name] for name in wanted} for order in life.orders],
+        "exits": [
+            {
+                "reason": one.order["reason"],
+                "level": one.level or None,
+                "quantity": one.order["filled"],
+                "average_price": one.order["average_price"],
+            }
+            for one in life.exits
+        ],
+        "denied": None if life.denied is None else _denied_told(life.denied),
         "fills": len(life.fills),
         "realized_pnl": str(life.realized_pnl.normalize()),
         "exchange_orders": exchange_orders,
         "hops_ms": life.hops["p50_ms"],
         "duration_s": round(seconds, 1),
+    }
+
+
+def _denied_told(denied: Denied) -> Row:
+    return {
+        "client_order_id": denied.order["client_order_id"],
+        "code": denied.order["reason"],
+        "sentences": denied.sentences,
+        "why": denied.why,
     }

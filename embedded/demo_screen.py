@@ -14,7 +14,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from embedded.demo import Life
+    from embedded.demo import Denied, Life
 
 STATUS_STYLES = {
     "OPEN": "bold green",
@@ -64,6 +64,11 @@ class Lines:
         for order in life.orders:
             key = f"order{order['id']}{order['status']}{order['execution']}"
             self._once(key, f"order {order['client_order_id'][:11]}… {_order_text(order)}")
+        for one in life.exits:
+            self._once(f"exit{one.order['id']}{one.order['filled']}", f"exit {one.text}")
+        if life.denied is not None:
+            self._once("denied", f"order by hand {_denied_text(life.denied)}")
+            self._once("why", f"why: {life.denied.why}")
         for position in life.positions:
             self._once(f"position{position['id']}{position['status']}", f"position {_position_text(position)}")
             if position["valuations"]:
@@ -114,7 +119,7 @@ class Picture:
         parts: list[Any] = [f"[dim]●[/] {step}" for step in self._steps]
         if self._life is not None:
             drawn = (_session_panel, _orders_table, _positions_table, _hops_table)
-            parts = [*(draw(self._life) for draw in drawn), *parts]
+            parts = [*(draw(self._life) for draw in drawn), *_exit_lines(self._life), *parts]
         self._live.update(Group(*parts))
 
 
@@ -141,17 +146,32 @@ def _orders_table(life: Life) -> Table:
 
 
 def _positions_table(life: Life) -> Table:
-    columns = ("position", "entry", "stop", "target", "mark", "unrealized", "realized", "ticks", "left by")
+    columns = ("position", "held", "entry", "stop", "target", "mark", "unrealized", "realized", "ticks", "left by")
     table = Table(*columns, title="positions", expand=True)
     for position in life.positions[-6:]:
         style = STATUS_STYLES.get(position["status"], "")
         table.add_row(
-            f"[{style or 'none'}]{position['side']} {position['status']}[/]",
+            f"[{style or 'none'}]{position['side']} {position['status']}[/]", position["quantity"],
             _price(position["entry_price"]), _price(position["stop_price"]), _price(position["target_price"]),
             _price(position["mark_price"]), _money(position["unrealized_pnl"]), _money(position["realized_pnl"]),
             str(position["valuations"]), position["exit_reason"],
         )  # fmt: skip
     return table
+
+
+def _exit_lines(life: Life) -> list[str]:
+    """The newest exits, and the order that was denied."""
+    lines = [f"[cyan]exit[/] {one.text}" for one in life.exits[-5:]]
+    if life.denied is not None:
+        lines.append(f"[yellow]denied[/] {_denied_text(life.denied)}")
+        lines.append(f"[dim]why[/] {life.denied.why}")
+    return lines
+
+
+def _denied_text(denied: Denied) -> str:
+    order = denied.order
+    wish = f"{order['side']} {order['quantity']} at {_price(order['price'])}"
+    return f"{wish} DENIED ({order['reason']}): {' '.join(denied.sentences)}"
 
 
 def _hops_table(life: Life) -> Table:
