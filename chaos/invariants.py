@@ -360,7 +360,9 @@ def nothing_held_without_its_stop() -> list[str]:
         if position.pk in resting:
             wanted, rests = round_quantity(position.quantity, position.market.rules), resting[position.pk]
             if rests != wanted:
-                breaches.append(f"position {position.pk} holds {_plain(wanted)}, its resting stop is over {_plain(rests)}")
+                breaches.append(
+                    f"position {position.pk} holds {_plain(wanted)}, its resting stop is over {_plain(rests)}"
+                )
         elif position.stop_price is None:
             breaches.append(f"position {position.pk} holds {_plain(position.quantity)} without its stop")
         elif position.session.status not in TRACKED_STATUSES:
@@ -386,7 +388,9 @@ def _told_of_and_not_over() -> list[str]:
     told = ("POSITION_UNPROTECTED", "POSITION_PROTECTED")
     events = Event.objects.filter(topic=Topic.ALERTS, data__alert__in=told).order_by("at", "id")
     last = dict(events.values_list("ids__position_id", "data__alert"))
-    return [f"position {pk} was told of as unprotected and of nothing since" for pk, one in last.items() if one == told[0]]
+    return [
+        f"position {pk} was told of as unprotected and of nothing since" for pk, one in last.items() if one == told[0]
+    ]
 
 
 def _plain(quantity: Decimal) -> str:
