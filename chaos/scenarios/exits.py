@@ -86,16 +86,7 @@ def scale_in_killed(stage: World) -> None:
     position = enter(stage, session)
     for number, point in enumerate(POINTS, start=2):
         _price(stage, str(50000 + 100 * number))
-        kills = die_at(stage, "orders" if point.startswith(("order", "fills")) else "tracking", point)
-        signal = tell(stage, session.config)
-        wait_for_death(stage, kills)
-        asked = Intent.objects.filter(position=position, purpose=Purpose.ENTRY)
-        stage.wait(lambda number=number: asked.count() == number, f"an entry more after a death at {point}")  # type: ignore[misc]
-        live = Order.objects.filter(intent_id__in=asked.values("pk"), status__in=LIVE_STATUSES)
-        stage.wait(lambda live=live: not live.exists(), f"the entry to end after a death at {point}")  # type: ignore[misc]
-        # Told again, now that all is over.
-        stage.ring("positions.fan_out", signal_ids=[signal.pk])
-        stage.ring("positions.track", session_ids=[session.pk])
+        _add(stage, position, point, number)
     filled = len(_orders(position, Purpose.ENTRY, filled__gt=0))
     lost = POINTS.count(NEVER_SENT)
     stage.expect(filled == 1 + len(POINTS) - lost, f"wanted {1 + len(POINTS) - lost} entries filled, were {filled}")
@@ -108,6 +99,18 @@ def scale_in_killed(stage: World) -> None:
     stage.expect(found == stop, f"wanted the stop of all entries at {stop}, was {found}")
     asked_for = Intent.objects.filter(position=position, purpose=Purpose.ENTRY).count()
     stage.expect(asked_for == 1 + len(POINTS), f"wanted {1 + len(POINTS)} entries asked for, were {asked_for}")
+
+
+def _add(stage: World, position: Position, point: str, number: int) -> None:
+    """A signal asks for entry ``number``, whoever carries it out dies at ``point``; told again at the end."""
+    kills = die_at(stage, "orders" if point.startswith(("order", "fills")) else "tracking", point)
+    signal = tell(stage, position.session.config)
+    wait_for_death(stage, kills)
+    asked = Intent.objects.filter(position=position, purpose=Purpose.ENTRY)
+    live = Order.objects.filter(intent_id__in=asked.values("pk"), status__in=LIVE_STATUSES)
+    stage.wait(lambda: asked.count() == number and not live.exists(), f"entry {number} to end after a death at {point}")
+    stage.ring("positions.fan_out", signal_ids=[signal.pk])
+    stage.ring("positions.track", session_ids=[position.session_id])
 
 
 @scenario("trailing-killed", rows=(1, 50), needs_stage=False)

@@ -345,7 +345,12 @@ def test_i9_takes_a_stop_that_rests_at_the_venue_for_one_and_no_other_order() ->
     assert len(invariants.nothing_held_without_its_stop()) == 1
 
     stop = make_order(
-        position, "REST_STOP", OrderStatus.OPENED, trigger="FALLING", stop_price=Decimal(49000), quantity=Decimal("0.02")
+        position,
+        "REST_STOP",
+        OrderStatus.OPENED,
+        trigger="FALLING",
+        stop_price=Decimal(49000),
+        quantity=Decimal("0.02"),
     )
     assert invariants.nothing_held_without_its_stop() == []
 
