@@ -3,8 +3,8 @@
 I1 no intent has two accepted orders; I2 every order of ours at the venue has a row; I3 fills are the venue's, each once;
 I4 so are balances, to the last digit; I5 nothing stays unknown in silence; I6 the journal tells each order's life, once;
 I7 nothing is accepted for a session that is stopped; I9 no filled position is without the stop that its exits name, tracked
-or resting. I8, that ringing every bell again changes nothing, needs the
-platform's processes: ``Stage.check_bells`` does it with ``snapshot``.
+or resting. I8, that ringing every bell again changes nothing, needs the platform's processes: ``Stage.check_bells`` does it
+with ``snapshot``.
 
 Each looks at everything there is and answers with what it found wrong, in words.
 """
@@ -22,9 +22,10 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
-from domain.market import ZERO, PositionSide, Side
+from domain.market import ZERO, PositionSide, Side, round_quantity
 from domain.orders import LIVE_STATUSES, ORDER_TRANSITIONS, OrderStatus
 from exchanges.models import Market
+from money.models import TradingHalt
 from orders.models import CLIENT_ORDER_ID_PREFIX, Fill, Order
 from orders.services import UNKNOWN_ALERT_AFTER
 from pipeline.models import Event
@@ -40,8 +41,6 @@ Oracle = Mapping[str, Any]
 # How long an order may be in the air, and how long a cancellation may be wanted, without anybody having been told.
 LONGEST_IN_SILENCE = UNKNOWN_ALERT_AFTER + timedelta(seconds=30)
 ORDER_TOPICS = (Topic.RAW_ORDERS, Topic.ORDERS, Topic.ORDER_UPDATES)
-# Any of these in a position's exits is a stop that stands from its first fill on.
-STOPS = ("stop_loss_percent", "stop_loss_atr")
 # Steps that are written without a journal row of their own: the claim, and its return when the venue did not look.
 UNTOLD = frozenset({S.SUBMITTING})
 # The clocks of one machine; the venue's time of arrival is rounded to the millisecond.
@@ -77,10 +76,16 @@ def check(oracle: Oracle, now: datetime | None = None) -> list[Finding]:
 def one_order_per_intent(oracle: Oracle) -> list[str]:
     """I1: the venue accepted no client order id twice, and no second order of an intent whose first was not cancelled;
     and the exits of a position sold no more than its entries bought."""
-    there = _ours(oracle)
-    times = Counter(order["clientOid"] for order in there)
-    breaches = [f"{oid} was accepted {count} times" for oid, count in times.items() if count > 1]
+    there, stops = _ours(oracle), _our_stops(oracle)
+    # A stop that was triggered is an order of the same client order id, too.
+    breaches = [
+        f"{oid} was accepted {count} times"
+        for book in (there, stops)
+        for oid, count in Counter(order["clientOid"] for order in book).items()
+        if count > 1
+    ]
     kept = [order["clientOid"] for order in there if order["status"] != "canceled"]
+    kept += [stop["clientOid"] for stop in stops if stop["status"] == "NEW"]
     by_intent: dict[Any, list[str]] = defaultdict(list)
     for intent_id, oid in (
         Order.objects.filter(client_order_id__in=kept).order_by("pk").values_list("intent_id", "client_order_id")
@@ -112,8 +117,9 @@ def _sold_too_much(there: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def every_order_has_a_row(oracle: Oracle) -> list[str]:
-    """I2: every order there with our prefix has a row with its id, and every row that says it was there has an order."""
-    there = {order["clientOid"]: order["id"] for order in _ours(oracle)}
+    """I2: every order there with our prefix has a row with its id, and every row that says it was there has an order. A stop
+    is known by the id under which it waited until it becomes an order."""
+    there = {order["clientOid"]: order["id"] for order in [*_our_stops(oracle), *_ours(oracle)]}
     rows = dict(_own_orders().values_list("client_order_id", "exchange_order_id"))
     breaches = [f"{oid} is at the venue and has no row" for oid in there if oid not in rows]
     breaches += [
@@ -331,7 +337,7 @@ def nothing_accepted_when_stopped(oracle: Oracle) -> list[str]:
     sessions = dict(Intent.objects.values_list("pk", "position__session_id"))
     owners = {oid: sessions.get(intent) for oid, intent in Order.objects.values_list("client_order_id", "intent_id")}
     breaches = []
-    for order in _ours(oracle):
+    for order in [*_ours(oracle), *_our_stops(oracle)]:
         arrived_at = datetime.fromtimestamp(order["arrivedAt"] / 1000, UTC)
         for stopped_at, started_at in stops.get(owners.get(order["clientOid"]) or 0, []):
             if stopped_at + CLOCK_MARGIN < arrived_at and (started_at is None or arrived_at < started_at):
@@ -343,28 +349,60 @@ def nothing_accepted_when_stopped(oracle: Oracle) -> list[str]:
 
 def nothing_held_without_its_stop() -> list[str]:
     """I9: at rest, whatever was filled has been added up, and a position whose exits name a stop has it: as a price that a
-    tracked session watches, or as an order at the venue."""
+    tracked session watches, or as an order at the venue over all that is held. No such order outlives what it protects, and
+    whoever was told of a position without its stop was told of the end of that."""
     filled = Order.objects.filter(is_exit=False, filled__gt=0).values("intent_id")
     pending = Position.objects.filter(status=PositionStatus.PENDING, intents__in=filled).distinct()
     breaches = [f"position {one.pk} is PENDING though its entry was filled" for one in pending.order_by("pk")]
-    resting = Order.objects.filter(is_exit=True, status=S.OPENED).exclude(trigger="").values("intent_id")
-    guarded = set(Position.objects.filter(intents__in=resting).values_list("pk", flat=True))
-    for position in Position.objects.filter(status=PositionStatus.OPEN).select_related("session").order_by("pk"):
-        if position.pk in guarded or not any(position.exits.get(stop) for stop in STOPS):
-            continue
-        if position.stop_price is None:
-            breaches.append(f"position {position.pk} holds {position.quantity.normalize():f} without its stop")
+    resting = _resting_stops()
+    held = Position.objects.filter(status=PositionStatus.OPEN, has_stop=True).select_related("session", "market")
+    for position in held.order_by("pk"):
+        if position.pk in resting:
+            wanted, rests = round_quantity(position.quantity, position.market.rules), resting[position.pk]
+            if rests != wanted:
+                breaches.append(
+                    f"position {position.pk} holds {_plain(wanted)}, its resting stop is over {_plain(rests)}"
+                )
+        elif position.stop_price is None:
+            breaches.append(f"position {position.pk} holds {_plain(position.quantity)} without its stop")
         elif position.session.status not in TRACKED_STATUSES:
             breaches.append(f"position {position.pk} has a stop that nobody watches: {position.session.status}")
-    return breaches
+    return breaches + _outliving() + _told_of_and_not_over()
+
+
+def _resting_stops() -> dict[int, Decimal]:
+    """By position, over how much its stop at the venue is."""
+    intents = dict(Intent.objects.filter(purpose=Intent.Purpose.REST_STOP).values_list("pk", "position_id"))
+    orders = Order.objects.filter(intent_id__in=list(intents), status=S.OPENED, is_cancel_wanted=False)
+    return {intents[order.intent_id]: order.quantity - order.filled for order in orders.exclude(trigger="")}
+
+
+def _outliving() -> list[str]:
+    resting = Intent.objects.filter(purpose__in=(Intent.Purpose.REST_STOP, Intent.Purpose.REST_TARGET))
+    ended = resting.exclude(position__status__in=LIVE_POSITIONS)
+    live = Order.objects.filter(intent_id__in=ended.values("pk"), status__in=LIVE_STATUSES).order_by("pk")
+    return [f"{order} rests for a position that is over" for order in live]
+
+
+def _told_of_and_not_over() -> list[str]:
+    told = ("POSITION_UNPROTECTED", "POSITION_PROTECTED")
+    events = Event.objects.filter(topic=Topic.ALERTS, data__alert__in=told).order_by("at", "id")
+    last = dict(events.values_list("ids__position_id", "data__alert"))
+    return [
+        f"position {pk} was told of as unprotected and of nothing since" for pk, one in last.items() if one == told[0]
+    ]
+
+
+def _plain(quantity: Decimal) -> str:
+    return f"{quantity.normalize():f}"
 
 
 def snapshot(oracle: Oracle) -> dict[str, Any]:
     """All that a second ring could spoil: every row that bells speak of, the journal, and the venue's books."""
-    rows: Sequence[type[models.Model]] = (Order, Fill, Intent, Position, TradingSession, Signal, Event)
+    rows: Sequence[type[models.Model]] = (Order, Fill, Intent, Position, TradingSession, TradingHalt, Signal, Event)
     return {
         **{model.__name__: list(model._default_manager.order_by("pk").values()) for model in rows},
-        "exchange": {name: oracle[name] for name in ("orders", "fills", "balances")},
+        "exchange": {name: oracle[name] for name in ("orders", "stopOrders", "fills", "balances")},
     }
 
 
@@ -388,6 +426,11 @@ def lost(oracle: Oracle) -> int:
 
 def _ours(oracle: Oracle) -> list[dict[str, Any]]:
     return [order for order in oracle["orders"] if (order["clientOid"] or "").startswith(CLIENT_ORDER_ID_PREFIX)]
+
+
+def _our_stops(oracle: Oracle) -> list[dict[str, Any]]:
+    """Every stop of ours the venue ever took, whatever became of it."""
+    return [stop for stop in oracle["stopOrders"] if (stop["clientOid"] or "").startswith(CLIENT_ORDER_ID_PREFIX)]
 
 
 def _own_orders() -> models.QuerySet[Order, Order]:

@@ -16,7 +16,7 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
-from chaos import mutants_books  # noqa: F401  # registers its own
+from chaos import mutants_books, mutants_money  # noqa: F401  # each registers its own
 from chaos.mutant import (
     MUTANTS,
     Change,

@@ -12,11 +12,14 @@ from contextlib import suppress
 from decimal import Decimal
 from functools import partial
 from signal import SIGKILL, SIGQUIT
+from typing import Any
 
 from chaos.breach import Breach
 from chaos.stage import PROCESSES, SYMBOLS, Stage
 from chaos.world import patiently
 from exchanges.services import exchange_clock_sync
+from money.halts import halt_lift, halt_trip
+from money.models import HaltMode, TradingHalt
 from positions.services import session_exit
 from sessions.models import SessionStatus, TradingSession
 from sessions.services import UnableToCommand, session_recover, session_start, session_stop, session_suspend
@@ -37,6 +40,20 @@ CHANCE, SLOW_CHANCE, LATE_CHANCE = 0.014, 0.003, 0.07
 
 # Of each kind of row the newest are rung for again: what is long over would only cost time. At rest all are.
 RUNG_AGAIN = 100
+
+# How positions are left: at once, in parts, by a stop that follows, and by several of them.
+STOP: dict[str, Any] = {"stop_loss_percent": "0.5"}
+LEVELS = [
+    {"percent": "0.3", "fraction": "0.4"},
+    {"percent": "0.7", "fraction": "0.3"},
+    {"percent": "1.2", "fraction": "0.3"},
+]
+PLANS: tuple[dict[str, Any], ...] = (
+    STOP | {"targets": [{"percent": "1"}]},
+    STOP | {"targets": LEVELS},
+    STOP | {"targets": [], "trailing_percent": "0.4", "trailing_activation_percent": "0.2"},
+    STOP | {"targets": LEVELS, "trailing_percent": "0.6", "break_even_percent": "0.3", "max_hold_minutes": 30},
+)
 
 Blow = tuple[str, int, Callable[[], object]]
 
@@ -68,7 +85,10 @@ class Storm:
             time.sleep(self.rng.uniform(0.05, 0.4))
 
     def end(self) -> None:
-        """Healed: stop every session, some of them twice at once, and stop the venue's clock once all have been asked."""
+        """Healed: lift every halt, stop every session, some of them twice at once, and stop the venue's clock once all have
+        been asked."""
+        for halt in TradingHalt.objects.filter(lifted_at=None):
+            halt_lift(halt.pk, "storm", actor="chaos")
         for session_id in self.sessions:
             clicks = [partial(self._try, session_stop, session_id)] * self.rng.choice((1, 1, 3))
             self.stage.together(*clicks)
@@ -103,6 +123,7 @@ class Storm:
             ("a bell rung five times, shuffled", 6, self._ring_shuffled),
             ("everybody asks the venue", 60, self._ask),
             ("clicks", 12, self._click),
+            ("halt tripped, and another lifted", 8, self._halt),
             ("two beats", 2, self._second_beat),
             ("frozen and thawed", 3, lambda: self._freeze(rng.choice(PROCESSES))),
         ]
@@ -217,6 +238,22 @@ class Storm:
         for command in (session_recover, session_start):
             self._try(command, session_id)
 
+    def _halt(self) -> None:
+        """A halt of whatever mode and scope trips twice in one moment while another is lifted; a platform's is short."""
+        mode = self.rng.choice(HaltMode.values)
+        session = TradingSession.objects.get(pk=self.rng.choice(self.sessions))
+        scope: dict[str, int] = self.rng.choice(
+            ({"session_id": session.pk}, {"session_id": session.pk}, {"account_id": session.account_id}, {})
+        )
+        trip = partial(halt_trip, mode, "storm", actor="chaos", **scope)
+        in_force = list(TradingHalt.objects.filter(lifted_at=None).order_by("pk").values_list("pk", flat=True))
+        lifts = [partial(halt_lift, pk, "storm", actor="chaos") for pk in in_force[: len(in_force) // 2]]
+        self.stage.count("control", 2 + len(lifts))
+        tripped = self.stage.together(trip, trip, *lifts)[0]
+        if not scope and isinstance(tripped, TradingHalt):
+            time.sleep(self.rng.uniform(0.1, 0.5))
+            self.stage.together(partial(halt_lift, tripped.pk, "storm", actor="chaos"))
+
     def _second_beat(self) -> None:
         if "beat-2" in self.stage.running:
             self.stage.kill("beat-2")
@@ -250,7 +287,8 @@ class Storm:
             made += [
                 stage.session(
                     account, of_market[number % len(of_market)], sizing_amount=Decimal(self.rng.randint(200, 2000)),
-                    stop_loss_percent=Decimal("0.5"), take_profit_percent=Decimal(1), tick_seconds=60,
+                    exits=self.rng.choice(PLANS), max_entries=self.rng.choice((1, 1, 3)),
+                    is_resting=self.rng.random() < 0.5, tick_seconds=60,
                 ).pk
                 for of_market in configs
             ]  # fmt: skip

@@ -34,21 +34,25 @@ from exchanges.models import Account, Exchange, Market, RiskProfile
 from exchanges.services import exchange_clock_sync, exchange_sync, quotes_refresh
 from marketdata.models import Feed
 from marketdata.services import feed_ensure
-from orders.models import Order
+from money.halts import halts_undone
+from money.models import TradingHalt
+from orders.models import Funding, Order
 from orders.services import accounts_with_old_balances
 from pipeline.topics import QUEUES, ring
 from positions.models import Intent, Position, PositionStatus
+from positions.protection import positions_to_tell_of
 from positions.services import sessions_unsettled
 from sessions.models import SessionStatus, TradingSession
 from strategies.models import Signal, StrategyConfig
 
 ORDERS_PATH = "/api/v1/hf/orders"
+STOPS_PATH = "/api/v1/stop-order"
 PARAMETERS = {"fast": 2, "slow": 3}
 
 # Which rows an argument of a task speaks of.
 NAMED: dict[str, type[models.Model]] = {
     "account_ids": Account, "exchange_ids": Exchange, "feed_ids": Feed, "order_ids": Order, "session_ids": TradingSession,
-    "signal_ids": Signal, "position_ids": Position,
+    "signal_ids": Signal, "position_ids": Position, "halt_ids": TradingHalt, "funding_ids": Funding,
 }  # fmt: skip
 
 _numbers = itertools.count(1)
@@ -65,6 +69,10 @@ def patiently(read: Callable[[], object], seconds: float = 20) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
+
+
+def _path_of(order: Order) -> str:
+    return ORDERS_PATH if order.stop_price is None else STOPS_PATH
 
 
 class World:
@@ -121,7 +129,7 @@ class World:
     def order_fault(self, order: Order, kind: str, when: str = "before", **fault: Any) -> int:
         """Let the request that creates ``order`` meet a fault."""
         return self.fault(
-            method="POST", path=ORDERS_PATH, clientOid=order.client_order_id, kind=kind, when=when, **fault
+            method="POST", path=_path_of(order), clientOid=order.client_order_id, kind=kind, when=when, **fault
         )
 
     def settings(self, **settings: Any) -> None:
@@ -148,7 +156,7 @@ class World:
         """How often the venue was asked to create ``order``, whatever became of it (of its latest 20,000 requests)."""
         log = self.oracle(requests=20_000)["requests"]
         return sum(
-            line["method"] == "POST" and line["path"] == ORDERS_PATH and line["clientOid"] == order.client_order_id
+            line["method"] == "POST" and line["path"] == _path_of(order) and line["clientOid"] == order.client_order_id
             for line in log
         )
 
@@ -363,6 +371,8 @@ class World:
             *(f"session {session} waits for its recovery: {session.status_reason}" for session in recovering),
             *(f"session {pk} waits for a look" for pk in sessions_unsettled(now)),
             *(f"balances of account {pk} are older than its fills" for pk in accounts_with_old_balances(now)),
+            *(f"halt {pk} is not carried out" for pk in halts_undone(now)),
+            *(f"position {pk} is not told of as it is protected now" for pk in positions_to_tell_of(now)),
         ]
 
     def settle(self, limit: float = 60) -> float:

@@ -11,10 +11,11 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Exists, OuterRef, Q, Subquery
+from django.db.models import Case, Exists, OuterRef, Q, Subquery, Value, When
 from django.utils import timezone
 
 from domain.candles import Timeframe
@@ -116,9 +117,12 @@ def session_exit(session_id: int, *, actor: str = "system", reason: ExitReason =
     session = TradingSession.objects.select_related("account").get(pk=session_id)
     with transaction.atomic():
         asked = session.positions.filter(status__in=LIVE_POSITIONS, is_exit_wanted=False)
+        changes: dict[str, Any] = {"is_exit_wanted": True}
         if reason is not ExitReason.MARKET_EXIT:
-            asked.filter(exit_reason="").update(exit_reason=reason)
-        wanted = asked.update(is_exit_wanted=True)
+            changes["exit_reason"] = Case(When(exit_reason="", then=Value(reason)), default="exit_reason")
+        # At once: a row that one transaction updates twice is checked against its session again, and waits for whoever has
+        # locked that and wants this row.
+        wanted = asked.update(**changes)
         if wanted:
             publish(
                 Topic.COMMAND, session_id, session_id=session_id, account_id=session.account_id,

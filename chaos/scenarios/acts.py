@@ -69,6 +69,17 @@ def enter(stage: World, session: TradingSession) -> Position:
     return held.get()
 
 
+def die_at(stage: World, process: str, point: str) -> int:
+    """Let ``process`` die where it next comes by ``point``; the deaths there were before, for ``wait_for_death``."""
+    stage.restart(process, crash_at=point, wait=True)  # type: ignore[attr-defined]  # a stage's, by hand or not
+    kills: int = stage.kills  # type: ignore[attr-defined]
+    return kills
+
+
+def wait_for_death(stage: World, kills: int) -> None:
+    stage.wait(lambda: stage.kills > kills, "the process to die")  # type: ignore[attr-defined]
+
+
 def compare(stage: World, account: Account) -> None:
     """Let an account be compared with its venue, and wait until it was, balances and all."""
     asked_at = timezone.now()

@@ -55,9 +55,10 @@ def stop_in_flight(stage: World) -> None:
     """Stop while an entry is on its way: STOPPING until its fate is known, then sold, then STOPPED; nothing after that."""
     order = stage.ready_order()
     session = stage.position_of(order).session
-    stage.order_fault(order, "delay", "before", seconds=3 * stage.pace)
+    # Its answer is on its way for long; the request itself must not be, or the venue's window for it could end first.
+    stage.order_fault(order, "delay", "after", seconds=3 * stage.pace)
     stage.submit(order)
-    stage.wait_order(order, S.SUBMITTING)
+    stage.wait(lambda: stage.orders_there(order.account), "the venue to accept it")
     leave(stage, session)
     stage.expect_order(order, S.CLOSED, accepted=1, sent=1)
     position = stage.position_of(order)

@@ -6,7 +6,7 @@ import time
 from signal import SIGKILL, SIGTERM
 
 from chaos.scenarios import scenario
-from chaos.scenarios.acts import enter, say, tell, wait_ended
+from chaos.scenarios.acts import die_at, enter, say, tell, wait_ended, wait_for_death
 from chaos.stage import PROCESSES, Stage
 from chaos.world import World
 from domain.orders import OrderStatus
@@ -18,22 +18,12 @@ from sessions.services import session_start, session_stop
 S = OrderStatus
 
 
-def _die_at(stage: World, process: str, point: str) -> None:
-    """Let ``process`` die where it next comes by ``point``."""
-    stage.restart(process, crash_at=point, wait=True)  # type: ignore[attr-defined]  # a stage's, by hand or not
-
-
-def _wait_for_death(stage: World, kills: int) -> None:
-    stage.wait(lambda: stage.kills > kills, "the process to die")  # type: ignore[attr-defined]
-
-
 def _order_through(stage: World, point: str, ends: str, *, accepted: int, sent: int) -> None:
     """An order's worker dies at ``point``; how the order ends."""
     order = stage.ready_order()
-    _die_at(stage, "orders", point)
-    kills: int = stage.kills  # type: ignore[attr-defined]
+    kills = die_at(stage, "orders", point)
     stage.submit(order)
-    _wait_for_death(stage, kills)
+    wait_for_death(stage, kills)
     stage.wait_order(order, S.CLOSED, S.NOT_PLACED, S.REJECTED, S.CANCELED)
     stage.expect_order(order, ends, accepted=accepted, sent=sent)
 
@@ -66,10 +56,9 @@ def killed_between_fills_and_sums(stage: World) -> None:
 def killed_before_commit(stage: World) -> None:
     """The tracker dies before it commits the order it decided on: as if it had not looked, and the next look decides."""
     session = stage.session(status=SessionStatus.ACTIVE)
-    _die_at(stage, "tracking", "sessions.before_commit")
-    kills: int = stage.kills  # type: ignore[attr-defined]
+    kills = die_at(stage, "tracking", "sessions.before_commit")
     tell(stage, session.config)
-    _wait_for_death(stage, kills)
+    wait_for_death(stage, kills)
     stage.wait(Position.objects.filter(session=session, status=PositionStatus.OPEN).exists, f"{session} to enter")
     entries = Order.objects.filter(intent_id__in=session.positions.values("intents"))
     stage.expect(entries.count() == 1, f"wanted one entry, were {entries.count()}")
@@ -79,8 +68,7 @@ def killed_before_commit(stage: World) -> None:
 def killed_before_the_bell(stage: World) -> None:
     """The tracker dies after its commit and before it rings: the sweeps find what it wrote."""
     session = stage.session(status=SessionStatus.ACTIVE)
-    _die_at(stage, "tracking", "bells.before")
-    kills: int = stage.kills  # type: ignore[attr-defined]
+    kills = die_at(stage, "tracking", "bells.before")
     enter(stage, session)
     stage.expect(stage.kills > kills, "wanted a death before the bell, was none")  # type: ignore[attr-defined]
 

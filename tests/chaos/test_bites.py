@@ -47,6 +47,7 @@ ALWAYS = {
     "any_error_is_rejection", "resend_on_timeout", "not_found_is_absent",  # talking to a venue
     "claim_not_guarded", "outcome_not_guarded", "cancel_is_believed", "quantities_not_asked", "absence_is_proof",  # orders
     "exits_twice", "trackers_side_by_side", "signals_seen_again",  # positions
+    "halts_leave_the_unsent", "halts_not_asked", "part_left_at_work",  # halts, exits in parts
     "account_not_locked", "starts_not_guarded", "ticks_not_claimed", "suspended_enters", "old_prices_count",  # money
     "open_candles_count", "collectors_side_by_side", "stale_candles_speak",  # market data, strategies
     "recovery_trusts_silence", "drift_not_told", "others_cancelled_too",  # the books against the venue's

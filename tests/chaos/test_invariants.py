@@ -130,6 +130,37 @@ def test_i2_sees_a_row_that_does_not_know_its_order(venue: Venue, round_trip: tu
     ]
 
 
+def test_i2_knows_a_stop_by_the_id_it_waits_under_and_by_the_id_of_the_order_it_becomes(
+    venue: Venue, round_trip: tuple[Order, Order]
+) -> None:
+    entry = round_trip[0]
+    oracle = venue.simulator.oracle()
+    stop = {"clientOid": entry.client_order_id, "id": "s-1", "status": "TRIGGERED", "arrivedAt": 0}
+    oracle["stopOrders"].append(stop)
+    assert invariants.check(oracle) == []
+
+    gone = oracle["orders"].pop(0)
+    assert found(oracle, "I2") == [f"{entry.client_order_id}: wanted the venue's id s-1, was {gone['id']}"]
+
+    Order.objects.filter(pk=entry.pk).update(exchange_order_id="s-1")
+    assert found(oracle, "I2") == []
+
+
+def test_i1_sees_a_stop_that_was_accepted_twice_and_one_beside_an_order_of_its_intent(
+    venue: Venue, round_trip: tuple[Order, Order]
+) -> None:
+    entry, exit_order = round_trip
+    oracle = venue.simulator.oracle()
+    stop = {"clientOid": entry.client_order_id, "id": "s-1", "status": "CANCELED", "arrivedAt": 0}
+    oracle["stopOrders"] += [stop, stop]
+    assert found(oracle, "I1") == [f"{entry.client_order_id} was accepted 2 times"]
+
+    oracle["stopOrders"] = [{**stop, "status": "NEW"}]
+    oracle["orders"][0]["status"] = "canceled"
+    Order.objects.filter(pk=exit_order.pk).update(intent_id=entry.intent_id)
+    assert found(oracle, "I1")[0].startswith(f"intent {entry.intent_id} has 2 accepted orders")
+
+
 def test_i3_sees_a_fill_that_was_not_recorded(venue: Venue, round_trip: tuple[Order, Order]) -> None:
     entry = round_trip[0]
     Fill.objects.filter(order=entry).delete()
@@ -310,14 +341,65 @@ def test_i9_wants_no_stop_of_a_position_that_names_none(exits: dict[str, Any]) -
 @pytest.mark.django_db
 def test_i9_takes_a_stop_that_rests_at_the_venue_for_one_and_no_other_order() -> None:
     position = held({"stop_price": None})
-    stop = make_order(position, purpose="EXIT", status=OrderStatus.OPENED)
+    make_order(position, purpose="EXIT", status=OrderStatus.OPENED)
     assert len(invariants.nothing_held_without_its_stop()) == 1
 
-    Order.objects.filter(pk=stop.pk).update(trigger="FALLING", stop_price=Decimal(49000))
+    stop = make_order(
+        position,
+        "REST_STOP",
+        OrderStatus.OPENED,
+        trigger="FALLING",
+        stop_price=Decimal(49000),
+        quantity=Decimal("0.02"),
+    )
     assert invariants.nothing_held_without_its_stop() == []
 
-    Order.objects.filter(pk=stop.pk).update(status=OrderStatus.CANCELED)
+    Order.objects.filter(pk=stop.pk).update(quantity=Decimal("0.01"))
+    assert invariants.nothing_held_without_its_stop() == [
+        f"position {position.pk} holds 0.02, its resting stop is over 0.01"
+    ]
+
+    Order.objects.filter(pk=stop.pk).update(quantity=Decimal("0.02"), is_cancel_wanted=True)
     assert len(invariants.nothing_held_without_its_stop()) == 1
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("purpose", ["REST_STOP", "REST_TARGET"])
+def test_i9_wants_no_resting_order_to_outlive_its_position(purpose: str) -> None:
+    position = held({"stop_price": Decimal(49000)})
+    order = make_order(position, purpose, OrderStatus.OPENED, trigger="FALLING", stop_price=Decimal(49000))
+    assert invariants.nothing_held_without_its_stop() == []
+
+    Position.objects.update(status=PositionStatus.CLOSED)
+    assert invariants.nothing_held_without_its_stop() == [f"{order} rests for a position that is over"]
+
+    Order.objects.update(status=OrderStatus.CANCELED)
+    assert invariants.nothing_held_without_its_stop() == []
+
+
+@pytest.mark.django_db
+def test_i9_wants_a_stop_by_whatever_name_the_plan_has_for_it() -> None:
+    position = held({"stop_price": None})
+    for exits in ({"trailing_percent": "2"}, {"stop_loss_atr": "2"}, {"is_stop_from_signal": True}):
+        Position.objects.filter(pk=position.pk).update(exits=exits)
+        assert len(invariants.nothing_held_without_its_stop()) == 1
+
+
+@pytest.mark.django_db
+def test_i9_wants_the_end_told_of_every_spell_without_a_stop() -> None:
+    position = held({"stop_price": Decimal(49000)})
+
+    def say(alert: str) -> None:
+        with transaction.atomic():
+            publish(Topic.ALERTS, position.session_id, position_id=position.pk, data={"alert": alert})
+
+    say("POSITION_UNPROTECTED")
+    assert invariants.nothing_held_without_its_stop() == [
+        f"position {position.pk} was told of as unprotected and of nothing since"
+    ]
+
+    say("POSITION_PROTECTED")
+    assert invariants.nothing_held_without_its_stop() == []
 
 
 @pytest.mark.django_db

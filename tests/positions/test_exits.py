@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.db import transaction
 from django.utils import timezone
 
 from domain.exits import ExitReason
@@ -17,6 +18,7 @@ from positions import services
 from positions.models import Intent, Position, PositionStatus
 from positions.tasks import follow_orders, sweep_exposed_sessions, sweep_sessions, track
 from sessions.models import SessionStatus, TradingSession
+from tests.conftest import Bells
 from tests.factories import (
     events,
     finish,
@@ -157,6 +159,18 @@ def test_a_position_left_for_another_reason_says_so_and_one_that_is_being_left_k
     reasons = dict(Order.objects.filter(is_exit=True).values_list("account", "reason"))
     assert reasons == {position.account_id: "HALT", leaving.account_id: "STOP_LOSS"}
     assert set(Position.objects.values_list("exit_reason", flat=True)) == {"HALT", "STOP_LOSS"}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_exit_for_a_reason_of_its_own_waits_for_nobody_who_looks_at_its_session(bells: Bells) -> None:
+    position = held()
+
+    with transaction.atomic():
+        TradingSession.objects.locked().get(pk=position.session_id)
+        assert elsewhere(lambda: services.session_exit(position.session_id, reason=ExitReason.HALT))
+
+    position.refresh_from_db()
+    assert (position.is_exit_wanted, position.exit_reason) == (True, ExitReason.HALT)
 
 
 @pytest.mark.parametrize("status", [SessionStatus.SUSPENDED, SessionStatus.HALTED])
