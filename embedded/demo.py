@@ -31,15 +31,16 @@ VENUE_NAME = "simulator"  # and a number: each demo has an exchange of its own
 # Short averages and near exits: a life that takes days at the market takes a minute here.
 PARAMETERS = {"fast": 3, "slow": 8}
 EXITS: Row = {
-    "stop_loss_percent": "0.4",
-    "targets": [{"percent": "0.4", "fraction": "0.5"}, {"percent": "0.8"}],
+    "stop_loss_percent": "0.3",
+    "targets": [{"percent": "0.3", "fraction": "0.5"}, {"percent": "0.6"}],
     # Left by its levels alone: a strategy that changes its mind would leave many a position before the second.
     "is_exit_signal_used": False,
 }
-LIMITS = "BALANCED"  # of the account: a preset
+# Of the account: a preset, but without its rest after losses, which would keep the demo waiting.
+LIMITS: Row = {"preset": "BALANCED", "cooldown_losses": None}
 # In the market of the usual seed, some minutes before a crossing that runs into its stop and one that reaches both targets;
 # with another seed any moment is as good, and the demo waits for what comes.
-FIRST_MINUTE = 2_590
+FIRST_MINUTE = 2_588
 # An order by hand with a slip of the finger: so many times the last price, far outside the limits' band.
 SLIP = Decimal("1.2")
 SLIP_QUANTITY = "0.01"
@@ -196,7 +197,7 @@ async def _set_the_scene(
     account = await api.ensure(
         "/api/v1/accounts", {"exchange": exchange["id"], "name": name, "currency": "USDT", **signing}, name=name
     )
-    await api.ask("PATCH", f"/api/v1/accounts/{account['id']}/risk-profile", {"preset": LIMITS})
+    await api.ask("PATCH", f"/api/v1/accounts/{account['id']}/risk-profile", LIMITS)
     feed = {"market": market["id"], "timeframe": "1m"}
     config = await api.ensure(
         "/api/v1/configs",
