@@ -70,9 +70,8 @@ def session_why(session: TradingSession, candle_open_at: datetime | None = None)
 def check_told(check: Mapping[str, Any]) -> str:
     """One limit of a valuation as a sentence. Of several that cut an order, one may leave it more than it was cut to."""
     unit = {"quote": "", "percent": " %", "count": "", "times": " x"}[check["unit"]]
-    name = check["limit"].removeprefix("max_").replace("_", " ")
-    if check["unit"] != "percent":  # of a percentage that is told in money
-        name = name.removesuffix(" percent")
+    # The unit stands behind the figures: some percentages are told in money.
+    name = check["limit"].removeprefix("max_").removesuffix("_percent").replace("_", " ")
     verdicts = {"PASSED": "within it", "CUT": f"no more than {check['room']} of the order fits", "DENIED": "denied"}
     return (
         f"{name}: {check['before']}{unit} before, {check['after']}{unit} after, at most {check['bound']}{unit}; "
@@ -97,13 +96,13 @@ def _orders(
     session: TradingSession, signal: Signal | None, until: datetime | None
 ) -> dict[Any, tuple[Position, Intent]]:
     """By intent id, what was wished for while that signal was the newest: entries on its behalf, additions, exits."""
-    if signal is None:
-        return {}
-    meanwhile = Q(created_at__gte=signal.created_at)
+    # Before its first signal a session trades by hand only.
+    meanwhile = Q() if signal is None else Q(created_at__gte=signal.created_at)
     if until is not None:
         meanwhile &= Q(created_at__lt=until)
     of_signal = Q(position__entry_signal=signal, purpose=Intent.Purpose.ENTRY, step=0)
-    intents = Intent.objects.filter(of_signal | meanwhile, position__session=session).select_related("position__market")
+    wanted = meanwhile if signal is None else of_signal | meanwhile
+    intents = Intent.objects.filter(wanted, position__session=session).select_related("position__market")
     return {intent.pk: (intent.position, intent) for intent in intents}
 
 
