@@ -265,7 +265,7 @@ def test_of_many_positions_the_watch_reads_only_those_that_are_due() -> None:
     due = make_open_position(make_session(), exits={"stop_loss_percent": "2", "trailing_percent": "5"})
     Position.objects.update(exit_due_at=timezone.now() + timedelta(hours=1))
     make_quote(due.market, "49000")
-    copied = [one.column for one in Position._meta.concrete_fields if not (one.generated or one.primary_key)]
+    copied = [str(one.column) for one in Position._meta.concrete_fields if not (one.generated or one.primary_key)]
     changed = {"session_id": "m.id * 1000 + 1000000 + number", "stop_price": "40000 + number", "market_id": "m.id"}
     columns = ", ".join(copied)
     values = ", ".join(changed.get(name, f"p.{name}") for name in copied)
