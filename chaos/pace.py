@@ -24,6 +24,8 @@ SCALED = (
     ("orders.lookups", "LONGEST_PAUSE"),
     ("orders.lookups", "LOOK_AGAIN"),
     ("orders.ledger", "LOOK_AGAIN"),
+    ("orders.ledger", "LOOK_AGAIN_AT_WAITING"),
+    ("orders.services", "LOOK_AGAIN_AT_WAITING"),
     ("orders.services", "LEASE"),
     ("orders.services", "UNSEEN_PAUSE"),
     ("orders.services", "HELD_PAUSE"),

@@ -31,7 +31,7 @@ S = OrderStatus
 
 LOOK_AGAIN = timedelta(seconds=2)
 # An order that waits for its stop price: whoever hears of the price, or of the order, hastens the look.
-LOOK_AGAIN_AT_WAITING = timedelta(seconds=10)
+LOOK_AGAIN_AT_WAITING = timedelta(seconds=30)
 # Somebody else's order is no hurry of ours.
 LOOK_AGAIN_AT_FOREIGN = timedelta(seconds=60)
 # ``reason`` of an order that was given up, found after all, and whose intent is carried out by another attempt.
