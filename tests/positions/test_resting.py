@@ -64,7 +64,7 @@ def at_work(position: Position) -> Rows:
     intents = {one.pk: one for one in position.intents.all()}
     live = Order.objects.filter(intent_id__in=intents, status__in=LIVE_STATUSES).exclude(trigger="")
     rows = [(intents[o.intent_id].purpose, intents[o.intent_id].step, o.quantity, o.stop_price) for o in live]
-    return sorted(rows)  # type: ignore[type-var]
+    return sorted(rows)
 
 
 def of(position: Position, purpose: str, step: int = 0) -> Order:
@@ -451,7 +451,7 @@ def test_a_stop_that_fires_at_the_venue_while_nobody_is_at_home_is_recorded(venu
     moved(position)
 
     assert [row[:2] for row in waiting] == [("REST_STOP", 0), ("REST_TARGET", 1), ("REST_TARGET", 2)]
-    assert (nobody, sold(position), venue.balance("BTC")) == (0, Decimal("0.02"), 0)
+    assert (nobody, sold(position), venue.balance("BTC")) == (Decimal(0), Decimal("0.02"), Decimal(0))
     assert (position.status, position.exit_reason) == ("CLOSED", "STOP_LOSS")
     assert at_work(position) == []
 
@@ -470,7 +470,7 @@ def test_a_target_fills_at_the_venue_and_the_stop_that_follows_sells_the_rest(ve
         [("REST_STOP", 0, Decimal("0.01")), ("REST_TARGET", 2, Decimal("0.01"))],
     )
     assert (position.status, position.exit_reason) == ("CLOSED", "STOP_LOSS")
-    assert (sold(position), venue.balance("BTC"), at_work(position)) == (Decimal("0.02"), 0, [])
+    assert (sold(position), venue.balance("BTC"), at_work(position)) == (Decimal("0.02"), Decimal(0), [])
 
 
 def test_a_stop_that_fires_just_before_it_is_cancelled_sells_once(
@@ -483,5 +483,5 @@ def test_a_stop_that_fires_just_before_it_is_cancelled_sells_once(
 
     moved(position)
 
-    assert (position.status, sold(position), venue.balance("BTC")) == ("CLOSED", Decimal("0.02"), 0)
+    assert (position.status, sold(position), venue.balance("BTC")) == ("CLOSED", Decimal("0.02"), Decimal(0))
     assert at_work(position) == []
