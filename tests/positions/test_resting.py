@@ -485,3 +485,24 @@ def test_a_stop_that_fires_just_before_it_is_cancelled_sells_once(
 
     assert (position.status, sold(position), venue.balance("BTC")) == ("CLOSED", Decimal("0.02"), Decimal(0))
     assert at_work(position) == []
+
+
+def test_lost_answers_of_placing_and_cancelling_leave_one_group_and_sell_once(venue: Venue) -> None:
+    venue.fault(method="POST", path="/api/v1/stop-order", when="after", kind="drop", count=3)
+    position = bought(venue)
+    placed = len(venue.requests_of("POST", "/api/v1/stop-order"))
+    waiting = at_work(position)
+    venue.fault(method="DELETE", path="/api/v1/stop-order/*", when="after", kind="drop", count=3)
+    session_exit(position.session_id)
+
+    moved(moved(position))
+
+    # Its entry slipped to 50,002.5.
+    assert placed == 3
+    assert waiting == [
+        ("REST_STOP", 0, Decimal("0.02"), Decimal("49002.5")),
+        ("REST_TARGET", 1, Decimal("0.01"), Decimal("52002.6")),
+        ("REST_TARGET", 2, Decimal("0.01"), Decimal("53002.7")),
+    ]
+    assert (position.status, position.exit_reason, at_work(position)) == ("CLOSED", "MARKET_EXIT", [])
+    assert (sold(position), venue.balance("BTC")) == (Decimal("0.02"), Decimal(0))
