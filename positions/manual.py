@@ -336,6 +336,9 @@ def _exit(position: Position, market: Market, ask: ManualAsk, quantity: Decimal)
         name, found = ("quantity", quantity) if ask.quantity is not None else ("amount", ask.amount or quantity)
         raise ValidationError({name: f"wanted at most what is held, {_text(held)}, was {_text(found)}"})
     live = [order for order in orders if order.status in LIVE_STATUSES]
+    if any(order.trigger for order in live if order.is_exit):
+        # Never sold beside what rests: the tracker cancels the group, waits for its end, and then sells.
+        raise UnableToCommand("wanted a position without exits that rest at the venue, was one with: leave its session")
     if any(order.is_exit for order in live):
         raise UnableToCommand("wanted a position that nothing leaves yet, was one with an exit at work")
     is_whole = quantity == held

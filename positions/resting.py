@@ -217,4 +217,4 @@ def _is_met(one: Facts, position: Position) -> bool:
 def _meets(price: Decimal, order: Order) -> bool:
     if order.stop_price is None:
         return False
-    return price <= order.stop_price if order.trigger == Trigger.FALLING else price >= order.stop_price
+    return bool(price <= order.stop_price if order.trigger == Trigger.FALLING else price >= order.stop_price)

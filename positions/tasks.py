@@ -29,7 +29,9 @@ WAITING = (
         "position_ids",
     ),
     Waiting("funding after the end", funding.positions_funded_late, "positions.fund", "position_ids"),
-    Waiting("resting exit of a position that is over", resting.orders_left_behind, "exits.cancel_resting", "order_ids"),
+    Waiting(
+        "exit resting for a position that is over", resting.orders_left_behind, "exits.cancel_resting", "order_ids"
+    ),
     Waiting("recovery asked for", sessions_awaiting_recovery, "positions.recover", "session_ids", batch=1),
     Waiting(
         "account not compared lately",

@@ -75,10 +75,7 @@ def test_a_market_is_named_by_its_id_or_its_symbol(alice: Api) -> None:
         ({"quantity": "-1"}, "quantity", "wanted at least 0.00001, was -1"),
         ({"quantity": None}, "quantity", "wanted quantity or amount, was neither"),
         ({"order_type": "LIMIT"}, "price", "wanted the price of a LIMIT order, was none"),
-        (
-            {"order_type": "STOP", "stop_price": "60000"}, "order_type",
-            "wanted MARKET or LIMIT, was STOP: no stop order can be sent to simulator",
-        ),
+        ({"order_type": "STOP"}, "stop_price", "wanted the stop price of a STOP order, was none"),
         ({"leverage": "2"}, "leverage", "wanted 1 to 1 on BTC/USDT, was 2"),
         ({"exits": []}, "exits", 'Expected a dictionary of items but got type "list".'),
         ({"exits": {"trailing_percent": "x"}}, "exits", "trailing_percent: Input should be a valid decimal"),

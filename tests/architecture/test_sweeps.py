@@ -304,6 +304,12 @@ def a_halt_with_an_entry_that_was_valued_before_it() -> int:
     return TradingHalt.objects.create(mode="HALT", session=session, cause="news").pk
 
 
+def an_exit_that_rests_for_a_position_that_is_closed() -> int:
+    position = make_open_position(make_session())
+    Position.objects.update(status="CLOSED")
+    return make_order(position, "REST_STOP", status=S.OPENED).pk
+
+
 WAITING_ORDERS = {
     S.REQUESTED: "requested, not valued",
     S.READY: "entry valued, not submitted",
@@ -318,6 +324,7 @@ WAITING_EXITS = {
     S.OPENED: "exit at the venue, or perhaps",
 }
 WAITING_ROWS: list[tuple[Callable[[], int], str]] = [
+    (an_exit_that_rests_for_a_position_that_is_closed, "exit resting for a position that is over"),
     (a_ready_order_in_a_pause, "entry valued, not submitted"),
     (an_account_that_has_traded_since_its_balance_was_read, "balances read before the last fill"),
     (an_account_never_read, "balances read before the last fill"),

@@ -13,7 +13,7 @@ from django.utils import timezone
 from domain.exit_plan import ExitPlan
 from domain.market import OrderType, Side
 from domain.orders import Denial, OrderStatus
-from exchanges.models import Account, Market
+from exchanges.models import Account, Exchange, Market
 from money.halts import halt_trip
 from money.services import orders_value
 from orders.models import Order
@@ -350,10 +350,7 @@ def test_nothing_is_added_to_or_taken_from_a_position_that_is_being_left(account
         ({"order_type": OrderType.LIMIT, "price": Decimal("1.05")}, "price", "wanted a multiple of 0.1, was 1.05"),
         ({"order_type": OrderType.LIMIT, "price": Decimal(0)}, "price", "wanted a multiple of 0.1, was 0"),
         ({"stop_price": Decimal(1)}, "stop_price", "wanted none for a MARKET order, was 1"),
-        (
-            {"order_type": OrderType.STOP, "stop_price": Decimal(60000)}, "order_type",
-            "wanted MARKET or LIMIT, was STOP: no stop order can be sent to simulator",
-        ),
+        ({"order_type": OrderType.STOP}, "stop_price", "wanted the stop price of a STOP order, was none"),
         ({"leverage": Decimal(3)}, "leverage", "wanted 1 to 1 on BTC/USDT, was 3"),
         ({"exits": {"stop_loss": 3}}, "exits", "stop_loss: Extra inputs are not permitted"),
     ],
@@ -388,14 +385,24 @@ def test_a_market_that_does_not_fit_the_account_is_refused(
     assert caught.value.message_dict == {"market": [message]}
 
 
-def test_a_stop_order_says_from_which_side_the_market_comes(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manual, "stops_are_taken", lambda account: True)
-
+def test_a_stop_order_says_from_which_side_the_market_comes(account: Account) -> None:
     above = place(account, order_type=OrderType.STOP, stop_price=Decimal(60000))
     below = place(account, "k2", order_type=OrderType.STOP, stop_price=Decimal(40000), price=Decimal(40100))
 
     assert (above.order_type, above.stop_price, above.trigger, above.price) == ("STOP", 60000, "RISING", None)
     assert (below.trigger, below.price) == ("FALLING", 40100)
+
+
+def test_a_stop_order_is_refused_where_the_venue_rests_none(account: Account) -> None:
+    Exchange.objects.update(ccxt_id="kraken")
+    account.exchange.refresh_from_db()
+
+    with pytest.raises(ValidationError) as refused:
+        place(account, order_type=OrderType.STOP, stop_price=Decimal(60000))
+
+    assert refused.value.message_dict == {
+        "order_type": ["wanted MARKET or LIMIT, was STOP: no stop order can be sent to simulator"]
+    }
 
 
 def test_a_contract_is_sold_short_with_leverage_and_bought_back_reduce_only(account: Account) -> None:
