@@ -101,6 +101,11 @@ class Migration(migrations.Migration):
         ),
         migrations.AddField(
             model_name='position',
+            name='resting_met_at',
+            field=models.DateTimeField(help_text='Since when the price has met an order that rests there; our time.', null=True),
+        ),
+        migrations.AddField(
+            model_name='position',
             name='funding',
             field=pipeline.fields.ExactField(decimal_places=18, default=0, help_text='Paid (negative) and received while it was open.', max_digits=36),
         ),
