@@ -93,7 +93,7 @@ def assert_closed(venue: Venue, position: Position, reason: str, *quantities: st
     assert _books(venue, position) == before
 
 
-def tests_said(names: Mapping[str, Any], pattern: str) -> set[str]:
+def said_in_tests(names: Mapping[str, Any], pattern: str) -> set[str]:
     """What the pattern's group finds in the tests among a module's ``names``, those about completeness left out."""
     tests = [one for name, one in names.items() if name.startswith("test_") and not name.startswith("test_every_")]
     return {found for test in tests for found in re.findall(pattern, inspect.getsource(test))}

@@ -29,9 +29,9 @@ from tests.flows.steps import (
     carry_out,
     entered,
     exits_of,
+    said_in_tests,
     say,
     session_with,
-    tests_said,
     watched,
 )
 from tests.venue import Venue
@@ -318,4 +318,4 @@ def test_what_the_venue_liquidates_is_booked_as_that(futures: FuturesVenue) -> N
 
 
 def test_every_reason_to_leave_has_a_scenario_here() -> None:
-    assert tests_said(globals(), r"ExitReason\.([A-Z_]+)") == {reason.name for reason in ExitReason}
+    assert said_in_tests(globals(), r"ExitReason\.([A-Z_]+)") == {reason.name for reason in ExitReason}

@@ -26,7 +26,7 @@ from positions.services import sessions_track
 from sessions.models import TradingSession
 from tests.contracts import FuturesVenue
 from tests.factories import make_candles, make_feed, make_limits
-from tests.flows.steps import START_AT, carry_out, entered, say, session_with, tests_said, watched
+from tests.flows.steps import START_AT, carry_out, entered, said_in_tests, say, session_with, watched
 from tests.venue import Venue
 
 D = Decimal
@@ -288,13 +288,13 @@ NO_BOUNDS = {"var_method", "var_confidence", "var_horizon_hours"}
 
 
 def test_every_limit_has_a_scenario_here() -> None:
-    told = tests_said(globals(), r"\b((?:max|cooldown|price)_[a-z_]+)\b")
+    told = said_in_tests(globals(), r"\b((?:max|cooldown|price)_[a-z_]+)\b")
 
     missing = {one.name for one in fields(Limits)} - NO_BOUNDS - set(CASES) - told
     assert missing == set()
 
 
 def test_every_denial_by_a_limit_has_a_scenario_here() -> None:
-    told = {Denial(name) for name in tests_said(globals(), r"Denial\.([A-Z_]+)")}
+    told = {Denial(name) for name in said_in_tests(globals(), r"Denial\.([A-Z_]+)")}
 
     assert {case.code for case in CASES.values()} | told == set(Denial) - NO_LIMITS
