@@ -242,7 +242,7 @@ class Storm:
         """A halt of whatever mode and scope trips twice in one moment while another is lifted; a platform's is short."""
         mode = self.rng.choice(HaltMode.values)
         session = TradingSession.objects.get(pk=self.rng.choice(self.sessions))
-        scope: dict[str, int] = self.rng.choice(
+        scope: dict[str, Any] = self.rng.choice(
             ({"session_id": session.pk}, {"session_id": session.pk}, {"account_id": session.account_id}, {})
         )
         trip = partial(halt_trip, mode, "storm", actor="chaos", **scope)
