@@ -14,7 +14,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from domain.exit_plan import ExitPlan
-from domain.market import ONE, ZERO, MarketRules, PositionSide, round_quantity
+from domain.market import ONE, ZERO, MarketRules, PositionSide, round_price, round_quantity
 from domain.strategy import SignalKind
 
 HUNDRED = Decimal(100)
@@ -76,6 +76,16 @@ class ExitDue:
 
     reason: ExitReason
     step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TakeProfit:
+    """A take-profit level, counted from 1, with what is to be sold there, in whole lots, and the price in whole ticks."""
+
+    level: int
+    price: Decimal
+    quantity: Decimal
+    reason: ExitReason = ExitReason.TAKE_PROFIT
 
 
 NO_LEVELS = ExitLevels(None, None)
@@ -230,6 +240,30 @@ def part_to_sell(
     if not rules.takes(part, price):
         return ZERO
     return part if rules.takes(round_quantity(held - part, rules), price) else held
+
+
+def take_profits_ahead(
+    plan: ExitPlan,
+    entry: EntryFacts,
+    targets_done: int,
+    entered: Decimal,
+    exited: Decimal,
+    held: Decimal,
+    rules: MarketRules,
+) -> list[TakeProfit]:
+    """The take-profit levels still to be done, nearest first, as if each before were carried out in full; together they sell
+    no more than is ``held``. One too small to be sold is left to the next."""
+    found = []
+    for level in range(targets_done + 1, len(plan.targets) + 1):
+        price = round_price(_moved(entry, plan.targets[level - 1].percent), rules, entry.side.exit_side)
+        is_last = level == len(plan.targets)
+        part = held if is_last else part_to_sell(plan, level, entered, exited, held, rules, price)
+        quantity = round_quantity(part, rules)
+        if price <= 0 or not rules.takes(quantity, price):
+            continue
+        found.append(TakeProfit(level, price, quantity))
+        exited, held = exited + quantity, held - quantity
+    return found
 
 
 def _stops(plan: ExitPlan, entry: EntryFacts, progress: Progress) -> list[tuple[Decimal | None, ExitReason]]:

@@ -82,7 +82,8 @@ def _as_stored(price: Decimal | None) -> Decimal | None:
 
 def _parts_done(one: Facts) -> int:
     """Up to which take-profit level parts have been sold: an order of it has ended, and filled something."""
-    sold = [order for order in one.orders_of(Purpose.EXIT) if order.filled and not is_live(order)]
+    orders = one.orders_of(Purpose.EXIT, Purpose.REST_TARGET)
+    sold = [order for order in orders if order.filled and not is_live(order)]
     return max((one.intents[order.intent_id].step for order in sold), default=0)
 
 

@@ -22,6 +22,9 @@ from strategies.models import Signal
 
 Purpose = Intent.Purpose
 
+# What waits at the venue beside the exits that we track.
+RESTING = (Purpose.REST_STOP, Purpose.REST_TARGET)
+
 
 @dataclass(slots=True)
 class Facts:
@@ -81,6 +84,10 @@ class Facts:
     def part_steps(self) -> set[int]:
         """The take-profit levels whose part was ever asked for."""
         return {one.step for one in self.intents.values() if one.purpose == Purpose.EXIT and one.step}
+
+    def resting(self) -> list[Order]:
+        """Every attempt to have an exit rest at the venue, in the order in which they were made."""
+        return self.orders_of(*RESTING)
 
     def live_beside_the_exit(self) -> list[Order]:
         """What must have ended before all that is left can be sold: any order at work that is no entry, and not that exit

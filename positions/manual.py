@@ -24,7 +24,7 @@ from domain.market import ONE, ZERO, OrderType, PositionSide, Side, Trigger, rou
 from domain.orders import LIVE_STATUSES, OrderStatus
 from domain.sizing import SizingMethod
 from exchanges.models import Account, Market, Quote
-from exchanges.services import quotes_refresh
+from exchanges.services import quotes_refresh, rests_exits
 from marketdata.services import feed_ensure
 from orders.ledger import orders_announce
 from orders.models import Order
@@ -145,8 +145,8 @@ def order_cancel_by_hand(order_id: int, *, actor: str = "system") -> None:
 
 
 def stops_are_taken(account: Account) -> bool:
-    """Whether an order with a stop price can be sent for this account: by no gateway yet (ADR 12)."""
-    return False
+    """Whether an order with a stop price can be sent for this account (ADR 13)."""
+    return rests_exits(account)
 
 
 def _check(account: Account, market: Market, ask: ManualAsk) -> None:
@@ -300,7 +300,7 @@ def _entry(
     if position is None:
         position = Position.objects.create(
             session=session, account=session.account, market=market, side=side, leverage=ask.leverage,
-            margin_mode=session.margin_mode,
+            margin_mode=session.margin_mode, is_resting=session.is_resting,
             exits=_plan(ask.exits or {}, session.exit_plan).model_dump(mode="json"),
         )  # fmt: skip
     else:

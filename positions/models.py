@@ -92,6 +92,9 @@ class Position(models.Model):
         output_field=models.BooleanField(), db_persist=True,
     )  # fmt: skip
     is_resting = models.BooleanField(default=False, help_text="Its stop and targets rest at the venue too.")
+    resting_met_at = models.DateTimeField(
+        null=True, help_text="Since when the price has met an order that rests there; our time."
+    )
     max_entries = models.PositiveIntegerField(default=1)
     atr = ExactField(null=True, help_text="Average true range at the entry.")
     signal_stop_price = ExactField(null=True, help_text="The stop that its entry signal named.")

@@ -26,6 +26,7 @@ from domain.positions import FillFact, fold
 from domain.strategy import SignalKind
 from domain.tracking import Action, Decision, SessionView, decide, entry_side
 from exchanges.models import Market, Quote
+from exchanges.services import rests_exits
 from marketdata.services import candles_extremes
 from orders.ledger import orders_announce
 from orders.models import Fill, Order
@@ -36,6 +37,7 @@ from positions.following import position_added_to, position_follow
 from positions.funding import funding_is_news, fundings_of
 from positions.look import Facts, Purpose, Wishes, is_live
 from positions.models import FOLDED_FIELDS, LIVE_POSITIONS, Intent, Position, PositionStatus
+from positions.resting import exit_rested, position_rest, venue_has_its_turn
 from positions.trading import (
     entries_made,
     position_add,
@@ -276,6 +278,10 @@ def _fold(one: Facts, now: datetime, wishes: Wishes) -> None:
     if state.entered and was == PositionStatus.PENDING:
         position.status = PositionStatus.OPEN
     has_live_entry = any(is_live(order) for order in one.orders_of(Purpose.ENTRY))
+    if not position.exit_reason and (reason := exit_rested(one)):
+        # Carried out at the venue: what is left, if anything, is ours to carry through.
+        position.exit_reason = reason
+        position.save(update_fields=["exit_reason"])
     if state.is_closed and not has_live_entry:
         position_close(one, position, wishes)
         return
@@ -284,12 +290,22 @@ def _fold(one: Facts, now: datetime, wishes: Wishes) -> None:
         wishes.notes[Topic.POSITIONS].append(
             one.note(event="OPENED", quantity=state.quantity, entry_price=state.entry_price)
         )
+        if position.is_resting and not rests_exits(one.session.account):
+            wishes.notes[Topic.POSITIONS].append(one.note(event="TRACKED_ONLY", reason="VENUE_RESTS_NO_EXITS"))
 
 
 def _act(one: Facts, now: datetime, wishes: Wishes) -> None:
-    session, position = one.session, one.position
     signal = _signal_to_act_on(one, now)
     decision = decide(_view(one, signal))
+    if venue_has_its_turn(one, now) and decision.action is Action.EXIT:
+        return
+    _carry_out(one, signal, decision, now, wishes)
+    if decision.action in (Action.NOTHING, Action.ADD):
+        position_rest(one, now, wishes)
+
+
+def _carry_out(one: Facts, signal: Signal | None, decision: Decision, now: datetime, wishes: Wishes) -> None:
+    session, position = one.session, one.position
     is_waiting = bool(position) and any(is_live(order) for order in one.orders_of(Purpose.ENTRY, Purpose.EXIT))
     is_new = one.signal is not None and one.signal.pk != session.last_signal_id
     if one.signal is not None and is_new and not is_waiting and not _is_kept(one, signal, decision):
@@ -375,6 +391,10 @@ def _is_kept(one: Facts, signal: Signal | None, decision: Decision) -> bool:
 def _exit(one: Facts, reason: ExitReason, step: int, now: datetime, wishes: Wishes) -> None:
     position = one.position
     if position is None:
+        return
+    resting = [order for order in one.resting() if is_live(order)]
+    if step and resting:
+        orders_cancel(resting)
         return
     if step:
         position_leave_part(one, step, now, wishes)

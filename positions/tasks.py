@@ -6,10 +6,11 @@ import logging
 from functools import partial
 
 from celery import shared_task
+from django.utils import timezone
 
 from exchanges.gateway import ExchangeUnavailable
 from pipeline.sweeps import Waiting, sweep, swept_apart
-from positions import contracts, funding, late, protection, reconciliation, services, watch
+from positions import contracts, funding, late, protection, reconciliation, resting, services, watch
 from sessions.services import sessions_awaiting_recovery
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ WAITING = (
         "position_ids",
     ),
     Waiting("funding after the end", funding.positions_funded_late, "positions.fund", "position_ids"),
+    Waiting("resting exit of a position that is over", resting.orders_left_behind, "exits.cancel_resting", "order_ids"),
     Waiting("recovery asked for", sessions_awaiting_recovery, "positions.recover", "session_ids", batch=1),
     Waiting(
         "account not compared lately",
@@ -75,6 +77,11 @@ def fund(position_ids: list[int]) -> None:
 def tell_protection(position_ids: list[int]) -> None:
     for position_id in position_ids:
         protection.position_protection_tell(position_id)
+
+
+@shared_task(name="exits.cancel_resting")
+def cancel_resting(order_ids: list[int]) -> None:
+    resting.orders_let_go(order_ids, timezone.now())
 
 
 @shared_task(name="positions.reconcile")

@@ -15,6 +15,7 @@ from domain.market import ONE, ZERO, MarginMode, OrderType, PositionSide, round_
 from domain.orders import OrderStatus
 from exchanges.models import Market
 from orders.models import Order
+from orders.services import orders_cancel
 from pipeline.topics import Topic
 from positions.following import levels_refresh
 from positions.look import Facts, Purpose, Wishes, is_live
@@ -94,6 +95,7 @@ def position_leave_part(one: Facts, step: int, now: datetime, wishes: Wishes) ->
 
 def position_close(one: Facts, position: Position, wishes: Wishes) -> None:
     """Let go of a position that has come to its end."""
+    orders_cancel([order for order in one.resting() if is_live(order)])
     position.status = PositionStatus.CLOSED
     position.unrealized_pnl = ZERO
     position.is_exit_wanted = False
@@ -136,7 +138,7 @@ def _ask_for_exit(
             order_type=OrderType.MARKET, is_exit=True, quantity=quantity, status=OrderStatus.READY, reason=reason,
             valued_at=now, leverage=position.leverage, margin_mode=position.margin_mode,
             is_reduce_only=one.market.kind == Market.Kind.LINEAR_FUTURE,
-            not_before_at=now + _exit_pause(failures) if failures else None,
+            not_before_at=now + exit_pause(failures) if failures else None,
         )
     )  # fmt: skip
 
@@ -152,6 +154,7 @@ def _is_in_vain(order: Order) -> bool:
     return order.status in failed or (order.status == OrderStatus.CANCELED and not order.filled)
 
 
-def _exit_pause(failures: int) -> timedelta:
+def exit_pause(failures: int) -> timedelta:
+    """How long an exit waits that failed so often: ever longer, up to a minute."""
     # The exponent is bounded too: an exit that fails for hours must not become a number no clock can hold.
     return min(timedelta(seconds=2 ** min(failures, 10)), LONGEST_EXIT_PAUSE)

@@ -20,6 +20,7 @@ from exchanges.gateway import ExchangeUnavailable
 from exchanges.models import Exchange
 from exchanges.services import quotes_refresh
 from pipeline.claims import GuardedQuerySet
+from positions.resting import stops_met_look
 from positions.services import PRICE_IS_OLD_AFTER, sessions_track, sessions_unsettled
 from sessions.models import SessionStatus, TradingSession
 
@@ -85,11 +86,14 @@ def prices_watch() -> int:
     """Read the prices of every market that matters, one call per exchange, and look at the sessions that have an exit due or
     a stop to move; how many. An exchange that has not answered the watch before is not asked again beside it."""
     wanted: dict[int, set[str]] = defaultdict(set)
-    fields = ("config__feed__market__exchange_id", "config__feed__market__symbol")
-    for exchange_id, symbol in sessions_concerned().values_list(*fields).distinct():
+    markets: list[int] = []
+    fields = ("config__feed__market__exchange_id", "config__feed__market__symbol", "config__feed__market_id")
+    for exchange_id, symbol, market_id in sessions_concerned().values_list(*fields).distinct():
         wanted[exchange_id].add(symbol)
+        markets.append(market_id)
     for exchange in Exchange.objects.filter(pk__in=wanted, is_enabled=True):
         _read_prices(exchange, sorted(wanted[exchange.pk]))
+    stops_met_look(markets)
     due = sessions_due(timezone.now())
     sessions_track(due)
     return len(due)
