@@ -7,6 +7,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from django.utils import timezone
+
 from chaos.scenarios import scenario
 from chaos.scenarios.acts import die_at, enter, leave, let_go_by, tell, wait_for_death
 from chaos.world import ORDERS_PATH, World
@@ -129,7 +131,7 @@ def trailing_killed(stage: World) -> None:
     try:
         _price(stage, "3200", "ETH-USDT")
         kills = die_at(stage, "exits", "sessions.before_commit")
-        first = Timeframe.M5.open_of(stage.exchange.time_at(position.opened_at or timezone.now())) + Timeframe.M5.length
+        first = Timeframe.M5.open_of(stage.exchange.time_at(timezone.now())) + Timeframe.M5.length
         _close(stage, session, first, "3200")
         wait_for_death(stage, kills)
         mine = Position.objects.filter(pk=position.pk)

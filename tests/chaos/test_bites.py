@@ -44,7 +44,7 @@ ALONE = [mutant for mutant in MUTANTS.values() if mutant not in SWEEPS and mutan
 BY_HAND = [name for name, scenario in load().items() if not scenario.needs_stage]
 # Of each kind of guard, and none whose absence only shows by the clock.
 ALWAYS = {
-    "any_error_is_rejection", "resend_on_timeout", "not_found_is_absent",  # talking to a venue
+    "any_error_is_rejection", "resend_on_timeout",  # talking to a venue
     "claim_not_guarded", "outcome_not_guarded", "cancel_is_believed", "quantities_not_asked", "absence_is_proof",  # orders
     "exits_twice", "trackers_side_by_side", "signals_seen_again",  # positions
     "halts_leave_the_unsent", "halts_not_asked", "part_left_at_work",  # halts, exits in parts
