@@ -32,6 +32,7 @@ SCALED = (
     ("orders.services", "BELL_IS_LATE_AFTER"),
     ("orders.services", "UNKNOWN_ALERT_AFTER"),
     ("positions.trading", "LONGEST_EXIT_PAUSE"),
+    ("positions.look", "RESTING_IS_LOST_AFTER"),
     ("money.services", "BELL_IS_LATE_AFTER"),
     ("sessions.services", "RECOVERY_IS_LATE_AFTER"),
     ("marketdata.services", "LEASE"),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
 from domain.candles import Extremes
 from domain.exit_plan import ExitPlan
 from domain.exits import NO_LEVELS, ExitLevels
-from domain.orders import LIVE_STATUSES
+from domain.orders import LIVE_STATUSES, OrderStatus
 from exchanges.models import Market, Quote
 from orders.models import Fill, Order
 from pipeline.topics import Note, Topic
@@ -21,6 +21,11 @@ from sessions.models import TradingSession
 from strategies.models import Signal
 
 Purpose = Intent.Purpose
+
+# An order that was to rest, and of which the venue shows nothing so long after it was sent, is not waited for when all is to
+# be sold: to know for certain takes minutes in which nothing would protect what is held. Its cancellation stays asked for,
+# and should it come to the venue after all it finds nothing left to sell.
+RESTING_IS_LOST_AFTER = timedelta(seconds=10)
 
 # What waits at the venue beside the exits that we track.
 RESTING = (Purpose.REST_STOP, Purpose.REST_TARGET)
@@ -89,11 +94,12 @@ class Facts:
         """Every attempt to have an exit rest at the venue, in the order in which they were made."""
         return self.orders_of(*RESTING)
 
-    def live_beside_the_exit(self) -> list[Order]:
+    def live_beside_the_exit(self, now: datetime) -> list[Order]:
         """What must have ended before all that is left can be sold: any order at work that is no entry, and not that exit
-        itself."""
+        itself, nor one that was to rest at the venue and got lost on its way there."""
         others = [order for order in self.orders if not self._is_entry_or_whole_exit(order)]
-        return [order for order in others if is_live(order)]
+        lost = {order.pk for order in self.resting() if _is_lost(order, now)}
+        return [order for order in others if is_live(order) and order.pk not in lost]
 
     def note(self, **data: object) -> Note:
         ids = {"session_id": self.session.pk, "account_id": self.session.account_id, "owner_id": self.owner_id}
@@ -119,3 +125,9 @@ class Wishes:
 
 def is_live(order: Order) -> bool:
     return order.status in LIVE_STATUSES
+
+
+def _is_lost(order: Order, now: datetime) -> bool:
+    unknown = order.status in (OrderStatus.SUBMITTING, OrderStatus.UNKNOWN)
+    is_late = order.sent_at is not None and order.sent_at < now - RESTING_IS_LOST_AFTER
+    return unknown and order.is_cancel_wanted and is_late

@@ -163,7 +163,9 @@ def sessions_unsettled(
         Q(folded_at=None) & Exists(finished)
         | Exists(finished.filter(closed_at__gte=OuterRef("folded_at")))
         | funding_is_news()
-        | Q(is_exit_wanted=True),
+        | Q(is_exit_wanted=True)
+        # Being left: by an exit that has yet to be sent, or tried again.
+        | ~Q(exit_reason=""),
         status__in=LIVE_POSITIONS,
         session__in=chosen,
     )
@@ -402,14 +404,14 @@ def _exit(one: Facts, reason: ExitReason, step: int, now: datetime, wishes: Wish
     position = one.position
     if position is None:
         return
-    resting = [order for order in one.resting() if is_live(order)]
+    resting = [order for order in one.live_beside_the_exit(now) if order in one.resting()]
     if step and resting:
         orders_cancel(resting)
         return
     if step:
         position_leave_part(one, step, now, wishes)
         return
-    in_the_way = one.live_beside_the_exit()
+    in_the_way = one.live_beside_the_exit(now)
     if not in_the_way:
         position_leave(one, reason, now, wishes)
         return

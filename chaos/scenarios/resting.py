@@ -21,8 +21,8 @@ from sessions.models import SessionStatus, TradingSession
 
 S = OrderStatus
 
-# No fills of a stop that waits; and of one that was claimed and never sent it takes minutes to be sure.
-REST_POINTS = tuple(point for point in POINTS if point not in ("order.claimed", "fills.recorded"))
+# No fills of a stop that waits.
+REST_POINTS = tuple(point for point in POINTS if point != "fills.recorded")
 STOP: dict[str, Any] = {"stop_loss_percent": "2", "targets": []}
 
 

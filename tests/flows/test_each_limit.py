@@ -281,7 +281,7 @@ def test_a_halt_lets_nothing_in_until_it_is_lifted(venue: Venue) -> None:
 NO_LIMITS = {
     Denial.SESSION_NOT_ACTIVE, Denial.REQUEST_TOO_OLD, Denial.ACCOUNT_PAUSED, Denial.MARKET_NOT_TRADABLE,
     Denial.SIDE_NOT_TRADABLE, Denial.NO_FRESH_PRICE, Denial.BALANCE_UNKNOWN, Denial.NO_STOP_LOSS, Denial.NO_VOLATILITY,
-    Denial.INSUFFICIENT_BALANCE, Denial.BELOW_MIN_QUANTITY, Denial.BELOW_MIN_NOTIONAL,
+    Denial.INSUFFICIENT_BALANCE, Denial.BELOW_MIN_QUANTITY, Denial.BELOW_MIN_NOTIONAL, Denial.OPPOSITE_POSITION,
 }  # fmt: skip
 # How a value at risk is measured, not how much there may be of it.
 NO_BOUNDS = {"var_method", "var_confidence", "var_horizon_hours"}

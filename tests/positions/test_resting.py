@@ -316,6 +316,26 @@ def test_whoever_leaves_the_position_has_the_group_cancelled_first(how: str) -> 
     assert at_work(position) == []
 
 
+@pytest.mark.parametrize(("seconds", "sold"), [(9, []), (11, [Decimal("0.02")])])
+def test_a_stop_that_got_lost_on_its_way_keeps_an_exit_waiting_for_seconds_only(
+    seconds: int, sold: list[Decimal]
+) -> None:
+    position = rested({"stop_loss_percent": "2", "targets": []})
+    lost = of(position, "REST_STOP")
+    sent_at = timezone.now() - timedelta(seconds=seconds)
+    Order.objects.filter(pk=lost.pk).update(status=S.UNKNOWN, sent_at=sent_at, exchange_order_id="", stop_order_id="")
+    price(position, "48900")
+    looked_at(position)
+
+    looked_at(position)
+
+    lost.refresh_from_db()
+    assert (lost.status, lost.is_cancel_wanted) == (S.UNKNOWN, True)
+    exits = Order.objects.filter(intent_id__in=position.intents.filter(purpose="EXIT").values("pk"))
+    assert [order.quantity for order in exits] == sold
+    assert position.exit_reason == "STOP_LOSS"
+
+
 def test_a_part_that_is_due_is_sold_by_us_only_after_the_group_has_gone() -> None:
     position = rested()
     price(position, "52100")
