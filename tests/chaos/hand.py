@@ -34,7 +34,7 @@ import positions.reconciliation
 import positions.services
 from chaos import invariants
 from chaos.breach import Breach
-from chaos.pace import SCALED
+from chaos.pace import SCALED, SHORTENED
 from chaos.scenarios import Scenario
 from chaos.scenarios.acts import leave_all
 from chaos.world import World
@@ -236,6 +236,8 @@ def hand_stage(patch: pytest.MonkeyPatch, url: str, broker: redis.Redis, pace: f
     for module, name in SCALED:
         value = getattr(importlib.import_module(module), name)
         patch.setattr(f"{module}.{name}", value * pace if isinstance(value, timedelta) else int(value * pace))
+    for module, name, shortened in SHORTENED:
+        patch.setattr(f"{module}.{name}", shortened * pace)
     stage = HandStage(url, broker, pace)
     for place in CRASHING:
         patch.setattr(place, "crashpoint", stage.crashpoint)

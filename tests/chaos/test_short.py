@@ -20,6 +20,8 @@ SEED = "7"
 # A process, the power, a commit, the broker: each dies in one of them, and all of them in the storm.
 ALWAYS = ("killed-in-flight", "commit-cut", "power-off", "broker-forgets", "storm")
 LIMIT_SECONDS = 300
+# How often a scenario may run out of time before it is a finding.
+TRIES = 3
 # How a run says that its patience ended; everything else that it finds is a promise broken.
 OUT_OF_TIME = ("waited ", "not at rest after ")
 
@@ -41,10 +43,15 @@ def test_the_fast_scenarios_and_a_storm_break_no_promise(tmp_path: Path) -> None
     assert broken == [], f"{done.stdout}\n{done.stderr}"
     late = [row["name"] for row in run["rows"] if row["breaches"]]
     if late:
-        # No invariant is broken, but it was not done in time beside another test on the same cores: once more, alone.
+        # No invariant is broken, but it was not done in time beside another test on the same cores: again, by itself.
         again = [part for name in late for part in ("--scenario", name)]
         command = [sys.executable, "-m", "chaos", *again, "--seed", SEED, "--minutes", "0.5"]
-        repeated = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False)
+        for _ in range(TRIES - 1):
+            repeated = subprocess.run(
+                command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False
+            )
+            if repeated.returncode == 0:
+                break
         assert repeated.returncode == 0, f"{done.stdout}\n{done.stderr}\n{repeated.stdout}\n{repeated.stderr}"
     assert run["rows"][-1]["name"] == "storm"
     assert run["faults"]["kill"] >= 10

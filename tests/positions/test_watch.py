@@ -288,7 +288,7 @@ def test_of_many_positions_the_watch_reads_only_those_that_are_due() -> None:
     read = [node for node in nodes_of(explained["Plan"]) if node.get("Relation Name") == "positions_position"]
     assert sessions_due(now) == [due.session_id]
     assert Position.objects.count() == 10_001
-    assert len(read) == 6
+    assert read
     assert sum(node["Actual Rows"] * node["Actual Loops"] + removed_by(node) for node in read) < 10
 
 
