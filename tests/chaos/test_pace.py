@@ -29,7 +29,7 @@ def test_everything_is_scaled_by_the_same_factor(monkeypatch: pytest.MonkeyPatch
     orders = importlib.import_module("orders.services")
     lookups = importlib.import_module("orders.lookups")
     gateway = importlib.import_module("exchanges.ccxt_gateway")
-    for module, name in pace.SCALED:
+    for module, name in (*pace.SCALED, *((module, name) for module, name, _ in pace.SHORTENED)):
         place = importlib.import_module(module)
         monkeypatch.setattr(place, name, getattr(place, name))
     monkeypatch.setattr(pace, "hurry_celery", lambda *_: None)
