@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 from django.db import models
@@ -74,8 +75,9 @@ def check(oracle: Oracle, now: datetime | None = None) -> list[Finding]:
 
 
 def one_order_per_intent(oracle: Oracle) -> list[str]:
-    """I1: the venue accepted no client order id twice, and no second order of an intent whose first was not cancelled;
-    and the exits of a position sold no more than its entries bought."""
+    """I1: the venue accepted no client order id twice, and no second order of an intent whose first was not cancelled, but
+    for an exit of what came in after the first had ended; and the exits of a position sold no more than its entries
+    bought."""
     there, stops = _ours(oracle), _our_stops(oracle)
     # A stop that was triggered is an order of the same client order id, too.
     breaches = [
@@ -86,17 +88,23 @@ def one_order_per_intent(oracle: Oracle) -> list[str]:
     ]
     kept = [order["clientOid"] for order in there if order["status"] != "canceled"]
     kept += [stop["clientOid"] for stop in stops if stop["status"] == "NEW"]
-    by_intent: dict[Any, list[str]] = defaultdict(list)
-    for intent_id, oid in (
-        Order.objects.filter(client_order_id__in=kept).order_by("pk").values_list("intent_id", "client_order_id")
-    ):
-        by_intent[intent_id].append(oid)
+    by_intent: dict[Any, list[Order]] = defaultdict(list)
+    for order in Order.objects.filter(client_order_id__in=kept).order_by("pk"):
+        by_intent[order.intent_id].append(order)
     breaches += [
-        f"intent {intent} has {len(oids)} accepted orders: {', '.join(oids)}"
-        for intent, oids in by_intent.items()
-        if len(oids) > 1
+        f"intent {intent} has {len(orders)} accepted orders: {', '.join(order.client_order_id for order in orders)}"
+        for intent, orders in by_intent.items()
+        if len(orders) > 1 and not _came_one_by_one(orders)
     ]
     return breaches + _sold_too_much(there)
+
+
+def _came_one_by_one(orders: Sequence[Order]) -> bool:
+    """Whether these are exits, each asked for after the one before had ended: a fill that comes late is sold by another
+    order of the same wish. That they sold no more than there was is looked at by itself."""
+    return all(order.is_exit for order in orders) and all(
+        earlier.closed_at is not None and earlier.closed_at <= later.requested_at for earlier, later in pairwise(orders)
+    )
 
 
 def _sold_too_much(there: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -25,7 +25,7 @@ from orders.services import orders_cancel, stops_hasten
 from pipeline.topics import Topic, ring
 from positions.look import RESTING, Facts, Purpose, Wishes, is_live
 from positions.models import Intent, Position, PositionStatus
-from positions.trading import exit_pause
+from positions.trading import exit_pause, may_only_reduce
 from sessions.models import SessionStatus
 
 # How long the venue may take over an exit that rests there before ours takes its place, in our time.
@@ -185,7 +185,7 @@ def _place(one: Facts, position: Position, rest: Rest, now: datetime, wishes: Wi
             order_type=OrderType.STOP, stop_price=rest.stop_price, trigger=rest.trigger, is_exit=True,
             quantity=rest.quantity, status=OrderStatus.READY, reason=rest.reason, valued_at=now,
             leverage=position.leverage, margin_mode=position.margin_mode,
-            is_reduce_only=one.market.kind == Market.Kind.LINEAR_FUTURE,
+            is_reduce_only=may_only_reduce(position, one.market),
             not_before_at=now + exit_pause(failures) if failures else None,
         )
     )  # fmt: skip

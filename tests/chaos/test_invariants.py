@@ -104,6 +104,21 @@ def test_i1_forgives_a_second_order_after_the_first_was_cancelled(
     assert [one for one in found(oracle, "I1") if one.startswith("intent")] == []
 
 
+@pytest.mark.parametrize(("seconds", "is_breach"), [(1, False), (-1, True)])
+def test_i1_forgives_an_exit_that_was_asked_for_after_the_one_before_had_ended(
+    venue: Venue, round_trip: tuple[Order, Order], seconds: int, is_breach: bool
+) -> None:
+    first, second = round_trip
+    assert second.closed_at is not None
+    Order.objects.filter(pk=first.pk).update(is_exit=True, closed_at=second.closed_at)
+    asked_at = second.closed_at + timedelta(seconds=seconds)
+    Order.objects.filter(pk=second.pk).update(intent_id=first.intent_id, requested_at=asked_at)
+
+    words = [one for one in found(venue.simulator.oracle(), "I1") if one.startswith("intent")]
+
+    assert len(words) == is_breach
+
+
 def test_i1_sees_that_more_was_sold_than_bought(venue: Venue, round_trip: tuple[Order, Order]) -> None:
     oracle = venue.simulator.oracle()
     oracle["orders"][1]["dealSize"] = "0.03"
