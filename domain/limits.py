@@ -331,8 +331,11 @@ def _linear(
     if bound is None:
         return []
     room = (bound - used) / rate if rate > 0 else None
-    grown: Callable[[Decimal], Decimal] = lambda notional: used + notional * rate  # noqa: E731
-    figure = (lambda notional: abs(grown(notional))) if is_size else grown
+
+    def figure(notional: Decimal) -> Decimal:
+        grown = used + notional * rate
+        return abs(grown) if is_size else grown
+
     return [Check(name, code, bound, figure, room)]
 
 
@@ -394,14 +397,16 @@ def _by_history(
         moved[index] += step * float(notional)
         return moved
 
-    checks = []
     together = correlations(returns.matrix)
+
+    def moving_together(notional: Decimal) -> Decimal:
+        return to_decimal(correlated_exposure(together, after(notional)))
+
+    checks = []
     for name, bound in wanted.items():
-        figure: Callable[[Decimal], Decimal]
-        if name == "max_correlated_exposure_percent":
-            code = Denial.MAX_CORRELATED_EXPOSURE
-            figure = lambda notional: to_decimal(correlated_exposure(together, after(notional)))  # noqa: E731
-        else:
+        figure: Callable[[Decimal], Decimal] = moving_together
+        code = Denial.MAX_CORRELATED_EXPOSURE
+        if name != "max_correlated_exposure_percent":
             code = Denial.MAX_VAR if name == "max_var_percent" else Denial.MAX_CVAR
             figure = _loss(limits, returns, after, is_tail=code is Denial.MAX_CVAR)
         try:

@@ -131,7 +131,7 @@ def secret_field(label: str, help_text: str = "") -> forms.CharField:
     return forms.CharField(label=label, required=False, max_length=400, widget=widget, help_text=help_text)
 
 
-class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
+class AccountForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
     """An account with its keys: typed in when it is made, left empty to keep them."""
 
     trader: ClassVar[User]
@@ -188,7 +188,7 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
         return Credentials(*values) if any(values) else None
 
 
-class RiskProfileForm(forms.ModelForm):  # type: ignore[type-arg]
+class RiskProfileForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
     """Limits, and a preset to set all of them by: one that is chosen anew outranks what the other fields say."""
 
     def clean(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 
 from domain.market import MarketRules, OrderType, Side, Trigger
+from domain.risk import VarMethod
 from exchanges.credentials import CredentialsField
 from exchanges.gateway import VenueStatus
 from pipeline.fields import ExactField
@@ -118,11 +119,6 @@ class RiskProfile(models.Model):
         BALANCED = "BALANCED"
         AGGRESSIVE = "AGGRESSIVE"
 
-    class VarMethod(models.TextChoices):
-        HISTORICAL = "HISTORICAL"
-        PARAMETRIC = "PARAMETRIC"
-        MONTE_CARLO = "MONTE_CARLO"
-
     account = models.OneToOneField(Account, on_delete=models.CASCADE, related_name="risk_profile")
     preset = models.CharField(
         max_length=12, choices=Preset.choices, default=Preset.CUSTOM, help_text="Where its limits came from."
@@ -144,7 +140,10 @@ class RiskProfile(models.Model):
     max_drawdown_percent = _limit("Below the highest equity there was.")
     max_var_percent = _limit("Value at risk of the book with the order.")
     max_cvar_percent = _limit("Mean loss of the book with the order beyond its value at risk.")
-    var_method = models.CharField(max_length=11, choices=VarMethod.choices, default=VarMethod.HISTORICAL)
+    var_method = models.CharField(
+        max_length=11, choices=[(method.value, method.value.replace("_", " ").capitalize()) for method in VarMethod],
+        default=VarMethod.HISTORICAL,
+    )  # fmt: skip
     var_confidence = models.FloatField(
         default=0.95,
         validators=[MinValueValidator(0.5), MaxValueValidator(0.999)],

@@ -95,7 +95,7 @@ SESSIONS = f"""
 ACCOUNTS = f"""
     SELECT due.id, w.* FROM unnest(%(accounts)s::bigint[]) AS due (id)
     CROSS JOIN LATERAL (SELECT {WORTH} WHERE p.account_id = due.id) AS w
-"""  # noqa: S608
+"""  # noqa: S608  # the same
 
 # By subject: the last point of each bucket stays, and the first that was as high as any.
 THIN = """

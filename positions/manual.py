@@ -145,11 +145,6 @@ def order_cancel_by_hand(order_id: int, *, actor: str = "system") -> None:
     orders_cancel([order], actor=actor)
 
 
-def stops_are_taken(account: Account) -> bool:
-    """Whether an order with a stop price can be sent for this account (ADR 13)."""
-    return rests_exits(account)
-
-
 def _check(account: Account, market: Market, ask: ManualAsk) -> None:
     """What is wrong with a wish whatever the session holds."""
     problems: dict[str, str] = {}
@@ -171,7 +166,7 @@ def _check(account: Account, market: Market, ask: ManualAsk) -> None:
 
 def _problems_of_type(account: Account, market: Market, ask: ManualAsk) -> dict[str, str]:
     problems = {}
-    if ask.order_type is OrderType.STOP and not stops_are_taken(account):
+    if ask.order_type is OrderType.STOP and not rests_exits(account):
         problems["order_type"] = (
             f"wanted MARKET or LIMIT, was STOP: no stop order can be sent to {account.exchange.name}"
         )

@@ -221,15 +221,6 @@ class TradingSession(Guarded):
             return None
         return plan
 
-    @property
-    def exit_percents(self) -> tuple[Decimal | None, Decimal | None]:
-        """Stop-loss and take-profit in percent of the entry price: the session's own, else the strategy's."""
-        parameters = self.config.build().parameters
-        return (
-            parameters.stop_loss_percent if self.stop_loss_percent is None else self.stop_loss_percent,
-            parameters.take_profit_percent if self.take_profit_percent is None else self.take_profit_percent,
-        )
-
 
 def _plain(value: Decimal) -> Decimal:
     """Without the zeros that fill a column."""

@@ -120,7 +120,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='riskprofile',
             name='var_method',
-            field=models.CharField(choices=[('HISTORICAL', 'Historical'), ('PARAMETRIC', 'Parametric'), ('MONTE_CARLO', 'Monte Carlo')], default='HISTORICAL', max_length=11),
+            field=models.CharField(choices=[('HISTORICAL', 'Historical'), ('PARAMETRIC', 'Parametric'), ('MONTE_CARLO', 'Monte carlo')], default='HISTORICAL', max_length=11),
         ),
         migrations.AlterField(
             model_name='riskprofile',
