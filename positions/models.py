@@ -9,8 +9,9 @@ from decimal import Decimal
 from typing import ClassVar
 
 from django.db import models
-from django.db.models import ExpressionWrapper, Q
+from django.db.models import ExpressionWrapper, Q, Value
 from django.db.models.fields.json import KeyTextTransform
+from django.db.models.functions import Cast
 from django.db.models.lookups import Exact, IsNull
 
 from domain.exit_plan import ExitPlan
@@ -60,6 +61,11 @@ def _plan_names(*fields: str) -> Q:
     return named
 
 
+def _is_zero_or_missing(field: str) -> Q:
+    figure = Cast(KeyTextTransform(field, "exits"), ExactField())
+    return ~_plan_names(field) | Q(Exact(figure, Value(0)))
+
+
 def _is_so(condition: Q) -> ExpressionWrapper[Q]:
     return ExpressionWrapper(condition, output_field=models.BooleanField())
 
@@ -86,7 +92,9 @@ class Position(models.Model):
     )  # fmt: skip
     has_stop = models.GeneratedField(
         expression=_is_so(
-            _plan_names("stop_loss_percent", "stop_loss_atr", "trailing_percent", "trailing_atr")
+            _plan_names("stop_loss_percent", "stop_loss_atr")
+            # One that waits for a gain is no stop before that.
+            | _plan_names("trailing_percent", "trailing_atr") & _is_zero_or_missing("trailing_activation_percent")
             | _plan_names("is_stop_from_signal") & Q(Exact(KeyTextTransform("is_stop_from_signal", "exits"), "true"))
         ),
         output_field=models.BooleanField(), db_persist=True,

@@ -118,6 +118,9 @@ def test_its_end_ends_it() -> None:
         ({"is_stop_from_signal": True}, True),
         ({"stop_loss_atr": "2"}, True),
         ({"trailing_percent": "2"}, True),
+        ({"trailing_percent": "2", "trailing_activation_percent": "0.00"}, True),
+        ({"trailing_percent": "2", "trailing_activation_percent": "3"}, False),
+        ({"stop_loss_percent": "5", "trailing_percent": "2", "trailing_activation_percent": "3"}, True),
     ],
 )
 def test_only_a_plan_with_a_stop_is_to_have_one(exits: dict[str, Any], is_to_be_protected: bool) -> None:
