@@ -121,7 +121,11 @@ def _measure(venue: Venue, count: int) -> Lags:
         began[to_ask.pk] = timezone.now()
         session_exit(to_ask.pk)
         began[to_cross.pk] = timezone.now()
-        Position.objects.filter(session=to_cross).update(stop_price=Decimal(PRICE) + 1)
+        # Named by its signal: what stands in the row alone is computed anew at the first look, and is no level then.
+        crossed_at = Decimal(PRICE) + 1
+        Position.objects.filter(session=to_cross).update(
+            exits={"is_stop_from_signal": True}, signal_stop_price=crossed_at, stop_price=crossed_at
+        )
         time.sleep(1 / EXITS_PER_SECOND)
     exits = Order.objects.filter(is_exit=True, account__in=[session.account_id for session in sessions])
     accepted = exits.filter(opened_at__isnull=False)
