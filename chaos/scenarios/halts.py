@@ -76,7 +76,7 @@ def flatten_killed(stage: World) -> None:
             mode=HaltMode.FLATTEN, session=session, cause="played", tripped_by="chaos"
         )  # fmt: skip
         closed = Position.objects.filter(pk=position.pk, status=PositionStatus.CLOSED)
-        stage.wait(closed.exists, f"the position to be left, whoever dies at {point}", patience(stage, 30))
+        stage.wait(closed.exists, f"the position to be left, whoever dies at {point}", patience(stage, 60))
         wait_for_death(stage, kills)
         intents = Intent.objects.filter(position=position, purpose=Intent.Purpose.EXIT)
         sold = Order.objects.filter(intent_id__in=intents.values("pk"), filled__gt=0).count()
