@@ -11,7 +11,7 @@ from chaos.stage import PROCESSES, Stage
 from chaos.world import World
 from domain.orders import OrderStatus
 from orders.models import Order
-from positions.models import Position, PositionStatus
+from positions.models import Intent, Position, PositionStatus
 from sessions.models import SessionStatus
 from sessions.services import session_start, session_stop
 
@@ -141,7 +141,12 @@ def power_off(stage: Stage) -> None:
     stage.heal()
     wait_ended(stage, orders)
     for session in sessions:
-        stage.wait(session.positions.filter(status=PositionStatus.OPEN).exists, f"{session} to enter", 60)
+        # Whose entry was claimed in that very moment does not enter on this signal: it was never sent.
+        was_judged = session.positions.filter(status__in=(PositionStatus.OPEN, PositionStatus.ABANDONED))
+        stage.wait(was_judged.exists, f"{session} to enter, or its entry to be known as not placed", 60)
+    abandoned = Intent.objects.filter(position__session__in=sessions, position__status=PositionStatus.ABANDONED)
+    sent = Order.objects.filter(intent_id__in=abandoned.values("pk")).exclude(status=S.NOT_PLACED)
+    stage.expect(not sent, f"wanted no position given up but for an entry that was not placed, were {list(sent)}")
     took = time.monotonic() - began
     stage.expect(took < 60, f"wanted everything done within 60 s, was {took:.0f} s")
     # Of the others, what was only claimed when the power went was never sent, and is known not to be there.
