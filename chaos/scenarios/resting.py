@@ -119,3 +119,29 @@ def rest_and_track(stage: World) -> None:
     for _ in range(5):
         stage.ring("exits.track", session_ids=[session.pk])
     _expect_sold_once(stage, position, ExitReason.STOP_LOSS)
+
+
+@scenario("rest-whipsaw", rows=(9, 11, 53))
+def rest_whipsaw(stage: Stage) -> None:
+    """The price runs through a resting target and back through the resting stop while every worker is dead: what is held is
+    sold once, part by part, and no order is left at the venue."""
+    stage.price("50000")
+    stage.read_prices()
+    exits = {"stop_loss_percent": "2", "targets": [{"percent": "4", "fraction": "0.5"}, {"percent": "8"}]}
+    session = stage.session(status=SessionStatus.ACTIVE, exits=exits, is_resting=True)
+    position = enter(stage, session)
+    stage.wait(lambda: len(_stops(stage, position.account, status="NEW")) == 3, "a stop and two targets to rest")
+    for name in PROCESSES:
+        stage.kill(name)
+    stage.price("52500")
+    stage.wait(lambda: _stops(stage, position.account, status="TRIGGERED"), "the venue to carry out the target")
+    stage.price("48500")
+    stage.heal()
+    closed = Position.objects.filter(pk=position.pk, status=PositionStatus.CLOSED)
+    stage.wait(closed.exists, f"position {position.pk} to be closed", 60)
+    left, held = len(_stops(stage, position.account, status="NEW")), closed.get()
+    stage.expect(left == 0, f"wanted no stop order left at the venue, were {left}")
+    stage.expect(
+        held.quantity == held.dust and held.exited + held.dust == held.entered,
+        f"wanted all that was bought to be sold, was {held.entered} bought, {held.exited} sold and {held.dust} dust",
+    )
