@@ -225,9 +225,9 @@ _mutant("misses_before_deadline", "look-ups before the deadline count as misses"
 
 @_patched("misses_before_deadline", "orders.lookups", "_not_found")
 @wrapped
-def _early(original: Callable[..., str], gateway: Any, order: Any) -> str:
+def _early(original: Callable[..., str], gateway: Any, order: Any, **said: bool) -> str:
     order.deadline_at = order.sent_at - timedelta(days=1)
-    return original(gateway, order)
+    return original(gateway, order, **said)
 
 
 _mutant("misses_not_spaced", "every look-up counts, however soon after the last", "reads-lag-many-bells")
@@ -235,9 +235,9 @@ _mutant("misses_not_spaced", "every look-up counts, however soon after the last"
 
 @_patched("misses_not_spaced", "orders.lookups", "_not_found")
 @wrapped
-def _unspaced(original: Callable[..., str], gateway: Any, order: Any) -> str:
+def _unspaced(original: Callable[..., str], gateway: Any, order: Any, **said: bool) -> str:
     order.not_before_at = None
-    return original(gateway, order)
+    return original(gateway, order, **said)
 
 
 _mutant("claim_not_guarded", "an order is claimed whatever its status", "bells-doubled")
