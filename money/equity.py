@@ -30,6 +30,7 @@ from exchanges.models import Account
 from money.book import account_book
 from money.models import EquityPoint
 from orders.models import Fill, Order
+from pipeline.claims import settled
 from sessions.models import TRACKED_STATUSES, TradingSession
 
 logger = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ SESSIONS = f"""
     CROSS JOIN LATERAL (SELECT {WORTH} WHERE p.session_id = s.id) AS w
     WHERE (s.at IS NULL OR s.at < s.tick)
         AND (s.has_exposure OR newest.folded_at > coalesce(s.at, '-infinity'))
+    ORDER BY s.id  -- each row takes a key lock on its session, in the order of whoever locks several
     ON CONFLICT DO NOTHING
 """  # noqa: S608  # made of the constants above
 
@@ -224,9 +226,13 @@ def _sessions_record(now: datetime) -> int:
         "now": now, "shortest": SHORTEST_TICK, "tracked": [str(status) for status in TRACKED_STATUSES],
         "news": now - STOP_IS_NEWS_FOR,
     }  # fmt: skip
-    with connection.cursor() as cursor:
-        cursor.execute(SESSIONS, facts)
-        return int(cursor.rowcount)
+
+    def write() -> int:
+        with connection.cursor() as cursor:
+            cursor.execute(SESSIONS, facts)
+            return int(cursor.rowcount)
+
+    return settled(write)
 
 
 def _accounts_at_work(now: datetime) -> list[_AtWork]:
