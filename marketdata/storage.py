@@ -108,7 +108,8 @@ def candles_import(feed_id: int, table: pyarrow.Table, source: SourceKind) -> Im
 def _import_chunk(feed_id: int, text: memoryview, source: SourceKind, first: datetime, last: datetime) -> Merged:
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(_IMPORT_TABLE)
-        with cursor.copy("COPY candle_import FROM STDIN WITH (DELIMITER ',', NULL '')") as copy:
+        # Django does not turn what COPY complains of into errors of its own by itself.
+        with connection.wrap_database_errors, cursor.copy(_IMPORT_COPY) as copy:
             copy.write(text)
         merged = _merge(_MERGE_IMPORT, {"feed_ids": [feed_id], "feed_id": feed_id, "source": int(source)}, first, last)
         cursor.execute(
@@ -222,6 +223,7 @@ WITH given AS (
            timestamptz 'epoch' + open_ms * interval '1 millisecond' AS open_at, open, high, low, close, volume
     FROM candle_import
 ){_MERGE}"""  # noqa: S608
+_IMPORT_COPY = "COPY candle_import FROM STDIN WITH (DELIMITER ',', NULL '')"
 _IMPORT_TABLE = """
 CREATE TEMPORARY TABLE candle_import (
     open_ms bigint NOT NULL, open numeric(36,18) NOT NULL, high numeric(36,18) NOT NULL, low numeric(36,18) NOT NULL,
