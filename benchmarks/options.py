@@ -63,7 +63,27 @@ def parser() -> argparse.ArgumentParser:
         help="sessions that all enter at once, for the load (default 2000)",
     )  # fmt: skip
     exits.add_argument("--only-lane", action="store_true", help="leave out the run without the lane")
-    for benchmark in (pipeline, ticks, exits):
+    candles = names.add_parser(
+        "candles",
+        help="candles imported, stored live and read back",
+        description="History imported by COPY, one candle of many feeds stored at once, windows and long spans read.",
+        allow_abbrev=False,
+    )
+    candles.add_argument(
+        "--rows",
+        type=_whole(1_000, 2_000_000),
+        default=1_000_000,
+        metavar="N",
+        help="rows of history (default 1000000)",
+    )
+    candles.add_argument(
+        "--months", type=_whole(1, 600), default=60, metavar="N", help="months they span evenly (default 60)"
+    )
+    candles.add_argument(
+        "--feeds", type=_counts, default=(1, 100, 500, 5_000), metavar="N,N,…",
+        help="feeds that get one candle each (default 1,100,500,5000)",
+    )  # fmt: skip
+    for benchmark in (pipeline, ticks, exits, candles):
         benchmark.add_argument("--json", type=_new_file, metavar="FILE", help="also write the figures there")
     return top
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 
 from celery import shared_task
+from django.utils import timezone
 
-from marketdata import services
+from marketdata import partitions, services
 from pipeline.sweeps import Waiting, sweep
 
 logger = logging.getLogger(__name__)
@@ -26,3 +27,8 @@ def collect(feed_ids: list[int]) -> None:
 @shared_task(name="marketdata.sweep")
 def sweep_feeds() -> None:
     sweep(*WAITING)
+
+
+@shared_task(name="marketdata.housekeep")
+def housekeep() -> None:
+    partitions.housekeep(timezone.now())

@@ -36,11 +36,19 @@ class Environment(BaseSettings):
     # Connections this process keeps in a pool; 0: one per thread. The web server wants a pool, workers do not.
     db_pool: int = 0
     log_level: str = "INFO"
+    # After how many days a month of them is dropped; empty: never.
+    keep_candles_days: Annotated[int, Field(ge=1)] | None = None
+    keep_trades_days: Annotated[int, Field(ge=1)] | None = 90
 
     @field_validator("encryption_keys", "allowed_hosts", "csrf_trusted_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("keep_candles_days", "keep_trades_days", mode="before")
+    @classmethod
+    def _is_for_ever(cls, value: Any) -> Any:
+        return None if value == "" else value
 
     @field_validator("database_url")
     @classmethod

@@ -48,6 +48,7 @@ SCHEDULE = (
     Entry("exchanges.sweep", 60, "clocks drift, markets and the rights of keys change: re-read when old"),
     Entry("money.equity", 30, "sessions, accounts and owners whose next point of the equity curve is due"),
     Entry("money.thin_equity", 6 * 3600, "points of the equity curve older than two days are thinned"),
+    Entry("marketdata.housekeep", 6 * 3600, "next month's candles and trades have a partition; old ones are retired"),
     Entry("pipeline.housekeep", 6 * 3600, "the journal's partition of next month exists before it begins"),
 )
 

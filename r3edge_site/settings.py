@@ -21,6 +21,8 @@ ENCRYPTION_KEYS = tuple(key.get_secret_value() for key in ENVIRONMENT.encryption
 DEBUG = ENVIRONMENT.debug
 ALLOWED_HOSTS = ENVIRONMENT.allowed_hosts
 CSRF_TRUSTED_ORIGINS = ENVIRONMENT.csrf_trusted_origins
+KEEP_CANDLES_DAYS = ENVIRONMENT.keep_candles_days
+KEEP_TRADES_DAYS = ENVIRONMENT.keep_trades_days
 REDIS_URL = ENVIRONMENT.redis_url.get_secret_value()
 
 INSTALLED_APPS = [

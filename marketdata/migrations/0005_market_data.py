@@ -56,11 +56,12 @@ CREATE TABLE marketdata_candle (
     close numeric(36,18) NOT NULL,
     volume numeric(36,18) NOT NULL,
     collected_at timestamptz NOT NULL,
-    feed_id bigint NOT NULL REFERENCES marketdata_feed DEFERRABLE INITIALLY DEFERRED
+    feed_id bigint NOT NULL
 );
 INSERT INTO marketdata_candle SELECT open_at, open, high, low, close, volume, collected_at, feed_id FROM marketdata_candle_after;
 DROP TABLE marketdata_candle_after;
 ALTER TABLE marketdata_candle ADD PRIMARY KEY (feed_id, open_at);
+ALTER TABLE marketdata_candle ADD FOREIGN KEY (feed_id) REFERENCES marketdata_feed DEFERRABLE INITIALLY DEFERRED;
 """
 TRADES = """
 CREATE TABLE marketdata_markettrade (
