@@ -196,7 +196,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='feed',
             name='calendar',
-            field=models.CharField(choices=[('24/7', '24/7'), ('FX', 'FX'), ('XNYS', 'XNYS')], default='24/7', help_text='When its market is open: a candle that is not expected is not missed.', max_length=8),
+            field=models.CharField(choices=[('24/7', '24/7'), ('FX', 'FX'), ('XNYS', 'XNYS'), ('XNAS', 'XNAS'), ('XLON', 'XLON'), ('XTSE', 'XTSE')], default='24/7', help_text='When its market is open: a candle that is not expected is not missed.', max_length=8),
         ),
         migrations.AddField(
             model_name='feed',
