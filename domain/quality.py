@@ -7,6 +7,7 @@ Pure: the caller keeps what is good, quarantines the rest, and says which was wh
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from math import log
 
@@ -72,6 +73,14 @@ class Gap:
     from_ms: int
     until_ms: int
     missing: int
+
+    @property
+    def from_at(self) -> datetime:
+        return datetime.fromtimestamp(self.from_ms / 1000, tz=UTC)
+
+    @property
+    def until_at(self) -> datetime:
+        return datetime.fromtimestamp(self.until_ms / 1000, tz=UTC)
 
 
 def inspect(

@@ -2,6 +2,7 @@
 
 import django.contrib.postgres.indexes
 import django.db.models.deletion
+import django.utils.timezone
 import pipeline.fields
 from django.conf import settings
 from django.db import migrations, models
@@ -202,6 +203,11 @@ class Migration(migrations.Migration):
             model_name='feed',
             name='changes',
             field=models.PositiveBigIntegerField(default=0),
+        ),
+        migrations.AddField(
+            model_name='feed',
+            name='checked_at',
+            field=models.DateTimeField(default=django.utils.timezone.now, help_text='When all of its history was last looked through.'),
         ),
         migrations.AddField(
             model_name='backfill',
