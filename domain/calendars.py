@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
-from functools import lru_cache
+from functools import cache
 from zoneinfo import ZoneInfo
 
 import holidays
@@ -110,19 +110,20 @@ def is_expected(calendar: Calendar, timeframe: Timeframe, open_ms: IntArray) -> 
     on_grid: NDArray[np.bool_] = open_ms % step == 0
     if calendar is Calendar.ALWAYS or not on_grid.any():
         return on_grid
-    inside = on_grid & (open_ms >= _year_ms(FIRST_YEAR)) & (open_ms < _year_ms(LAST_YEAR + 1))
-    if not inside.any():
-        return inside
-    # Of each year by itself: one absurd time among the rows of a month must not ask for the sessions of a century.
-    years = open_ms[inside].astype("datetime64[ms]").astype("datetime64[Y]").astype(np.int64) + 1970
-    found = np.zeros(len(years), dtype=np.bool_)
-    for year in np.unique(years).tolist():
-        of_year = years == year
-        rows = open_ms[inside][of_year]
-        opens = expected_opens(calendar, timeframe, int(rows.min()), int(rows.max()) + 1)
-        found[of_year] = _among(rows, opens)
-    inside[inside] = found
-    return inside
+    # A time beyond all sessions is in none, and must not ask for the sessions of a thousand years.
+    asked = np.clip(open_ms, _year_ms(FIRST_YEAR), _year_ms(LAST_YEAR))
+    sessions = _sessions(calendar, int(asked.min()), int(asked.max()))
+    last = len(sessions.day_ms) - 1
+    if last < 0:
+        on_grid[:] = False
+    elif timeframe is Timeframe.D1:
+        at = np.minimum(np.searchsorted(sessions.day_ms, open_ms), last)
+        on_grid &= sessions.day_ms[at] == open_ms
+    else:
+        # The first session that has not closed by then: the candle sees some of it, or none of any.
+        at = np.minimum(np.searchsorted(sessions.close_ms, open_ms, side="right"), last)
+        on_grid &= (sessions.open_ms[at] < open_ms + step) & (open_ms < sessions.close_ms[at])
+    return on_grid
 
 
 def candle_of(calendar: Calendar, timeframe: Timeframe, at_ms: IntArray) -> IntArray:
@@ -135,14 +136,7 @@ def candle_of(calendar: Calendar, timeframe: Timeframe, at_ms: IntArray) -> IntA
     return sessions.day_ms[np.searchsorted(sessions.close_ms, at_ms, side="right")]
 
 
-def _among(rows: IntArray, ascending: IntArray) -> NDArray[np.bool_]:
-    if not len(ascending):
-        return np.zeros(len(rows), dtype=np.bool_)
-    at = np.searchsorted(ascending, rows)
-    found: NDArray[np.bool_] = ascending[np.minimum(at, len(ascending) - 1)] == rows
-    return found
-
-
+@cache
 def _year_ms(year: int) -> int:
     return int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) * 1000
 
@@ -154,12 +148,13 @@ def _sessions(calendar: Calendar, from_ms: int, until_ms: int) -> _Sessions:
         for at_ms in (from_ms - 2 * DAY_MS, until_ms + 2 * DAY_MS)
     )
     years = [_sessions_of_year(calendar, year) for year in range(first, last + 1)]
-    columns = [np.concatenate([getattr(year, name) for year in years]) for name in _Sessions.__slots__]
-    lower, upper = np.searchsorted(columns[0], (from_ms - 2 * DAY_MS, until_ms + 2 * DAY_MS))
-    return _Sessions(*(column[lower:upper] for column in columns))
+    names = ("day_ms", "open_ms", "close_ms")
+    whole = years[0] if len(years) == 1 else _Sessions(*(np.concatenate([getattr(y, n) for y in years]) for n in names))
+    lower, upper = np.searchsorted(whole.day_ms, (from_ms - 2 * DAY_MS, until_ms + 2 * DAY_MS)).tolist()
+    return _Sessions(whole.day_ms[lower:upper], whole.open_ms[lower:upper], whole.close_ms[lower:upper])
 
 
-@lru_cache(maxsize=512)
+@cache
 def _sessions_of_year(calendar: Calendar, year: int) -> _Sessions:
     hours = _HOURS[calendar]
     closed, early = _days_off(calendar, year)
@@ -177,9 +172,9 @@ def _sessions_of_year(calendar: Calendar, year: int) -> _Sessions:
                 datetime.combine(day, closes, hours.zone).timestamp() * 1000,
             )
         )
-    columns = np.array(rows, dtype=np.int64).reshape(-1, 3)
+    columns = np.ascontiguousarray(np.array(rows, dtype=np.int64).reshape(-1, 3).T)
     columns.flags.writeable = False  # every caller is handed the same
-    return _Sessions(columns[:, 0], columns[:, 1], columns[:, 2])
+    return _Sessions(*columns)
 
 
 def _days_off(calendar: Calendar, year: int) -> tuple[set[date], set[date]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from math import log
+from math import exp, log
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +99,8 @@ def inspect(
     found: list[Finding] = []
 
     def note(flaw: Flaw, rows: BoolArray, wanted: str, was: str) -> None:
+        if not rows.any():
+            return
         for at in np.flatnonzero(rows).tolist():
             words = was.format(*(price[at] for price in prices), volume[at], at=opens[at])
             found.append(Finding(at, int(opens[at]), flaw, f"wanted {wanted}, was {words}"))
@@ -141,9 +143,10 @@ def gaps(open_ms: IntArray, timeframe: Timeframe, calendar: Calendar, from_ms: i
     opens that is there, or at ``until_ms``."""
     there = open_ms[np.searchsorted(open_ms, from_ms) : np.searchsorted(open_ms, until_ms)]
     step = timeframe.seconds * 1000
-    # From each border or candle to the next: only what is longer than a step can hold a gap, or touches a border.
+    there = there[there % step == 0]  # what is off the grid is none of those expected, and would hide one beside it
+    # From each candle, or border, to the next: only what is longer than a step can hold a gap.
     starts, ends = np.append(from_ms - 1, there), np.append(there, until_ms)
-    wide = np.union1d(np.flatnonzero(ends - starts > step), (0, len(there)))
+    wide = np.flatnonzero(ends - starts > step)
     expected = expected_opens(calendar, timeframe, from_ms, until_ms)
     lower = np.searchsorted(expected, starts[wide], side="right")
     upper = np.searchsorted(expected, ends[wide])
@@ -155,6 +158,8 @@ def gaps(open_ms: IntArray, timeframe: Timeframe, calendar: Calendar, from_ms: i
 
 
 def _duplicates(candles: Candles, rows: NDArray[np.intp]) -> list[Finding]:
+    if len(rows) < 2:
+        return []
     rows = rows[np.argsort(candles.open_ms[rows], kind="stable")]
     opens = candles.open_ms[rows]
     found = []
@@ -196,50 +201,53 @@ def _jumps(candles: Candles, rows: NDArray[np.intp], step: int, before: Candles 
         return given if before is None else np.append(getattr(before, name)[earlier_from:earlier], given)
 
     opens, high, low, close = (column(name) for name in ("open_ms", "high", "low", "close"))
-    shift = len(close) - len(rows)  # of the first row of the batch
+    first = len(close) - len(rows)  # of the batch
+    begins = max(first, 1)
+    before_it = close[begins - 1 : -1]
+    reach = np.maximum(high[begins:] / before_it, before_it / low[begins:])
+    suspects = (np.flatnonzero(reach > exp(JUMP_AT_LEAST)) + begins).tolist()
+    suspects = [0] * (first == 0) + suspects
+    if not suspects:
+        return []
     returns = np.diff(np.log(close))
-    reach = np.maximum(high[1:] / close[:-1], close[:-1] / low[1:])
-    suspects = [at for at in (np.flatnonzero(np.log(reach) > JUMP_AT_LEAST) + 1).tolist() if at >= shift]
-    if shift == 0:
-        suspects.insert(0, 0)
     suspects.reverse()
     found: list[Finding] = []
     flagged: set[int] = set()
-    seen = -1
     while suspects:
         at = suspects.pop()
-        if at == seen:
+        if at in flagged:
             continue
-        seen, last_good = at, at - 1
+        last_good = at - 1
         while last_good in flagged:
             last_good -= 1
         after = close[at + 1 : at + 1 + JUMP_AFTER]
         if last_good < 0 and len(after) < JUMP_AFTER_FIRST:
             continue
+        # The price before and the price after: to be far from both is a jump.
         level = float(np.median(after)) if len(after) else float(close[last_good])
         last = float(close[last_good]) if last_good >= 0 else level
-        steps = (opens[at] - opens[last_good]) / step if last_good >= 0 else 1.0
-        limit = _jump_limit(returns, at) * steps**0.5
-        limit = min(max(limit, JUMP_AT_LEAST), JUMP_AT_MOST)
-        far = max(high[at] / max(last, level), min(last, level) / low[at])
-        if log(far) > limit:
+        steps = (opens[at] - opens[last_good]) / step if last_good >= 0 else 1
+        limit = _jump_limit(returns, at, steps)
+        if max(high[at] / max(last, level), min(last, level) / low[at]) > limit:
             flagged.add(at)
-            detail = (
-                f"wanted prices within a factor of {np.exp(limit):.3g} of {last:.12g}, "
-                f"was {low[at]:.12g} to {high[at]:.12g}"
+            words = (
+                f"wanted prices within a factor of {limit:.3g} of {last:.12g}, was {low[at]:.12g} to {high[at]:.12g}"
             )
-            found.append(Finding(int(rows[at - shift]), int(opens[at]), Flaw.JUMP, detail))
+            found.append(Finding(int(rows[at - first]), int(opens[at]), Flaw.JUMP, words))
             if at + 1 < len(close):
                 suspects.append(at + 1)  # how it stands to the last good one, nobody has looked at
     return found
 
 
-def _jump_limit(returns: FloatArray, at: int) -> float:
-    """How far the row at ``at`` may be from the one before; ``returns`` end at each row but the first."""
+def _jump_limit(returns: FloatArray, at: int, steps: float) -> float:
+    """By what factor the row at ``at`` may be away from one ``steps`` before; ``returns`` end at each row but the first."""
     trailing = returns[max(0, at - 1 - JUMP_WINDOW) : max(0, at - 1)]
     if len(trailing) < JUMP_RETURNS:
         trailing = returns[:JUMP_WINDOW]  # the beginning of a history is measured by what follows
     if len(trailing) < JUMP_RETURNS:
-        return JUMP_AT_MOST
+        return exp(JUMP_AT_MOST)
     unit = 1.4826 * float(np.median(np.abs(trailing - np.median(trailing))))
-    return JUMP_DEVIATIONS * unit if unit > 0 else JUMP_AT_MOST
+    if unit == 0:
+        return exp(JUMP_AT_MOST)
+    # What a market does in so many candles grows with the root of their number.
+    return exp(min(max(JUMP_DEVIATIONS * unit * steps**0.5, JUMP_AT_LEAST), JUMP_AT_MOST))

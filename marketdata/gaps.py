@@ -80,11 +80,11 @@ def gaps_note(feed: Feed, opens: Sequence[datetime]) -> list[Gap]:
     ``opens``, and between these. Asks the database nothing where each follows the one before, as ever in the ordinary case.
     Must run in the transaction that stored them."""
     length = Timeframe(feed.timeframe).length
-    new = sorted(at for at in opens if feed.last_open_at is None or at > feed.last_open_at)
+    new = sorted({at for at in opens if feed.last_open_at is None or at > feed.last_open_at})
     if not new:
         return []
     before = feed.last_open_at if feed.last_open_at is not None else new[0] - length
-    if new[-1] - before == len(new) * length:  # no two are the same
+    if new[-1] - before == len(new) * length:
         return []
     from_ms, until_ms = _ms(before + length), _ms(new[-1]) + 1
     if not gaps(_sorted_ms(new), Timeframe(feed.timeframe), Calendar(feed.calendar), from_ms, until_ms):

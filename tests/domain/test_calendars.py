@@ -143,6 +143,14 @@ def test_a_time_beyond_all_sessions_is_refused_and_expected_of_nobody() -> None:
     assert is_expected(XNYS, Timeframe.M1, absurd).tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.H1])
+def test_in_the_midst_of_a_long_closure_nothing_is_expected(timeframe: Timeframe) -> None:
+    midst = np.array([ms("2001-09-13T00:00"), ms("2001-09-14T00:00")])
+
+    assert is_expected(XNYS, timeframe, midst).tolist() == [False, False]
+    assert opens(XNYS, timeframe, "2001-09-13T00:00", "2001-09-15T00:00") == []
+
+
 @pytest.mark.parametrize(
     ("calendar", "timeframe", "at", "expected"),
     [

@@ -363,6 +363,8 @@ def holes(opens: IntArray, first: int, until: int) -> list[tuple[int, int, int]]
         (minutes(), 0, 3, [(0, 3, 3)]),
         (minutes(1), 1, 2, []),
         (minutes(1), 5, 5, []),
+        (np.append(minutes(0, 2), FIRST + 150_000), 0, 4, [(1, 2, 1), (3, 4, 1)]),
+        (np.array([FIRST, FIRST + 30_000, FIRST + 90_000, FIRST + 120_000]), 0, 3, [(1, 2, 1)]),
     ],
 )
 def test_a_gap_begins_with_what_is_missing_and_ends_with_what_is_there(

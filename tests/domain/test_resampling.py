@@ -173,11 +173,13 @@ def test_a_session_that_closes_early_makes_a_whole_day_and_a_whole_hour() -> Non
     assert len(resample(half_day, T.M30, T.D1, ALWAYS)) == 0
 
 
-def test_what_was_traded_while_the_market_was_closed_is_no_part_of_its_day() -> None:
-    opens = expected_opens(XNYS, T.H1, ms("2024-07-02"), ms("2024-07-03"))
-    late = np.append(opens, opens[-1] + 3_600_000)
+@pytest.mark.parametrize("longer", [T.H4, T.D1])
+def test_what_was_traded_before_the_market_opened_is_no_part_of_its_candles(longer: Timeframe) -> None:
+    opens = expected_opens(XNYS, T.M30, ms("2024-07-02"), ms("2024-07-03"))
+    early = of_opens(np.append(opens[0] - 3_600_000, opens))
 
-    assert_same(resample(of_opens(late).upto(len(opens)), T.H1, T.D1, XNYS), resample(of_opens(late), T.H1, T.D1, XNYS))
+    assert_same(resample(early, T.M30, longer, XNYS), resample(without(early, 0), T.M30, longer, XNYS))
+    assert len(resample(early, T.M30, longer, XNYS)) == (2 if longer is T.H4 else 1)
 
 
 def test_a_day_of_currencies_is_made_of_the_hours_from_17_to_17_new_york() -> None:
