@@ -72,6 +72,12 @@ def gaps_find(feed_id: int, from_at: datetime | None = None, until_at: datetime 
 
     What is new is OPEN, what is there now FILLED, and what has changed its borders keeps its row. Reads open times only, and
     tells the journal what has changed, once for the feed."""
+    feed = Feed.objects.get(pk=feed_id)
+    seen = _see(feed, from_at, until_at)
+    if _is_recorded(
+        feed, seen
+    ):  # as ever in the ordinary case, and no collector of the feed has waited for the reading
+        return seen.found
     return settled(lambda: _look(feed_id, from_at, until_at))
 
 
@@ -139,46 +145,69 @@ def feed_check(feed_id: int) -> Report:
     )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What is missing in a span that no recorded gap reaches beyond."""
+
+    found: list[Gap]
+    from_ms: int
+    until_ms: int
+
+    @property
+    def unfilled(self) -> Q:
+        """The recorded gaps of the span."""
+        return Q(from_at__lt=_at(self.until_ms), until_at__gt=_at(self.from_ms)) & ~Q(status=GapStatus.FILLED)
+
+
 def _look(feed_id: int, from_at: datetime | None, until_at: datetime | None) -> list[Gap]:
     with transaction.atomic():
         # One at a time looks at a feed: two who had read different candles would undo what the other wrote.
         feed = Feed.objects.select_for_update(no_key=True).get(pk=feed_id)
-        timeframe, calendar = Timeframe(feed.timeframe), Calendar(feed.calendar)
-        live = CandleGap.objects.filter(feed_id=feed_id).exclude(status=GapStatus.FILLED)
-        if from_at is not None:  # what is recorded across a border is looked at whole
-            earlier = live.filter(from_at__lt=from_at, until_at__gt=from_at).order_by("from_at").first()
-            from_at = earlier.from_at if earlier is not None else from_at
-        if until_at is not None:
-            later = live.filter(from_at__lt=until_at, until_at__gt=until_at).order_by("-until_at").first()
-            until_at = later.until_at if later is not None else until_at
-        opens = _opens(feed_id, from_at, until_at)
-        if not len(opens) and (from_at is None or until_at is None):
-            return []
-        from_ms = _ms(from_at) if from_at is not None else int(opens[0])
-        until_ms = _ms(until_at) if until_at is not None else int(opens[-1]) + 1
-        found = gaps(opens, timeframe, calendar, from_ms, until_ms)
-        new, filled = _record(feed, found, from_ms, until_ms)
+        seen = _see(feed, from_at, until_at)
+        new, filled = _record(feed, seen)
         if new or filled:
-            words = {"feed": str(feed), "gaps": len(found), "missing": sum(gap.missing for gap in found)}
+            words = {"feed": str(feed), "gaps": len(seen.found), "missing": sum(gap.missing for gap in seen.found)}
             note = Note(feed_id, {"feed_id": feed_id}, {**words, "new_gaps": new, "filled_gaps": filled})
             publish_all(Topic.MARKETDATA, [note], wakes=False)
-    return found
+    return seen.found
 
 
-def _record(feed: Feed, found: list[Gap], from_ms: int, until_ms: int) -> tuple[int, int]:
+def _see(feed: Feed, from_at: datetime | None, until_at: datetime | None) -> _Seen:
+    live = CandleGap.objects.filter(feed=feed).exclude(status=GapStatus.FILLED)
+    if from_at is not None:  # what is recorded across a border is looked at whole
+        earlier = live.filter(from_at__lt=from_at, until_at__gt=from_at).order_by("from_at").first()
+        from_at = earlier.from_at if earlier is not None else from_at
+    if until_at is not None:
+        later = live.filter(from_at__lt=until_at, until_at__gt=until_at).order_by("-until_at").first()
+        until_at = later.until_at if later is not None else until_at
+    opens = _opens(feed.pk, from_at, until_at)
+    if not len(opens) and (from_at is None or until_at is None):
+        return _Seen([], 0, 0)
+    from_ms = _ms(from_at) if from_at is not None else int(opens[0])
+    until_ms = _ms(until_at) if until_at is not None else int(opens[-1]) + 1
+    found = gaps(opens, Timeframe(feed.timeframe), Calendar(feed.calendar), from_ms, until_ms)
+    return _Seen(found, from_ms, until_ms)
+
+
+def _is_recorded(feed: Feed, seen: _Seen) -> bool:
+    rows = CandleGap.objects.filter(seen.unfilled, feed=feed).order_by("from_at")
+    recorded = list(rows.values_list("from_at", "until_at", "missing"))
+    return recorded == [(gap.from_at, gap.until_at, gap.missing) for gap in seen.found]
+
+
+def _record(feed: Feed, seen: _Seen) -> tuple[int, int]:
     """Make the rows of the span say what was found; how many gaps are new, and how many filled."""
     now = timezone.now()
     timeframe, calendar = Timeframe(feed.timeframe), Calendar(feed.calendar)
-    inside = Q(from_at__lt=_at(until_ms), until_at__gt=_at(from_ms)) & ~Q(status=GapStatus.FILLED)
-    again = Q(from_at__in=[gap.from_at for gap in found], status=GapStatus.FILLED)
-    rows = list(CandleGap.objects.filter(inside | again, feed_id=feed.pk).order_by("from_at"))
+    again = Q(from_at__in=[gap.from_at for gap in seen.found], status=GapStatus.FILLED)
+    rows = list(CandleGap.objects.filter(seen.unfilled | again, feed=feed).order_by("from_at"))
     live = [row for row in rows if row.status != GapStatus.FILLED]
     reopened = {row.from_at: row for row in rows if row.status == GapStatus.FILLED}
     followed: dict[int, Gap] = {}
     fresh: list[CandleGap] = []
     overlapped: set[int] = set()
     first = rests = 0
-    for gap in found:
+    for gap in seen.found:
         while first < len(live) and live[first].until_at <= gap.from_at:
             first += 1
         over = []

@@ -114,6 +114,20 @@ def test_looking_twice_changes_nothing_and_tells_nothing_again() -> None:
     assert len(events("marketdata")) == 1
 
 
+def test_a_history_of_which_all_is_known_is_read_without_keeping_its_collector_waiting() -> None:
+    feed = with_minutes(0, 1, 4)
+
+    with CaptureQueriesContext(connection) as first:
+        gaps_find(feed.pk)
+    with CaptureQueriesContext(connection) as second:
+        gaps_find(feed.pk)
+
+    assert [any("FOR NO KEY UPDATE" in query["sql"] for query in queries) for queries in (first, second)] == [
+        True,
+        False,
+    ]
+
+
 @in_the_open
 def test_of_many_who_look_at_once_each_finds_all_and_each_gap_has_one_row() -> None:
     feed = with_minutes(*range(0, 40, 2))
