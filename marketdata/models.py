@@ -10,6 +10,7 @@ from django.conf import settings
 from django.contrib.postgres.indexes import BrinIndex
 from django.db import models
 from django.db.models import Q
+from django.utils import timezone
 
 from domain.calendars import Calendar
 from domain.candles import Timeframe
@@ -56,6 +57,9 @@ class Feed(models.Model):
         help_text="The one that is asked now; empty: the first.",
     )  # fmt: skip
     changes = models.PositiveBigIntegerField(default=0)
+    checked_at = models.DateTimeField(
+        default=timezone.now, help_text="When all of its history was last looked through."
+    )
 
     class Meta:
         constraints = [
@@ -193,6 +197,7 @@ class CandleGap(Guarded):
     transitions = {
         GapStatus.OPEN: frozenset({GapStatus.FILLED, GapStatus.CONFIRMED}),
         GapStatus.CONFIRMED: frozenset({GapStatus.FILLED, GapStatus.OPEN}),
+        GapStatus.FILLED: frozenset({GapStatus.OPEN}),  # what filled it is no longer there
     }
 
     feed = models.ForeignKey(Feed, on_delete=models.CASCADE, related_name="gaps")

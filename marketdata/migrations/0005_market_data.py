@@ -2,6 +2,7 @@
 
 import django.contrib.postgres.indexes
 import django.db.models.deletion
+import django.utils.timezone
 import pipeline.fields
 from django.conf import settings
 from django.db import migrations, models
@@ -197,12 +198,17 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='feed',
             name='calendar',
-            field=models.CharField(choices=[('24/7', '24/7'), ('FX', 'FX'), ('XNYS', 'XNYS')], default='24/7', help_text='When its market is open: a candle that is not expected is not missed.', max_length=8),
+            field=models.CharField(choices=[('24/7', '24/7'), ('FX', 'FX'), ('XNYS', 'XNYS'), ('XNAS', 'XNAS'), ('XLON', 'XLON'), ('XTSE', 'XTSE')], default='24/7', help_text='When its market is open: a candle that is not expected is not missed.', max_length=8),
         ),
         migrations.AddField(
             model_name='feed',
             name='changes',
             field=models.PositiveBigIntegerField(default=0),
+        ),
+        migrations.AddField(
+            model_name='feed',
+            name='checked_at',
+            field=models.DateTimeField(default=django.utils.timezone.now, help_text='When all of its history was last looked through.'),
         ),
         migrations.AddField(
             model_name='backfill',

@@ -122,6 +122,11 @@ def a_feed_whose_collector_died() -> int:
     return make_feed(is_needed=True, next_due_at=now, leased_until=now + 10 * SECOND).pk
 
 
+def a_feed_that_was_looked_through_yesterday() -> int:
+    now = timezone.now()
+    return make_feed(last_open_at=now, checked_at=now - timedelta(days=1) + SECOND).pk
+
+
 def a_feed_with_a_candle_nobody_answered() -> int:
     feed = make_config(is_needed=True).feed
     make_candles(feed, [100.0], timezone.now().replace(second=0, microsecond=0))
@@ -342,6 +347,7 @@ WAITING_ROWS: list[tuple[Callable[[], int], str]] = [
     (an_account_whose_keys_were_checked_yesterday, "keys not checked for a day"),
     (a_feed_whose_candle_has_closed, "feed with a closed candle"),
     (a_feed_whose_collector_died, "feed with a closed candle"),
+    (a_feed_that_was_looked_through_yesterday, "feed not looked through for a day"),
     (a_feed_with_a_candle_nobody_answered, "candle without an answer"),
     (a_session_with_a_signal_unseen, "session that needs a look"),
     (a_suspended_session_with_a_signal_unseen_and_something_to_leave, "session with a position that needs a look"),
