@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-
 from celery import shared_task
 
-from marketdata import services
+from marketdata import collection
 from pipeline.sweeps import Waiting, sweep
 
-logger = logging.getLogger(__name__)
-
-WAITING = (Waiting("feed with a closed candle", services.feeds_due, "marketdata.collect", "feed_ids", batch=5),)
+# As many as are claimed by one statement and stored by one, however many workers share them.
+WAITING = (Waiting("feed with a closed candle", collection.feeds_due, "marketdata.collect", "feed_ids", batch=200),)
 
 
 @shared_task(name="marketdata.collect")
 def collect(feed_ids: list[int]) -> None:
-    for feed_id in feed_ids:
-        try:
-            services.feed_collect(feed_id)
-        except Exception:  # its lease runs out and the sweep rings again; its neighbours need not wait
-            logger.exception("feed %s was not collected", feed_id)
+    collection.feeds_collect(feed_ids)
 
 
 @shared_task(name="marketdata.sweep")
