@@ -42,7 +42,8 @@ PLENTY = 100_000_000
 SYMBOLS_AT_ONCE = 100
 # So much of the venue's time passes before the hour, at least, until everything is warm.
 WARM_UP_SECONDS = 60
-WARM_UP_FEEDS_PER_SECOND = 40
+WARM_UP_FEEDS_PER_SECOND = 50
+WARM_EVALUATIONS = 50
 LIMIT_SECONDS = 300.0
 SWEEPS = ("marketdata.sweep", "strategies.sweep")
 # It computes as any strategy does, and says nothing: what follows a signal is another benchmark's.
@@ -118,9 +119,9 @@ def _feeds(venue: Venue, count: int) -> list[Feed]:
     StrategyConfig.objects.bulk_create(
         StrategyConfig(
             owner=venue.owner, name=f"closes-{feed.pk}", feed=feed, strategy="rsi_reversion", parameters=QUIET,
-            is_needed=True,
+            is_needed=number < WARM_EVALUATIONS,
         )
-        for feed in feeds
+        for number, feed in enumerate(feeds)
     )  # fmt: skip
     symbols = [market.symbol for market in markets]
     for start in range(0, len(symbols), SYMBOLS_AT_ONCE):
@@ -129,7 +130,7 @@ def _feeds(venue: Venue, count: int) -> list[Feed]:
 
 
 def _warm_up(venue: Venue, feeds: Sequence[Feed]) -> datetime:
-    """Let the market run, and every feed be collected and evaluated once; the full hour that comes next."""
+    """Let the market run, every feed be collected once and some evaluated; the full hour that comes next."""
     seconds = WARM_UP_SECONDS + len(feeds) // WARM_UP_FEEDS_PER_SECOND
     hour = Timeframe.H1.open_of(venue.now) + timedelta(hours=2)
     venue.control("clock", now_ms=int((hour.timestamp() - seconds) * 1000))
@@ -144,7 +145,8 @@ def _warm_up(venue: Venue, feeds: Sequence[Feed]) -> datetime:
     Feed.objects.filter(pk__in=ids).update(is_needed=True, next_due_at=timezone.now())
     done = Feed.objects.filter(pk__in=ids, last_error="", leased_until=None, next_due_at__gt=timezone.now())
     wait_until(lambda: done.count() >= len(ids), "every feed to be collected once", LIMIT_SECONDS, pause=0.5)
-    wait_until(lambda: not _unanswered(), "every feed to be evaluated once", LIMIT_SECONDS, pause=0.5)
+    wait_until(lambda: not _unanswered(), "some feeds to be evaluated once", LIMIT_SECONDS, pause=0.5)
+    _answer_all(venue)
     left = (hour - venue.now).total_seconds()
     if left < 5:
         raise CannotRun(f"wanted a warm platform before the candles close, was {5 - left:.0f} s late")
@@ -161,7 +163,22 @@ def _unanswered() -> int:
             )
             """
         )
-        return int(cursor.fetchone()[0])  # type: ignore[index]
+        [(count,)] = cursor.fetchall()
+        return int(count)
+
+
+def _answer_all(venue: Venue) -> None:
+    """From now on every configuration is wanted; what its feed has already counts as answered."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO strategies_signal (config_id, candle_open_at, candle_close_at, kind, price, reason, created_at)
+            SELECT k.id, f.last_open_at, f.last_open_at, 'NOTHING', 1, 'WARM', clock_timestamp()
+            FROM strategies_strategyconfig k JOIN marketdata_feed f ON f.id = k.feed_id
+            ON CONFLICT DO NOTHING
+            """
+        )
+    StrategyConfig.objects.filter(owner=venue.owner).update(is_needed=True)
 
 
 def _seed(venue: Venue, feeds: Sequence[Feed]) -> None:
@@ -174,13 +191,13 @@ def _seed(venue: Venue, feeds: Sequence[Feed]) -> None:
             cursor.execute(
                 """
                 INSERT INTO marketdata_candle (feed_id, open_at, open, high, low, close, volume, collected_at)
-                SELECT f.id, %s - n * %s, p.price, p.price, p.price, p.price, 1, clock_timestamp()
+                SELECT f.id, %s - n * make_interval(secs => %s), p.price, p.price, p.price, p.price, 1, clock_timestamp()
                 FROM marketdata_feed f JOIN exchanges_quote q ON q.market_id = f.market_id,
                      generate_series(0, %s) AS n,
                      LATERAL (SELECT q.last * (1 + 0.001 * sin(n)::numeric)) AS p (price)
                 WHERE f.id = ANY(%s)
                 """,
-                [last, timeframe.length, HISTORY - 1, ids],
+                [last, timeframe.seconds, HISTORY - 1, ids],
             )
             Feed.objects.filter(pk__in=ids).update(last_open_at=last)
         cursor.execute("ANALYZE marketdata_candle")
@@ -190,6 +207,9 @@ def _close(venue: Venue, feeds: Sequence[Feed], hour: datetime) -> Close:
     """Wait for the close of the candles that end at ``hour``, and until each is stored and answered."""
     ids = [feed.pk for feed in feeds]
     time.sleep(max(0.0, (hour - venue.now).total_seconds()))
+    wait_until(lambda: _stored(ids, hour) >= len(ids), f"{len(ids)} candles", LIMIT_SECONDS, pause=0.5)
+    # A candle that closes meanwhile would take the place of one that was not answered yet.
+    Feed.objects.filter(pk__in=ids).update(next_due_at=None)
     try:
         wait_until(lambda: len(_times(ids, hour)) >= len(ids), "", LIMIT_SECONDS, pause=1)
     except CannotRun:
@@ -199,6 +219,15 @@ def _close(venue: Venue, feeds: Sequence[Feed], hour: datetime) -> Close:
             for stored, answered in _times(ids, hour)]  # fmt: skip
     in_time = sum(stored <= GOAL_SECONDS * 1000 for stored, _ in rows)
     return Close(Spread.of([stored for stored, _ in rows]), Spread.of([answered for _, answered in rows]), in_time)
+
+
+def _stored(ids: Sequence[int], closed_at: datetime) -> int:
+    """How many of the feeds have the candle that closed then."""
+    feeds = Feed.objects.filter(pk__in=ids)
+    return sum(
+        feeds.filter(timeframe=timeframe.value, last_open_at__gte=closed_at - timeframe.length).count()
+        for timeframe in TIMEFRAMES
+    )
 
 
 def _times(ids: Sequence[int], closed_at: datetime) -> list[tuple[datetime, datetime]]:
@@ -214,7 +243,7 @@ def _times(ids: Sequence[int], closed_at: datetime) -> list[tuple[datetime, date
             """,
             [list(ids), closed_at],
         )
-        return cursor.fetchall()
+        return [(stored, answered) for stored, answered in cursor.fetchall()]
 
 
 def _floor(venue: Venue, feeds: Sequence[Feed], hour: datetime) -> Spread:

@@ -517,7 +517,7 @@ _patched("old_prices_count", "money.services", "PRICE_IS_OLD_AFTER")(set_to(time
 _mutant("open_candles_count", "a candle that is still open is stored", "open-candle")
 
 
-@_patched("open_candles_count", "marketdata.collection", "inspect")
+@_patched("open_candles_count", "marketdata.looks", "inspect")
 @wrapped
 def _inspected_early(original: Callable[..., Any], *what: Any, now_ms: int, **how: Any) -> Any:
     return original(*what, now_ms=now_ms + 86_400_000, **how)

@@ -7,8 +7,8 @@ from celery import shared_task
 from marketdata import collection
 from pipeline.sweeps import Waiting, sweep
 
-# As many as are claimed by one statement and stored by one, however many workers share them.
-WAITING = (Waiting("feed with a closed candle", collection.feeds_due, "marketdata.collect", "feed_ids", batch=200),)
+# Few messages for many feeds: a collector claims of them some at a time, and another what it has not claimed yet.
+WAITING = (Waiting("feed with a closed candle", collection.feeds_due, "marketdata.collect", "feed_ids", batch=1000),)
 
 
 @shared_task(name="marketdata.collect")

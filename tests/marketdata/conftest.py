@@ -13,7 +13,7 @@ import pytest
 
 from domain.candles import Timeframe
 from exchanges.gateway import CandleReport, ExchangeUnavailable
-from marketdata import collection, services
+from marketdata import collection, looks, services
 from marketdata.models import Feed
 from marketdata.services import candles_store
 from marketdata.sources import exchange
@@ -56,7 +56,7 @@ def shelf(monkeypatch: pytest.MonkeyPatch) -> Shelf:
     """The venue behind every gateway that marketdata is handed, and the wall clock it looks at."""
     shelf = Shelf()
     monkeypatch.setattr(exchange, "gateway_for", lambda exchange, markets=(): shelf)
-    for module in (services, collection):
+    for module in (services, collection, looks):
         monkeypatch.setattr(module, "timezone", SimpleNamespace(now=lambda: shelf.now))
     return shelf
 

@@ -10,8 +10,10 @@ from django.utils import timezone
 
 from domain.candles import Timeframe
 from exchanges.gateway import ExchangeUnavailable
-from marketdata.collection import HISTORY, LEASE, LOOKS_BEFORE_GAP, feed_collect, feeds_due
+from marketdata.collection import LEASE, feed_collect, feeds_due
+from marketdata.looks import HISTORY
 from marketdata.models import Candle, Feed
+from marketdata.outcomes import LOOKS_BEFORE_GAP
 from marketdata.services import candles_store
 from marketdata.tasks import collect, sweep_feeds
 from tests.conftest import Bells

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from domain.quality import Finding, Flaw, Inspection
-from marketdata import collection
-from marketdata.collection import LOOKS_BEFORE_GAP, feed_collect
+from domain.quality import Finding, Flaw, Inspection, inspect
+from marketdata import looks
+from marketdata.collection import feed_collect
 from marketdata.models import Feed, QuarantinedCandle, SourceKind
+from marketdata.outcomes import LOOKS_BEFORE_GAP
 from marketdata.quarantine import ASKED_AGAIN_WITHIN
 from tests.conftest import Bells
 from tests.factories import NOON, events
@@ -33,7 +34,7 @@ class Doubts:
         self.flaws: dict[float, Flaw] = {}
 
     def inspect(self, candles: Any, *rest: Any, **how: Any) -> Inspection:
-        found = self.usual(candles, *rest, **how)
+        found = inspect(candles, *rest, **how)
         more = [
             Finding(index, int(candles.open_ms[index]), self.flaws[close], f"wanted a close near 50000, was {close}")
             for index, close in enumerate(candles.close.tolist())
@@ -42,14 +43,12 @@ class Doubts:
         is_bad = np.isin(candles.close, list(self.flaws))
         return replace(found, is_good=found.is_good & ~is_bad, findings=(*found.findings, *more))
 
-    usual = staticmethod(collection.inspect)
-
 
 @pytest.fixture
 def doubts(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Doubts:
     doubts = Doubts()
     usual = shelf.candles
-    monkeypatch.setattr(collection, "inspect", doubts.inspect)
+    monkeypatch.setattr(looks, "inspect", doubts.inspect)
     monkeypatch.setattr(
         shelf,
         "candles",
@@ -234,7 +233,9 @@ def test_a_jump_of_long_ago_is_not_asked_for_for_ever(shelf: Shelf, doubts: Doub
     assert shelf.asked == [NOON - 8 * MINUTE, LAST]
 
 
-def test_a_jump_that_is_wrong_in_itself_is_not_taken_however_often_it_is_said(shelf: Shelf, doubts: Doubts) -> None:
+def test_a_jump_that_is_wrong_in_itself_is_not_taken_however_often_it_is_said(
+    shelf: Shelf, doubts: Doubts, monkeypatch: pytest.MonkeyPatch
+) -> None:
     feed = needed_feed(shelf)
     doubts.prices[LAST], doubts.flaws[20000.0] = "20000", Flaw.JUMP
     usual = doubts.inspect
@@ -244,7 +245,7 @@ def test_a_jump_that_is_wrong_in_itself_is_not_taken_however_often_it_is_said(sh
         more = tuple(replace(finding, flaw=Flaw.BAD_OHLC) for finding in found.findings if finding.flaw is Flaw.JUMP)
         return replace(found, findings=(*found.findings, *more))
 
-    collection.inspect = both  # type: ignore[assignment]  # put back with the fixture's own
+    monkeypatch.setattr(looks, "inspect", both)
     for _ in range(3):
         feed_collect(feed.pk)
         shelf.now += SECOND
