@@ -243,7 +243,7 @@ def _store_round(looks: Sequence[Look]) -> int:
     for look in looks:
         for choice, error in look.failures:
             source_failed(look.feed, choice, error, now)
-        if look.served is not None:
+        if look.served is not None and look.has_news:
             source_served(look.feed, look.served[0], now)
     _announce(outcomes, merged)
     return sum(merged.new.values())

@@ -36,9 +36,13 @@ ASK_TAKES = timedelta(seconds=12)
 # venue that could not be asked a few times proves nothing yet: after an absence of ours every last candle is old.
 STALE_AFTER_TIMEFRAMES = 2
 STALE_MARGIN = timedelta(seconds=60)
-# An answer this short is judged by candles that are stored: so many of them.
+# A price that moves by no more than this from one candle to the next is no jump by any measure. Where one does in an answer
+# this short, it is measured by so many candles that are stored.
+CALM = 1.1
 FEW_ROWS = 100
-ROWS_BEFORE = 60
+ROWS_BEFORE = 201
+# A rate that is used up for no longer than this is no reason to ask elsewhere, and nobody's failure.
+WORTH_WAITING = timedelta(seconds=10)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -83,6 +87,11 @@ class Look:
         return f"exchange-{self.feed.market.exchange_id}" if kind is SourceKind.EXCHANGE else kind.name
 
     @property
+    def has_news(self) -> bool:
+        """Whether the answer that passed has a newer candle than the feed."""
+        return self.served is not None and _has_news(self, self.served[1])
+
+    @property
     def batches(self) -> list[tuple[Choice, Batch]]:
         """Whatever was said, the one that counts first: the answer that passed, or the first that did not."""
         return [*([self.served] if self.served else []), *self.failed, *self.old]
@@ -114,6 +123,9 @@ class Look:
             self.answer = choice.source.candles(self.since, REQUEST_LIMIT)
         except SourceFailed as error:
             self.failures.append((self.choices.pop(0), error))
+            if error.retry_after is not None and error.retry_after <= WORTH_WAITING:
+                # Thousands of feeds that close at once would go over to the next source, and back, whenever it is short.
+                self.choices.clear()
         except Exception:
             self.drop()
 
@@ -129,12 +141,23 @@ class Look:
 def looks_judge(looks: Sequence[Look]) -> None:
     """Inspect the answers that have come: one that passes is taken, after one that does not the next source is asked."""
     fresh = [look for look in looks if look.answer is not None]
-    before = _stored_before([look for look in fresh if len(look.answer or ()) <= FEW_ROWS])
+    before = _stored_before([look for look in fresh if _needs_measure(look.answer or ())])
     for look in fresh:
         try:
             _judge_one(look, before.get(look.feed.pk))
         except Exception:
             look.drop()
+
+
+def _needs_measure(rows: Sequence[CandleReport]) -> bool:
+    if not 0 < len(rows) <= FEW_ROWS:
+        return False
+    close = float(rows[0].open)
+    for row in rows:
+        if not (float(row.high) <= close * CALM and close <= float(row.low) * CALM):  # false for what is no number, too
+            return True
+        close = float(row.close)
+    return False
 
 
 def _judge_one(look: Look, before: Candles | None) -> None:
@@ -145,11 +168,13 @@ def _judge_one(look: Look, before: Candles | None) -> None:
     if (flaw := _failure(batch)) is not None:
         look.failed.append((choice, batch))
         look.failures.append((choice, SourceFailed(flaw)))
-    elif _is_old(look, batch):
+    elif _is_old(look, batch, choice):
         look.old.append((choice, batch))
     else:
         look.served = choice, batch
-        look.failures += [(old, SourceFailed("wanted newer candles, another source has them")) for old, _ in look.old]
+        if look.has_news:
+            error = SourceFailed("wanted newer candles, another source has them")
+            look.failures += [(old, error) for old, _ in look.old]
     if not look.choices and look.served is None and look.old:
         look.served = look.old.pop(0)  # nobody has anything newer
 
@@ -167,12 +192,24 @@ def _failure(batch: Batch) -> str | None:
     return f"{bad[0][0].flaw}: {bad[0][0].detail}" if bad and all(bad) else None
 
 
-def _is_old(look: Look, batch: Batch) -> bool:
-    """Whether a feed would be stale with nothing newer than this answer."""
-    good = [row.open_at for row, is_good in zip(batch.rows, batch.inspection.is_good, strict=True) if is_good]
-    last_open_at = max([*good, *([look.feed.last_open_at] if look.feed.last_open_at else [])], default=None)
-    stale_at = look.stale_at(last_open_at)
+def _is_old(look: Look, batch: Batch, choice: Choice) -> bool:
+    """Whether a feed would be stale with nothing newer than this answer; of a source that failed when it was asked last,
+    whether it has no news, for one that stands still would be taken for well otherwise."""
+    if choice.row is not None and choice.row.failures and not _has_news(look, batch):
+        return True
+    stale_at = look.stale_at(_last_open_at(look, batch))
     return stale_at is not None and stale_at <= look.asked_at
+
+
+def _has_news(look: Look, batch: Batch) -> bool:
+    return _last_open_at(look, batch) != look.feed.last_open_at
+
+
+def _last_open_at(look: Look, batch: Batch) -> datetime | None:
+    """When the feed's last candle opens with what is good of ``batch``, or only jumps."""
+    bad = {finding.index for finding in batch.inspection.findings if finding.flaw is not Flaw.JUMP}
+    good = [row.open_at for index, row in enumerate(batch.rows) if index not in bad]
+    return max([*good, *([look.feed.last_open_at] if look.feed.last_open_at else [])], default=None)
 
 
 def _arrays(rows: Sequence[CandleReport]) -> Candles:

@@ -15,7 +15,7 @@ from marketdata import collection, looks
 from marketdata.collection import feed_collect, feeds_collect
 from marketdata.failover import Choice
 from marketdata.looks import STALE_MARGIN
-from marketdata.models import Candle, Feed, QuarantinedCandle, SourceKind
+from marketdata.models import Candle, Feed, FeedSource, QuarantinedCandle, SourceKind
 from marketdata.sources import SourceFailed
 from tests.factories import NOON
 from tests.marketdata.conftest import MINUTE, Shelf, candle, needed_feed, opens
@@ -37,6 +37,7 @@ class Place:
     kind: SourceKind
     rows: list[CandleReport] = field(default_factory=list)
     error: SourceFailed | None = None
+    failures: int = 0
     asked: int = 0
 
     def candles(self, since: datetime, limit: int) -> list[CandleReport]:
@@ -54,12 +55,14 @@ class Places:
     told: list[str] = field(default_factory=list)
 
 
+def choice_of(place: Place) -> Choice:
+    return Choice(place.kind, place, FeedSource(kind=place.kind, failures=place.failures))
+
+
 @pytest.fixture
 def places(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Places:
     known = Places()
-    monkeypatch.setattr(
-        collection, "sources_to_ask", lambda feed, now: [Choice(place.kind, place) for place in known.places]
-    )
+    monkeypatch.setattr(collection, "sources_to_ask", lambda feed, now: [choice_of(place) for place in known.places])
     monkeypatch.setattr(
         collection, "source_served", lambda feed, choice, now: known.told.append(f"{choice.kind.name} served")
     )
@@ -167,8 +170,38 @@ def test_where_nobody_has_anything_newer_no_source_is_blamed_and_the_feed_is_sta
 
     feed_collect(feed.pk)
 
-    assert places.told == ["EXCHANGE served"]
+    assert places.told == []
     assert refreshed(feed).stale_since == shelf.now
+
+
+def test_a_source_that_failed_before_serves_again_with_news_only(shelf: Shelf, places: Places) -> None:
+    feed = needed_feed(shelf)
+    tried, second = Place(SourceKind.EXCHANGE, [candle(NOON - 2 * MINUTE)], failures=1), Place(SourceKind.YAHOO)
+    places.places = [tried, second]
+
+    second.rows = [candle(NOON - 2 * MINUTE)]  # nobody has it yet
+    feed_collect(feed.pk)
+    nobody = list(places.told)
+    second.rows, shelf.now = [candle(LAST, "2")], shelf.now + SECOND
+    feed_collect(feed.pk)
+
+    assert nobody == []
+    assert places.told == ["EXCHANGE failed: wanted newer candles, another source has them", "YAHOO served"]
+
+    tried.rows, shelf.now = [candle(NOON)], NOON + MINUTE
+    feed_collect(feed.pk)
+    assert places.told[2:] == ["EXCHANGE served"]
+
+
+def test_a_source_that_wants_a_moment_is_waited_for_and_no_other_is_asked(shelf: Shelf, places: Places) -> None:
+    feed = needed_feed(shelf)
+    short, second = SourceFailed("over its rate", retry_after=3 * SECOND), Place(SourceKind.YAHOO, [candle(LAST)])
+    places.places = [Place(SourceKind.EXCHANGE, error=short), second]
+
+    feed_collect(feed.pk)
+
+    assert second.asked == 0
+    assert (refreshed(feed).leased_until, feed.misses) == (shelf.now + 3 * SECOND, 0)
 
 
 def test_where_every_source_fails_the_feed_says_why_of_each(shelf: Shelf, places: Places) -> None:
