@@ -287,8 +287,11 @@ def _own_budget(venue: Venue, feeds: Sequence[Feed]) -> Close:
     Feed.objects.exclude(pk__in=minutes).update(is_needed=False, next_due_at=None)
     Exchange.objects.filter(pk=venue.exchange.pk).update(public_weight=None)
     venue.exchange.refresh_from_db()
-    # The counter of two windows has forgotten what was asked before.
-    Feed.objects.filter(pk__in=minutes).update(next_due_at=timezone.now() + timedelta(days=1))
+    # Once before it counts, for the gateways are new; then the budget's counter of two windows forgets it.
+    mine, later = Feed.objects.filter(pk__in=minutes), timezone.now() + timedelta(days=1)
+    mine.update(next_due_at=timezone.now())
+    wait_until(lambda: not mine.filter(next_due_at__lte=timezone.now()).exists(), "some feeds", LIMIT_SECONDS)
+    mine.update(next_due_at=later)
     time.sleep(2 * pool.seconds)
     close_at = Timeframe.M1.open_of(venue.now) + timedelta(minutes=1)
     if (close_at - venue.now).total_seconds() < 10:
@@ -296,7 +299,7 @@ def _own_budget(venue: Venue, feeds: Sequence[Feed]) -> Close:
     # They have all candles but this one, as if they had been collected all the time.
     venue_last = close_at - timedelta(minutes=2)
     due_at = timezone.now() + (close_at - venue.now)
-    Feed.objects.filter(pk__in=minutes).update(last_open_at=venue_last, next_due_at=due_at)
+    mine.update(last_open_at=venue_last, next_due_at=due_at)
     return _close(venue, [feed for feed in feeds if feed.pk in set(minutes)], close_at.astimezone(UTC))
 
 

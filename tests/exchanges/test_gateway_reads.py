@@ -338,7 +338,7 @@ def test_rules_that_changed_replace_those_known_before(desk: Desk) -> None:
 
 @pytest.mark.parametrize(("ccxt_id", "has_contracts"), [("kucoin", False), ("binance", True)])
 def test_markets_learned_one_by_one_are_known_as_those_learned_together(ccxt_id: str, has_contracts: bool) -> None:
-    infos = [
+    infos: list[dict[str, Any]] = [
         {
             "id": f"{base}USDT", "symbol": f"{base}/USDT{':USDT' if is_contract else ''}", "base": base, "quote": "USDT",
             "baseId": base, "quoteId": "USDT", "spot": not is_contract, "swap": is_contract, "contract": is_contract,
@@ -363,7 +363,12 @@ def test_a_market_more_is_learned_without_reading_the_others_again(monkeypatch: 
     gateway = CcxtGateway("kucoin", "http://127.0.0.1:9")
     read: list[int] = []
     usual = gateway._venue.set_markets
-    monkeypatch.setattr(gateway._venue, "set_markets", lambda markets: read.append(len(markets)) or usual(markets))
+
+    def counted(markets: list[Any]) -> Any:
+        read.append(len(markets))
+        return usual(markets)
+
+    monkeypatch.setattr(gateway._venue, "set_markets", counted)
 
     for number in range(20):
         symbol = f"M{number}/USDT"
