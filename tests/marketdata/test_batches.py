@@ -301,3 +301,17 @@ def test_a_late_revision_replaces_the_candle_keeps_both_values_and_tells_no_stra
     assert (feed.changes, feed.last_open_at) == (1, NOON - MINUTE)
     assert len(events("marketdata")) == 1
     assert bells.rung("strategies.evaluate") == []
+
+
+@in_the_open
+def test_a_candle_that_was_missing_behind_the_last_is_stored_and_no_news_to_a_strategy(
+    shelf: Shelf, bells: Bells
+) -> None:
+    feed = needed_feed(shelf, last_open_at=NOON - MINUTE)
+    feed.candles.all().delete()
+
+    assert feed_collect(feed.pk) == 1
+
+    assert opens(feed) == [NOON - MINUTE]
+    assert events("marketdata") == []
+    assert bells.rung("strategies.evaluate") == []

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from domain.candles import Candles
 from domain.quality import Finding, Flaw, Inspection, inspect
 from marketdata import looks
 from marketdata.collection import feed_collect
 from marketdata.models import Feed, QuarantinedCandle, SourceKind
 from marketdata.outcomes import LOOKS_BEFORE_GAP
 from marketdata.quarantine import ASKED_AGAIN_WITHIN
+from marketdata.services import candles_store
 from tests.conftest import Bells
 from tests.factories import NOON, events
 from tests.marketdata.conftest import MINUTE, Shelf, candle, needed_feed, opens
@@ -252,3 +254,31 @@ def test_a_jump_that_is_wrong_in_itself_is_not_taken_however_often_it_is_said(
 
     assert opens(feed) == []
     assert sorted(QuarantinedCandle.objects.values_list("flaw", "times")) == [("BAD_OHLC", 3), ("JUMP", 3)]
+
+
+# -- what a jump is measured by ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("price", "measured_by"), [("54000", None), ("56000", [49990.0 - number for number in range(5)])]
+)
+def test_stored_candles_are_read_only_where_a_price_moves(
+    shelf: Shelf, doubts: Doubts, monkeypatch: pytest.MonkeyPatch, price: str, measured_by: list[float] | None
+) -> None:
+    feed = needed_feed(shelf)
+    candles_store(feed.pk, [candle(LAST - (number + 2) * MINUTE, f"{49990 - number}") for number in range(5)])
+    doubts.prices[LAST] = price
+    seen: list[Candles | None] = []
+
+    def spied(candles: Candles, *rest: Any, before: Candles | None, **how: Any) -> Inspection:
+        seen.append(before)
+        return inspect(candles, *rest, before=before, **how)
+
+    monkeypatch.setattr(looks, "inspect", spied)
+    feed_collect(feed.pk)
+
+    [before] = seen
+    assert (None if before is None else before.close.tolist()[::-1]) == measured_by
+    if before is not None:
+        assert before.open_ms[-1] == int((LAST - 2 * MINUTE).timestamp() * 1000)
+        assert before.volume.tolist() == [1.0] * 5
