@@ -83,7 +83,20 @@ def parser() -> argparse.ArgumentParser:
         "--feeds", type=_counts, default=(1, 100, 500, 5_000), metavar="N,N,…",
         help="feeds that get one candle each (default 1,100,500,5000)",
     )  # fmt: skip
-    for benchmark in (pipeline, ticks, exits, candles):
+    closes = names.add_parser(
+        "closes",
+        help="candle closed to candle stored and signal evaluated, thousands of feeds at once",
+        description="Feeds whose candles close in the same instant, until each is stored and its signal evaluated.",
+        allow_abbrev=False,
+    )
+    closes.add_argument(
+        "--feeds", type=_whole(1, 50_000), default=5000, metavar="N", help="how many close at once (default 5000)"
+    )
+    closes.add_argument(
+        "--collectors", type=_whole(0, 16), default=0, metavar="N",
+        help="collection workers beside the platform's own (default 0)",
+    )  # fmt: skip
+    for benchmark in (pipeline, ticks, exits, candles, closes):
         benchmark.add_argument("--json", type=_new_file, metavar="FILE", help="also write the figures there")
     return top
 

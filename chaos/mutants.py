@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -515,18 +515,24 @@ _patched("old_prices_count", "money.services", "PRICE_IS_OLD_AFTER")(set_to(time
 # -- market data, strategies --------------------------------------------------------------------------------------
 
 _mutant("open_candles_count", "a candle that is still open is stored", "open-candle")
-_patched("open_candles_count", "domain.candles:Timeframe", "is_closed")(set_to(lambda self, open_at, now: True))
+
+
+@_patched("open_candles_count", "marketdata.looks", "inspect")
+@wrapped
+def _inspected_early(original: Callable[..., Any], *what: Any, now_ms: int, **how: Any) -> Any:
+    return original(*what, now_ms=now_ms + 86_400_000, **how)
+
 
 _mutant("collectors_side_by_side", "a feed that is leased is asked for by others too", "many-collectors")
 
 
-@_patched("collectors_side_by_side", "marketdata.services", "feed_collect")
+@_patched("collectors_side_by_side", "marketdata.collection", "feeds_collect")
 @wrapped
-def _unleased(original: Callable[..., int], feed_id: int) -> int:
+def _unleased(original: Callable[..., int], feed_ids: Sequence[int]) -> int:
     from marketdata.models import Feed  # noqa: PLC0415
 
-    Feed.objects.filter(pk=feed_id, leased_until__isnull=False).update(leased_until=None)
-    return original(feed_id)
+    Feed.objects.filter(pk__in=feed_ids, leased_until__isnull=False).update(leased_until=None)
+    return original(feed_ids)
 
 
 _mutant("stale_candles_speak", "a strategy is asked about a candle of long ago", "old-candle")

@@ -78,7 +78,7 @@ class ExchangePage(SupervisedPage):
     list_filter = ("is_enabled",)
     search_fields = ("name",)
     ordering = ("name",)
-    fields = ("name", "ccxt_id", "base_url", "is_enabled", "clock_speed")
+    fields = ("name", "ccxt_id", "base_url", "is_enabled", "public_weight", "clock_speed")
     actions_detail = ("read_now",)
     actions = ("read_now_selected",)
 

@@ -100,7 +100,8 @@ class ExchangeSerializer(RowSerializer[Exchange]):
     class Meta:
         model = Exchange
         fields = (
-            "id", "name", "ccxt_id", "base_url", "is_enabled", "clock_speed", "clock_anchor_at", "clock_venue_at",
+            "id", "name", "ccxt_id", "base_url", "is_enabled", "public_weight", "clock_speed", "clock_anchor_at",
+            "clock_venue_at",
             "markets_synced_at", "status", "status_message", "status_read_at", "unreachable_at", "stream_seen_at",
         )  # fmt: skip
         read_only_fields = (

@@ -46,6 +46,8 @@ RATE_LIMIT_PAUSE = timedelta(seconds=10)
 SEARCH_BACK = timedelta(days=7)
 # Whatever a header says, somebody looks again after this.
 LONGEST_RETRY_AFTER = timedelta(hours=1)
+# Where ccxt keeps what it knows of markets.
+MARKET_TABLES = ("markets", "markets_by_id", "currencies", "currencies_by_id")
 # A Date header is cut to the second: on average half of one has passed.
 DATE_GRAIN_MS = 1000
 
@@ -114,9 +116,23 @@ class CcxtGateway:
     def know(self, infos: Iterable[tuple[str, dict[str, Any]]]) -> None:
         """Take markets read earlier, so that the first order is the first request."""
         fresh = {symbol: info for symbol, info in infos if self._known.get(symbol) != info}
-        if fresh:
-            self._known |= fresh
+        if not fresh:
+            return
+        ids = {info["id"] for info in fresh.values()}
+        is_new = self._known.keys().isdisjoint(fresh) and ids.isdisjoint(self._venue.markets_by_id)
+        self._known |= fresh
+        if not is_new:
             self._venue.set_markets(list(self._known.values()))
+            return
+        # Beside what is known: ccxt would read all of it again, for a thousand markets learned one by one half a million.
+        before = {name: getattr(self._venue, name) for name in MARKET_TABLES}
+        self._venue.currencies = {}
+        self._venue.set_markets(list(fresh.values()))
+        for name, table in before.items():
+            table.update({key: row for key, row in getattr(self._venue, name).items() if key not in table})
+            setattr(self._venue, name, table)
+        self._venue.symbols, self._venue.ids = list(self._venue.markets), list(self._venue.markets_by_id)
+        self._venue.codes = list(self._venue.currencies)
 
     # -- the venue ------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ that has stopped answering. Both refusals are ExchangeUnavailable, at once: noth
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -39,12 +40,20 @@ NOTHING_KNOWN: list[bytes | None] = [None, None, None, None]
 
 
 class GuardedGateway:
-    """``gateway`` to the exchange of ``exchange_id``; ``account`` names the pools of whoever it trades for.
+    """``gateway`` to the exchange of ``exchange_id``; ``account`` names the pools of whoever it trades for, ``public_weight``
+    is what the exchange allows everybody together, where that is not what its kind does.
 
     Rings ``exchanges.read_status`` when the circuit opens or closes, and whoever reads what an order was refused for.
     """
 
-    def __init__(self, gateway: Gateway, ccxt_id: str, exchange_id: int | None, account: str = "") -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        ccxt_id: str,
+        exchange_id: int | None,
+        account: str = "",
+        public_weight: int | None = None,
+    ) -> None:
         self._gateway = gateway
         self._venue = venue_of(ccxt_id)
         self._exchange_id = exchange_id
@@ -55,7 +64,7 @@ class GuardedGateway:
             for name, pool in allowance.pools.items()
             if name != PUBLIC
         }
-        self._budgets[PUBLIC] = public_budget(ccxt_id, exchange_id)
+        self._budgets[PUBLIC] = public_budget(ccxt_id, exchange_id, public_weight)
         self._breaker = breaker_of(exchange_id)
 
     @property
@@ -180,9 +189,11 @@ class GuardedGateway:
         return entrance
 
 
-def public_budget(ccxt_id: str, exchange_id: int | None) -> Budget:
-    """The pool of public data. One for all workers: those at several addresses share what one of them may use."""
-    return Budget(f"exchange:{exchange_id}:public", venue_of(ccxt_id).allowance.pools[PUBLIC])
+def public_budget(ccxt_id: str, exchange_id: int | None, weight: int | None = None) -> Budget:
+    """The pool of public data, of ``weight`` where that is not the usual. One for all workers: those at several addresses
+    share what one of them may use."""
+    usual = venue_of(ccxt_id).allowance.pools[PUBLIC]
+    return Budget(f"exchange:{exchange_id}:public", replace(usual, weight=weight or usual.weight))
 
 
 def breaker_of(exchange_id: int | None) -> Breaker:

@@ -28,6 +28,13 @@ class Exchange(models.Model):
     ccxt_id = models.SlugField(max_length=40, default="kucoin", help_text="The ccxt class that speaks its language.")
     base_url = models.URLField(blank=True, help_text="Only for a simulator or test net; empty means the real venue.")
     is_enabled = models.BooleanField(default=True)
+    public_weight = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Weight of public requests that it allows in its usual window, where that is another than the venue's own: "
+        "a simulator's, or one that was agreed upon.",
+    )
     clock_speed = models.FloatField(
         default=1.0, validators=[MinValueValidator(0.0)], help_text="Venue seconds per second; 1 for every real venue."
     )

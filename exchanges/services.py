@@ -48,13 +48,13 @@ def gateway_for(exchange: Exchange, account: Account | None = None, markets: Ite
         return PaperGateway(exchange, account.pk, lambda markets: gateway_for(exchange, markets=markets))
     token = account.credentials.token if account is not None else b""
     cache: OrderedDict[Any, tuple[CcxtGateway, Gateway]] = _local.__dict__.setdefault("gateways", OrderedDict())
-    key = (exchange.pk, exchange.ccxt_id, exchange.base_url, account and account.pk, token)
+    key = (exchange.pk, exchange.ccxt_id, exchange.base_url, exchange.public_weight, account and account.pk, token)
     if key not in cache:
         gateway = CcxtGateway(
             exchange.ccxt_id, exchange.base_url, account.credentials.reveal() if account is not None else None
         )
         pool = f"account:{account.pk}" if account is not None else ""
-        cache[key] = gateway, GuardedGateway(gateway, exchange.ccxt_id, exchange.pk, pool)
+        cache[key] = gateway, GuardedGateway(gateway, exchange.ccxt_id, exchange.pk, pool, exchange.public_weight)
         if len(cache) > GATEWAYS_PER_THREAD:
             cache.popitem(last=False)
     cache.move_to_end(key)

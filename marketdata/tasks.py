@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-
 from celery import shared_task
 from django.utils import timezone
 
-from marketdata import gaps, partitions, services
+from marketdata import collection, gaps, partitions
 from pipeline.sweeps import Waiting, sweep
 
-logger = logging.getLogger(__name__)
-
 WAITING = (
-    Waiting("feed with a closed candle", services.feeds_due, "marketdata.collect", "feed_ids", batch=5),
+    # Few messages for many feeds: a collector claims of them some at a time, and another what it has not claimed yet.
+    Waiting("feed with a closed candle", collection.feeds_due, "marketdata.collect", "feed_ids", batch=1000),
     Waiting("feed not looked through for a day", gaps.feeds_unchecked, "marketdata.look_through", "feed_ids"),
 )
 
 
 @shared_task(name="marketdata.collect")
 def collect(feed_ids: list[int]) -> None:
-    for feed_id in feed_ids:
-        try:
-            services.feed_collect(feed_id)
-        except Exception:  # its lease runs out and the sweep rings again; its neighbours need not wait
-            logger.exception("feed %s was not collected", feed_id)
+    collection.feeds_collect(feed_ids)
 
 
 @shared_task(name="marketdata.look_through")

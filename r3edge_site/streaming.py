@@ -59,7 +59,7 @@ ENDING = 0.5
 
 # By task: the argument that carries the ids, and how many one message carries.
 BELLS = {
-    "marketdata.collect": ("feed_ids", 5),
+    "marketdata.collect": ("feed_ids", 200),
     "exits.track": ("session_ids", 200),
     "orders.look": ("order_ids", 5),
     "positions.reconcile": ("account_ids", 1),

@@ -33,7 +33,8 @@ def test_a_superuser_sets_up_an_exchange_and_traders_read_it(root: Api, alice: A
     answer = alice.get(f"exchanges/{made['id']}")
 
     assert answer.json() == {
-        "id": made["id"], "name": "kucoin", "ccxt_id": "kucoin", "base_url": "", "is_enabled": True, "clock_speed": 1.0,
+        "id": made["id"], "name": "kucoin", "ccxt_id": "kucoin", "base_url": "", "is_enabled": True,
+        "public_weight": None, "clock_speed": 1.0,
         "clock_anchor_at": None, "clock_venue_at": None, "markets_synced_at": None, "stream_seen_at": None,
         "status": "OPEN", "status_message": "", "status_read_at": None, "unreachable_at": None,
     }  # fmt: skip

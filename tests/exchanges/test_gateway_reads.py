@@ -336,6 +336,48 @@ def test_rules_that_changed_replace_those_known_before(desk: Desk) -> None:
     assert [order["size"] for order in desk.orders()] == ["0.123"]
 
 
+@pytest.mark.parametrize(("ccxt_id", "has_contracts"), [("kucoin", False), ("binance", True)])
+def test_markets_learned_one_by_one_are_known_as_those_learned_together(ccxt_id: str, has_contracts: bool) -> None:
+    infos: list[dict[str, Any]] = [
+        {
+            "id": f"{base}USDT", "symbol": f"{base}/USDT{':USDT' if is_contract else ''}", "base": base, "quote": "USDT",
+            "baseId": base, "quoteId": "USDT", "spot": not is_contract, "swap": is_contract, "contract": is_contract,
+            "linear": is_contract or None, "type": "swap" if is_contract else "spot",
+            "precision": {"price": "0.1", "amount": "0.001"},
+        }
+        for base in ("BTC", "ETH", "SOL")
+        for is_contract in ((False, True) if has_contracts else (False,))  # both of one id: it names two markets
+    ]  # fmt: skip
+    together, one_by_one = CcxtGateway(ccxt_id, "http://127.0.0.1:9"), CcxtGateway(ccxt_id, "http://127.0.0.1:9")
+
+    together.know((info["symbol"], info) for info in infos)
+    for info in infos:
+        one_by_one.know([(info["symbol"], info)])
+
+    for name in ("markets", "markets_by_id", "currencies_by_id"):
+        assert getattr(one_by_one._venue, name) == getattr(together._venue, name)
+    assert sorted(one_by_one._venue.symbols) == sorted(together._venue.symbols)
+
+
+def test_a_market_more_is_learned_without_reading_the_others_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = CcxtGateway("kucoin", "http://127.0.0.1:9")
+    read: list[int] = []
+    usual = gateway._venue.set_markets
+
+    def counted(markets: list[Any]) -> Any:
+        read.append(len(markets))
+        return usual(markets)
+
+    monkeypatch.setattr(gateway._venue, "set_markets", counted)
+
+    for number in range(20):
+        symbol = f"M{number}/USDT"
+        gateway.know([(symbol, {"id": symbol, "symbol": symbol, "base": f"M{number}", "quote": "USDT", "spot": True})])
+
+    assert read == [1] * 20
+    assert len(gateway._venue.markets) == 20
+
+
 def test_a_candle_report_is_a_plain_value() -> None:
     one = CandleReport(START_AT, *(Decimal(n) for n in range(5)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, cast
@@ -308,6 +309,24 @@ def test_public_data_and_accounts_draw_from_different_pools(small: None) -> None
         one.time()
     assert two.balances() == "answer"
     assert public_budget("kucoin", 1).used() == 7
+
+
+def test_an_exchange_that_allows_more_than_its_kind_is_asked_more(small: None) -> None:
+    inner = Inner()
+    usual, generous = (
+        GuardedGateway(cast(Gateway, inner), "kucoin", number, public_weight=weight)
+        for number, weight in ((1, None), (2, 20))
+    )
+    answered = []
+
+    for gateway in (usual, generous):
+        inner.calls.clear()
+        for _ in range(20):
+            with suppress(ExchangeUnavailable):
+                gateway.time()
+        answered.append(len(inner.calls))
+
+    assert answered == [6, 12]  # reads may use sixty of a hundred
 
 
 def test_a_venue_that_says_too_many_blocks_that_account_alone_until_then() -> None:

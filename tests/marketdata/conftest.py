@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from domain.candles import Timeframe
 from exchanges.gateway import CandleReport, ExchangeUnavailable
-from marketdata import services
+from marketdata import collection, looks, services
 from marketdata.models import Feed
+from marketdata.services import candles_store
+from marketdata.sources import exchange
 from tests.factories import NOON, make_exchange, make_feed, make_market
 
 MINUTE = timedelta(minutes=1)
@@ -52,14 +55,25 @@ class Shelf:
 def shelf(monkeypatch: pytest.MonkeyPatch) -> Shelf:
     """The venue behind every gateway that marketdata is handed, and the wall clock it looks at."""
     shelf = Shelf()
-    monkeypatch.setattr(services, "gateway_for", lambda exchange, markets=(): shelf)
-    monkeypatch.setattr(services, "timezone", SimpleNamespace(now=lambda: shelf.now))
+    monkeypatch.setattr(exchange, "gateway_for", lambda exchange, markets=(): shelf)
+    for module in (services, collection, looks):
+        monkeypatch.setattr(module, "timezone", SimpleNamespace(now=lambda: shelf.now))
     return shelf
 
 
 def needed_feed(shelf: Shelf, timeframe: Timeframe = Timeframe.M1, **fields: object) -> Feed:
-    """A feed that is due, of a venue whose clock is ours; it has all candles but the last that closed."""
-    last = timeframe.open_of(shelf.now) - 2 * timeframe.length
+    """A feed that is due, of a venue whose clock is ours; it has all candles but the last that closed. The one before is
+    stored, as collected at noon."""
     market = make_market(make_exchange(clock_anchor_at=NOON, clock_venue_at=NOON))
+    last: Any = timeframe.open_of(shelf.now) - 2 * timeframe.length
     defaults = {"is_needed": True, "next_due_at": shelf.now, "last_open_at": last}
-    return make_feed(market, timeframe, **{**defaults, **fields})
+    feed = make_feed(market, timeframe, **{**defaults, **fields})
+    if feed.last_open_at is not None:
+        candles_store(feed.pk, [candle(feed.last_open_at)])
+        feed.candles.update(collected_at=NOON)
+    return feed
+
+
+def opens(feed: Feed) -> list[datetime]:
+    """Open times of what was collected."""
+    return list(feed.candles.exclude(collected_at=NOON).order_by("open_at").values_list("open_at", flat=True))

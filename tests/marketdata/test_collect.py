@@ -10,19 +10,15 @@ from django.utils import timezone
 
 from domain.candles import Timeframe
 from exchanges.gateway import ExchangeUnavailable
+from marketdata.collection import LEASE, feed_collect, feeds_due
+from marketdata.looks import HISTORY
 from marketdata.models import Candle, Feed
-from marketdata.services import (
-    HISTORY,
-    LEASE,
-    LOOKS_BEFORE_GAP,
-    candles_store,
-    feed_collect,
-    feeds_due,
-)
+from marketdata.outcomes import LOOKS_BEFORE_GAP
+from marketdata.services import candles_store
 from marketdata.tasks import collect, sweep_feeds
 from tests.conftest import Bells
 from tests.factories import NOON, events, make_feed
-from tests.marketdata.conftest import MINUTE, Shelf, candle, needed_feed
+from tests.marketdata.conftest import MINUTE, Shelf, candle, needed_feed, opens
 from tests.race import at_once, elsewhere
 from tests.simulator.conftest import START_MS
 from tests.venue import Venue
@@ -31,10 +27,6 @@ pytestmark = pytest.mark.django_db
 in_the_open = pytest.mark.django_db(transaction=True)  # with bells that ring, or more than one connection
 
 START_AT = datetime.fromtimestamp(START_MS / 1000, tz=UTC)
-
-
-def opens(feed: Feed) -> list[datetime]:
-    return list(feed.candles.order_by("open_at").values_list("open_at", flat=True))
 
 
 # -- marketdata.collect: its work, twice, lost, second ------------------------------------------------------------------
@@ -61,7 +53,7 @@ def test_a_candle_is_stored_with_every_digit_the_venue_gave(shelf: Shelf) -> Non
 
     assert candles_store(feed.pk, [row, row]) == 1
 
-    stored = Candle.objects.get()
+    stored = Candle.objects.get(open_at=NOON - MINUTE)
     assert (stored.open, stored.close) == (Decimal("0.000012345678901234"), Decimal("0.000012345678901234"))
 
 
@@ -72,7 +64,7 @@ def test_collecting_twice_asks_once_and_announces_once(shelf: Shelf, bells: Bell
     collect([feed.pk])
     collect([feed.pk, feed.pk])
 
-    assert shelf.asked == [NOON - MINUTE]
+    assert shelf.asked == [NOON - 2 * MINUTE]
     assert opens(feed) == [NOON - MINUTE]
     assert len(events("marketdata")) == 1
     assert len(bells.rung("strategies.evaluate")) == 1
@@ -86,7 +78,8 @@ def test_a_candle_that_is_there_already_is_neither_stored_nor_announced_again(sh
     assert feed_collect(feed.pk) == 0
 
     feed.refresh_from_db()
-    assert [stored.close for stored in feed.candles.all()] == [49999]
+    assert [stored.close for stored in feed.candles.filter(open_at=NOON - MINUTE)] == [50000]
+    assert [(was.was_close, was.close) for was in feed.revisions.all()] == [(49999, 50000)]
     assert feed.last_open_at == NOON - MINUTE
     assert events("marketdata") == []
     assert bells.rung("strategies.evaluate") == []
@@ -114,7 +107,7 @@ def test_one_of_many_collectors_asks_and_stores(shelf: Shelf) -> None:
     results = at_once([lambda: feed_collect(feed.pk)] * 5)
 
     assert sorted(results) == [0, 0, 0, 0, 1]
-    assert shelf.asked == [NOON - MINUTE]
+    assert shelf.asked == [NOON - 2 * MINUTE]
     assert len(events("marketdata")) == 1
 
 
@@ -133,8 +126,8 @@ def test_the_feed_of_a_dead_collector_is_taken_over_when_its_lease_has_run_out(s
     shelf.now += LEASE + timedelta(seconds=1)
 
     assert feeds_due(shelf.now) == [feed.pk]
-    assert feed_collect(feed.pk) == 2
-    assert opens(feed) == [NOON - MINUTE, NOON]
+    assert feed_collect(feed.pk) == 1
+    assert opens(feed) == [NOON - MINUTE]
 
 
 @in_the_open
@@ -143,7 +136,7 @@ def test_a_collector_that_was_overtaken_moves_no_clock_and_announces_nothing_twi
 
     def overtaken() -> None:
         shelf.meanwhile = lambda: None
-        shelf.now += LEASE + timedelta(seconds=1)
+        shelf.now = NOON + MINUTE + timedelta(seconds=1)  # more than a lease later
         assert elsewhere(lambda: feed_collect(feed.pk)) == 2
 
     shelf.meanwhile = overtaken
@@ -237,7 +230,7 @@ def test_several_candles_that_were_missed_come_in_one_request_and_one_announceme
     assert feed_collect(feed.pk) == 10
 
     assert opens(feed) == [NOON - number * MINUTE for number in range(10, 0, -1)]
-    assert shelf.asked == [NOON - 10 * MINUTE]
+    assert shelf.asked == [NOON - 11 * MINUTE]
     assert [event["new"] for event in events("marketdata")] == [10]
 
 

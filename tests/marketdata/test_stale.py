@@ -13,17 +13,11 @@ from domain.candles import Timeframe
 from domain.strategy import SignalKind
 from exchanges.models import Exchange
 from exchanges.services import exchange_clock_sync
+from marketdata.collection import LEASE, feed_collect
+from marketdata.looks import STALE_MARGIN
 from marketdata.models import Feed
-from marketdata.services import (
-    LEASE,
-    STALE_AFTER_FAILURES,
-    STALE_MARGIN,
-    feed_collect,
-    feed_need,
-    feed_note_told,
-    feeds_hasten,
-    feeds_untold,
-)
+from marketdata.outcomes import STALE_AFTER_FAILURES
+from marketdata.services import feed_need, feed_note_told, feeds_hasten, feeds_untold
 from marketdata.tasks import collect
 from strategies.models import Signal
 from strategies.services import feed_evaluate
