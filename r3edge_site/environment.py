@@ -36,11 +36,21 @@ class Environment(BaseSettings):
     # Connections this process keeps in a pool; 0: one per thread. The web server wants a pool, workers do not.
     db_pool: int = 0
     log_level: str = "INFO"
+    # Candles of Alpha Vantage need a key; what it allows without payment, and what Yahoo bears.
+    alpha_vantage_key: SecretStr | None = None
+    alpha_vantage_per_minute: int = Field(default=5, ge=1)
+    alpha_vantage_per_day: int = Field(default=25, ge=1)
+    yahoo_per_minute: int = Field(default=60, ge=1)
 
     @field_validator("encryption_keys", "allowed_hosts", "csrf_trusted_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("alpha_vantage_key")
+    @classmethod
+    def _is_set(cls, value: SecretStr | None) -> SecretStr | None:
+        return value if value is not None and value.get_secret_value().strip() else None
 
     @field_validator("database_url")
     @classmethod
