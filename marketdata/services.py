@@ -14,10 +14,11 @@ from django.db.models import Q
 from django.utils import timezone
 
 from domain.candles import Candles, Extremes, Timeframe
-from exchanges.gateway import CandleReport, ExchangeUnavailable
+from exchanges.gateway import CandleReport
 from exchanges.models import Exchange, Market
-from exchanges.services import gateway_for
-from marketdata.models import Feed
+from marketdata.failover import Choice, may_tell, source_failed, source_served, sources_to_ask
+from marketdata.models import Feed, SourceKind
+from marketdata.sources import SourceFailed
 from pipeline.topics import Topic, publish
 
 # How much history a feed starts with: enough for the longest warm-up a strategy may declare.
@@ -113,17 +114,14 @@ def feed_collect(feed_id: int) -> int:
     feed = Feed.objects.select_related("market__exchange").get(pk=feed_id)
     timeframe, exchange = Timeframe(feed.timeframe), feed.market.exchange
     since = _collect_since(feed, timeframe, exchange.time_at(now))
-    try:
-        reports = gateway_for(exchange, markets=[feed.market]).candles(
-            feed.market.symbol, feed.timeframe, since, REQUEST_LIMIT
-        )
-    except ExchangeUnavailable as error:
-        _collect_failed(feed, lease, str(error))
-        return 0
     # By the clock as it stood when we asked: a candle may close while the answer is on its way, and what is in the answer
     # is then not the whole of it.
     venue_now = exchange.time_at(now)
-    closed = [row for row in reports if row.open_at >= since and timeframe.is_closed(row.open_at, venue_now)]
+    try:
+        choice, closed = _collect_ask(feed, timeframe, since, venue_now, now)
+    except SourceFailed as error:
+        _collect_failed(feed, lease, str(error))
+        return 0
     last_open_at = max((row.open_at for row in closed), default=feed.last_open_at)
     has_all = last_open_at is not None and last_open_at >= timeframe.open_of(venue_now) - timeframe.length
     looks = 0 if feed.last_error else feed.misses
@@ -138,7 +136,9 @@ def feed_collect(feed_id: int) -> int:
             next_due_at = min(next_due_at, stale_at)  # to say so when it is so, not a candle later
     is_stale = stale_at is not None and stale_at <= now
     with transaction.atomic():
-        new = candles_store(feed_id, closed)
+        new = candles_store(feed_id, may_tell(feed, choice, closed), choice.kind)
+        if closed:
+            source_served(feed, choice, now)
         # The lease is the fence: a collector that was overtaken while the venue kept it waiting must not move the clock.
         Feed.objects.filter(pk=feed_id, leased_until=lease).update(
             leased_until=None,
@@ -156,20 +156,21 @@ def feed_collect(feed_id: int) -> int:
     return new
 
 
-def candles_store(feed_id: int, rows: Sequence[CandleReport]) -> int:
+def candles_store(feed_id: int, rows: Sequence[CandleReport], source: SourceKind = SourceKind.EXCHANGE) -> int:
     """Insert closed candles that are not there yet; how many were new."""
     if not rows:
         return 0
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            INSERT INTO marketdata_candle (feed_id, open_at, open, high, low, close, volume, collected_at)
-            SELECT %s, row.*, clock_timestamp()
+            INSERT INTO marketdata_candle (feed_id, source, open_at, open, high, low, close, volume, collected_at)
+            SELECT %s, %s, row.*, clock_timestamp()
             FROM unnest(%s::timestamptz[], %s::numeric[], %s::numeric[], %s::numeric[], %s::numeric[], %s::numeric[]) AS row
             ON CONFLICT DO NOTHING
             """,
             [
                 feed_id,
+                int(source),
                 *(
                     [getattr(row, name) for row in rows]
                     for name in ("open_at", "open", "high", "low", "close", "volume")
@@ -212,6 +213,34 @@ def candles_extremes(asked: Sequence[tuple[int, datetime]]) -> list[Extremes | N
             [[feed_id for feed_id, _ in asked], [since for _, since in asked]],
         )
         return [None if until is None else Extremes(high, low, until) for high, low, until in cursor.fetchall()]
+
+
+def _collect_ask(
+    feed: Feed, timeframe: Timeframe, since: datetime, venue_now: datetime, now: datetime
+) -> tuple[Choice, list[CandleReport]]:
+    """What has closed, from the first source that has something, and that source; from the first that answered where none
+    has. One without news while a later one has some has failed. Raises SourceFailed when all have."""
+    failures: list[SourceFailed] = []
+    silent: list[Choice] = []
+    for choice in sources_to_ask(feed, now):
+        try:
+            reports = choice.source.candles(since, REQUEST_LIMIT)
+        except SourceFailed as error:
+            source_failed(feed, choice, error, now)
+            failures.append(error)
+            continue
+        closed = [row for row in reports if row.open_at >= since and timeframe.is_closed(row.open_at, venue_now)]
+        if closed:
+            for other in silent:
+                overdue = SourceFailed(f"wanted candles from {since:%Y-%m-%d %H:%M} on, were none")
+                source_failed(feed, other, overdue, now)
+            return choice, closed
+        silent.append(choice)
+        if not feed.last_error and feed.misses < LOOKS_BEFORE_GAP:
+            break  # it may only be a little late
+    if silent:
+        return silent[0], []
+    raise failures[0]
 
 
 def _collect_since(feed: Feed, timeframe: Timeframe, venue_now: datetime) -> datetime:

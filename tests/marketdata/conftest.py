@@ -14,6 +14,7 @@ from domain.candles import Timeframe
 from exchanges.gateway import CandleReport, ExchangeUnavailable
 from marketdata import services
 from marketdata.models import Feed
+from marketdata.sources import exchange
 from tests.factories import NOON, make_exchange, make_feed, make_market
 
 MINUTE = timedelta(minutes=1)
@@ -52,7 +53,7 @@ class Shelf:
 def shelf(monkeypatch: pytest.MonkeyPatch) -> Shelf:
     """The venue behind every gateway that marketdata is handed, and the wall clock it looks at."""
     shelf = Shelf()
-    monkeypatch.setattr(services, "gateway_for", lambda exchange, markets=(): shelf)
+    monkeypatch.setattr(exchange, "gateway_for", lambda _, markets=(): shelf)
     monkeypatch.setattr(services, "timezone", SimpleNamespace(now=lambda: shelf.now))
     return shelf
 
