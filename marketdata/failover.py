@@ -13,13 +13,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from django.core.exceptions import ValidationError
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import F, Value
 from django.db.models.functions import Coalesce
 
 from domain.candles import Timeframe
 from exchanges.gateway import CandleReport
-from marketdata.models import Candle, Feed, FeedSource, SourceKind
+from marketdata.models import Feed, FeedSource, SourceKind
 from marketdata.sources import Source, SourceFailed, alphavantage, yahoo
 from marketdata.sources.alphavantage import AlphaVantageSource
 from marketdata.sources.exchange import ExchangeSource
@@ -104,19 +104,45 @@ def source_failed(feed: Feed, choice: Choice, error: SourceFailed, now: datetime
 
 def may_tell(feed: Feed, choice: Choice, reports: Sequence[CandleReport]) -> list[CandleReport]:
     """Those of ``reports`` that may be stored as told by ``choice``: all but those of times whose stored candle came from a
-    source that goes before it. Asks the database only for what is not the feed's first source."""
-    if choice.row is None or not reports:
-        return list(reports)
-    before = {row.kind for row in feed.sources.all() if row.rank < choice.row.rank} - {int(choice.kind)}
-    if not before:
-        return list(reports)
-    opens = [report.open_at for report in reports]
-    theirs = set(
-        Candle.objects.filter(feed=feed, open_at__range=(min(opens), max(opens)), source__in=before).values_list(
-            "open_at", flat=True
-        )
-    )
-    return [report for report in reports if report.open_at not in theirs]
+    source that goes before it."""
+    [told] = may_tell_all([(feed, choice, reports)])
+    return told
+
+
+def may_tell_all(told: Sequence[tuple[Feed, Choice, Sequence[CandleReport]]]) -> list[list[CandleReport]]:
+    """``may_tell`` for many feeds by one query, and by none where each was told by its first source."""
+    asked = [
+        (number, feed.pk, before, min(opens), max(opens))
+        for number, (feed, choice, reports) in enumerate(told)
+        if (before := _kinds_before(feed, choice)) and (opens := [report.open_at for report in reports])
+    ]
+    theirs: set[tuple[int, datetime]] = set()
+    if asked:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                """
+                SELECT asked.number, candle.open_at
+                FROM unnest(%s::int[], %s::bigint[], %s::int[], %s::timestamptz[], %s::timestamptz[])
+                    AS asked (number, feed_id, before, first, last)
+                JOIN marketdata_candle candle
+                    ON candle.feed_id = asked.feed_id AND candle.open_at BETWEEN asked.first AND asked.last
+                WHERE asked.before >> candle.source & 1 = 1
+                """,
+                [list(column) for column in zip(*asked, strict=True)],
+            )
+            theirs = set(cursor.fetchall())
+    return [
+        [report for report in reports if (number, report.open_at) not in theirs]
+        for number, (_, _, reports) in enumerate(told)
+    ]
+
+
+def _kinds_before(feed: Feed, choice: Choice) -> int:
+    """The kinds of source that go before ``choice``, each a bit; where one kind is listed twice its best rank counts."""
+    if choice.row is None:
+        return 0
+    kinds = {row.kind for row in feed.sources.all() if row.rank < choice.row.rank} - {int(choice.kind)}
+    return sum(1 << kind for kind in kinds)
 
 
 # -- which sources a feed has -------------------------------------------------------------------------------------------

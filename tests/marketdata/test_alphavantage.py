@@ -202,7 +202,7 @@ def test_words_say_when_to_ask_again_or_that_it_is_of_no_use(
 
 
 @pytest.mark.parametrize(("status", "body"), [
-    (500, {}), (503, "busy"), (200, "<html>"), (200, []), (302, "http://127.0.0.1:9/elsewhere"),
+    (500, {}), (503, "busy"), (200, "<html>"), (200, []), (302, "/elsewhere"),
     (200, series({"2024-05-01 07:59:00": {**ROW, "4. close": "n/a"}})), (200, series({"yesterday": ROW})),
     (200, series({"2024-05-01 07:59:00": ROW}, zone="Mars/Olympus")), (200, series({"2024-05-01 07:59:00": {}})),
 ])  # fmt: skip

@@ -13,6 +13,7 @@ from marketdata.failover import (
     Choice,
     feed_sources_set,
     may_tell,
+    may_tell_all,
     source_failed,
     source_served,
     sources_to_ask,
@@ -239,6 +240,23 @@ def test_two_files_are_of_one_word(feed: Feed) -> None:
                     FeedSource.objects.get(rank=5))  # fmt: skip
 
     assert may_tell(feed, second, [candle(NOON)]) == [candle(NOON)]
+
+
+def test_many_feeds_are_told_by_one_query_each_by_its_own_ranks(feed: Feed, django_assert_num_queries: object) -> None:
+    other = make_feed(timeframe=Timeframe.H1)
+    feed_sources_set(other, [(YAHOO, "BTC-USD"), (EXCHANGE, "")])
+    for each in (feed, other):
+        candles_store(each.pk, [candle(NOON)], EXCHANGE)
+        candles_store(each.pk, [candle(NOON + MINUTE)], YAHOO)
+    reports = [candle(NOON), candle(NOON + MINUTE), candle(NOON + 2 * MINUTE)]
+    feeds = {each.pk: each for each in Feed.objects.prefetch_related("sources")}
+    told = [
+        (feeds[feed.pk], choice(feed, 2), reports), (feeds[other.pk], choice(other, 2), reports),
+        (feeds[other.pk], choice(other, 1), reports), (feeds[feed.pk], choice(feed, 3), []),
+    ]  # fmt: skip
+
+    with django_assert_num_queries(1):  # type: ignore[operator]
+        assert may_tell_all(told) == [reports[1:], [reports[0], reports[2]], reports, []]
 
 
 def test_the_first_source_may_tell_anything_and_the_database_is_not_asked(
