@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from django.core.exceptions import ValidationError
 from django.db import connection, transaction
@@ -31,6 +30,8 @@ SHORTEST_PAUSE = timedelta(seconds=10)
 LONGEST_PAUSE = timedelta(minutes=5)
 # Nothing changes until a person acts; what that person did is then seen within the hour.
 FINAL_PAUSE = timedelta(hours=1)
+# A rate that is used up for no longer than this is no reason to ask elsewhere.
+WORTH_WAITING = timedelta(seconds=10)
 
 # What a source of the web calls a market: nothing that would make another address of it.
 _SYMBOL = re.compile(r"[A-Za-z0-9^][A-Za-z0-9.,^=&/_:+-]{0,63}")
@@ -55,6 +56,12 @@ def sources_to_ask(feed: Feed, now: datetime) -> list[Choice]:
     free = [row for row in rows if row.retry_at is None or row.retry_at <= now]
     asked = free or [min(rows, key=lambda row: row.retry_at or now)]
     return [Choice(SourceKind(row.kind), _OPENERS[SourceKind(row.kind)](feed, row.symbol), row) for row in asked]
+
+
+def is_worth_waiting(error: SourceFailed) -> bool:
+    """Whether the source only wants to be asked some seconds later: then nobody has failed, and nobody else is asked. Many
+    feeds that close at once would go over to the next source otherwise, and back, whenever the budget is short."""
+    return error.retry_after is not None and error.retry_after <= WORTH_WAITING
 
 
 def source_served(feed: Feed, choice: Choice, now: datetime) -> None:
@@ -202,11 +209,6 @@ def _check_timeframe(kind: SourceKind, feed: Feed, offered: Iterable[str]) -> No
         raise ValidationError(f"wanted a timeframe that {kind.label} has ({', '.join(offered)}), was {feed.timeframe}")
 
 
-def _check_file(feed: Feed, symbol: str) -> None:
-    if len(symbol) > 200 or not Path(symbol).is_file():
-        raise ValidationError(f"wanted the path of a file that is there, was {symbol[:200]!r}")
-
-
 def _check_resampled(feed: Feed, symbol: str) -> None:
     length = Timeframe(feed.timeframe).seconds
     shorter = [frame.value for frame in Timeframe if frame.seconds < length and length % frame.seconds == 0]
@@ -226,6 +228,5 @@ _CHECKS: dict[SourceKind, Callable[[Feed, str], None]] = {
     SourceKind.EXCHANGE: _check_exchange,
     SourceKind.YAHOO: _check_yahoo,
     SourceKind.ALPHA_VANTAGE: _check_alpha_vantage,
-    SourceKind.FILE: _check_file,
     SourceKind.RESAMPLED: _check_resampled,
 }

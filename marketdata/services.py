@@ -16,7 +16,7 @@ from django.utils import timezone
 from domain.candles import Candles, Extremes, Timeframe
 from exchanges.gateway import CandleReport
 from exchanges.models import Exchange, Market
-from marketdata.failover import Choice, may_tell, source_failed, source_served, sources_to_ask
+from marketdata.failover import Choice, is_worth_waiting, source_failed, source_served, sources_to_ask
 from marketdata.models import Feed, SourceKind
 from marketdata.sources import SourceFailed
 from pipeline.topics import Topic, publish
@@ -136,7 +136,7 @@ def feed_collect(feed_id: int) -> int:
             next_due_at = min(next_due_at, stale_at)  # to say so when it is so, not a candle later
     is_stale = stale_at is not None and stale_at <= now
     with transaction.atomic():
-        new = candles_store(feed_id, may_tell(feed, choice, closed), choice.kind)
+        new = candles_store(feed_id, closed, choice.kind)
         if closed:
             source_served(feed, choice, now)
         # The lease is the fence: a collector that was overtaken while the venue kept it waiting must not move the clock.
@@ -219,13 +219,16 @@ def _collect_ask(
     feed: Feed, timeframe: Timeframe, since: datetime, venue_now: datetime, now: datetime
 ) -> tuple[Choice, list[CandleReport]]:
     """What has closed, from the first source that has something, and that source; from the first that answered where none
-    has. One without news while a later one has some has failed. Raises SourceFailed when all have."""
+    has. One without news while a later one has some has failed. Raises SourceFailed when all have, or one is worth waiting
+    for."""
     failures: list[SourceFailed] = []
     silent: list[Choice] = []
     for choice in sources_to_ask(feed, now):
         try:
             reports = choice.source.candles(since, REQUEST_LIMIT)
         except SourceFailed as error:
+            if is_worth_waiting(error):
+                raise
             source_failed(feed, choice, error, now)
             failures.append(error)
             continue

@@ -16,6 +16,7 @@ from pytest_django import Settings
 
 from domain.candles import Timeframe
 from exchanges import shared
+from exchanges.gateway import ExchangeUnavailable
 from marketdata.failover import feed_sources_set
 from marketdata.models import Candle, Feed, FeedSource, SourceKind
 from marketdata.services import LOOKS_BEFORE_GAP, feed_collect
@@ -161,6 +162,30 @@ def test_an_exchange_that_stands_still_while_another_source_has_newer_candles_is
     assert sources.told_by() == [EXCHANGE, EXCHANGE, YAHOO]
     row = FeedSource.objects.get(kind=EXCHANGE)
     assert (row.failures, row.last_error) == (1, f"wanted candles from {last:%Y-%m-%d %H:%M} on, were none")
+
+
+def test_a_rate_that_is_short_for_some_seconds_is_waited_for_and_no_switch(sources: Sources) -> None:
+    def refuse() -> None:
+        raise ExchangeUnavailable("wanted less than the rate", retry_after=timedelta(seconds=10))
+
+    sources.shelf.meanwhile = refuse
+    sources.minutes()
+    sources.shelf.meanwhile = lambda: None
+    sources.minutes()
+
+    assert (sources.yahoo.asked, switches(), sources.told_by()) == ([], [], [EXCHANGE] * 3)
+    assert FeedSource.objects.get(kind=EXCHANGE).failures == 0
+
+
+def test_a_rate_that_is_short_for_long_is_a_failure(sources: Sources) -> None:
+    def refuse() -> None:
+        raise ExchangeUnavailable("wanted less than the rate", retry_after=timedelta(seconds=11))
+
+    sources.shelf.meanwhile = refuse
+    sources.minutes()
+
+    assert sources.told_by() == [YAHOO, YAHOO]
+    assert FeedSource.objects.get(kind=EXCHANGE).retry_at == sources.shelf.now + timedelta(seconds=11)
 
 
 def test_a_market_without_trades_anywhere_is_nobodys_failure(sources: Sources) -> None:
