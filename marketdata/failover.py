@@ -45,6 +45,12 @@ class Choice:
     source: Source
     row: FeedSource | None = None
 
+    @property
+    def is_on_trial(self) -> bool:
+        """Whether it failed when it was asked last. It serves again when it gives something newer than what is stored; while
+        it does not, the next is asked at once: one that answers and stands still would be taken for well otherwise."""
+        return self.row is not None and self.row.failures > 0
+
 
 def sources_to_ask(feed: Feed, now: datetime) -> list[Choice]:
     """The sources of a feed in the order in which to ask them now, never none: the first answer that passes its checks is
@@ -65,7 +71,8 @@ def is_worth_waiting(error: SourceFailed) -> bool:
 
 
 def source_served(feed: Feed, choice: Choice, now: datetime) -> None:
-    """Note that ``choice`` gave candles that passed their checks. Must run in a transaction; publishes a switch."""
+    """Note that ``choice`` gave candles that passed their checks and are newer than those that were there. Must run in a
+    transaction; publishes a switch."""
     row = choice.row
     if row is None or (not row.failures and row.pk == feed.source_id):
         return
@@ -91,9 +98,10 @@ def source_served(feed: Feed, choice: Choice, now: datetime) -> None:
 
 
 def source_failed(feed: Feed, choice: Choice, error: SourceFailed, now: datetime) -> None:
-    """Note that ``choice`` gave none, or none that passed; it is left alone for a while."""
+    """Note that ``choice`` gave none, or none that passed; it is left alone for a while. One worth waiting for has not
+    failed."""
     row = choice.row
-    if row is None:
+    if row is None or is_worth_waiting(error):
         return
     if error.retry_after is not None:
         pause = error.retry_after

@@ -239,7 +239,7 @@ def _collect_ask(
                 source_failed(feed, other, overdue, now)
             return choice, closed
         silent.append(choice)
-        if not feed.last_error and feed.misses < LOOKS_BEFORE_GAP:
+        if not choice.is_on_trial and not feed.last_error and feed.misses < LOOKS_BEFORE_GAP:
             break  # it may only be a little late
     if silent:
         return silent[0], []

@@ -9,6 +9,7 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 
 from domain.candles import Timeframe
+from exchanges.gateway import CandleReport
 from marketdata.failover import (
     Choice,
     feed_sources_set,
@@ -19,8 +20,8 @@ from marketdata.failover import (
     sources_to_ask,
 )
 from marketdata.models import Feed, FeedSource, SourceKind
-from marketdata.services import candles_store
 from marketdata.sources import SourceFailed
+from marketdata.storage import candles_merge
 from tests.conftest import Bells
 from tests.factories import NOON, events, make_feed
 from tests.marketdata.conftest import candle
@@ -62,6 +63,11 @@ def served(feed: Feed, rank: int) -> None:
 def failed(feed: Feed, rank: int, error: SourceFailed = AWAY) -> FeedSource:
     source_failed(feed, choice(feed, rank), error, NOON)
     return FeedSource.objects.get(feed=feed, rank=rank)
+
+
+def given_by(kind: SourceKind, feed: Feed, *reports: CandleReport) -> None:
+    with transaction.atomic():
+        candles_merge([(feed.pk, report, kind) for report in reports])
 
 
 def switches() -> list[tuple[str, str, bool]]:
@@ -123,6 +129,13 @@ def test_one_that_says_when_is_asked_then_and_one_that_waits_for_a_person_every_
     feed: Feed, error: SourceFailed, pause: timedelta
 ) -> None:
     assert failed(feed, 2, error).retry_at == NOON + pause
+
+
+def test_one_that_wants_to_be_asked_some_seconds_later_has_not_failed(feed: Feed) -> None:
+    row = failed(feed, 1, SourceFailed("its rate", retry_after=timedelta(seconds=10)))
+
+    assert (row.failures, row.retry_at) == (0, None)
+    assert ranks(feed) == [1, 2, 3]
 
 
 def test_where_all_have_to_be_left_alone_the_one_that_may_be_asked_first_is(feed: Feed) -> None:
@@ -225,7 +238,7 @@ def test_a_source_that_was_taken_off_the_list_meanwhile_serves_no_more(feed: Fee
     (SourceKind.FILE, 3, True),  # of no rank: whoever is listed may
 ])  # fmt: skip
 def test_a_source_never_revises_what_one_before_it_gave(feed: Feed, stored: SourceKind, rank: int, may: bool) -> None:
-    candles_store(feed.pk, [candle(NOON)], stored)
+    given_by(stored, feed, candle(NOON))
 
     told = may_tell(feed, choice(feed, rank), [candle(NOON, "49000"), candle(NOON + MINUTE)])
 
@@ -235,7 +248,7 @@ def test_a_source_never_revises_what_one_before_it_gave(feed: Feed, stored: Sour
 def test_two_files_are_of_one_word(feed: Feed) -> None:
     FeedSource.objects.create(feed=feed, rank=4, kind=SourceKind.FILE, symbol="a.csv")
     FeedSource.objects.create(feed=feed, rank=5, kind=SourceKind.FILE, symbol="b.csv")
-    candles_store(feed.pk, [candle(NOON)], SourceKind.FILE)
+    given_by(SourceKind.FILE, feed, candle(NOON))
     second = Choice(SourceKind.FILE, sources_to_ask(make_feed(timeframe=Timeframe.H1), NOON)[0].source,
                     FeedSource.objects.get(rank=5))  # fmt: skip
 
@@ -246,8 +259,8 @@ def test_many_feeds_are_told_by_one_query_each_by_its_own_ranks(feed: Feed, djan
     other = make_feed(timeframe=Timeframe.H1)
     feed_sources_set(other, [(YAHOO, "BTC-USD"), (EXCHANGE, "")])
     for each in (feed, other):
-        candles_store(each.pk, [candle(NOON)], EXCHANGE)
-        candles_store(each.pk, [candle(NOON + MINUTE)], YAHOO)
+        given_by(EXCHANGE, each, candle(NOON))
+        given_by(YAHOO, each, candle(NOON + MINUTE))
     reports = [candle(NOON), candle(NOON + MINUTE), candle(NOON + 2 * MINUTE)]
     feeds = {each.pk: each for each in Feed.objects.prefetch_related("sources")}
     told = [
