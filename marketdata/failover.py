@@ -61,7 +61,7 @@ def sources_to_ask(feed: Feed, now: datetime) -> list[Choice]:
         return [Choice(SourceKind.EXCHANGE, ExchangeSource(feed.market, feed.timeframe))]
     free = [row for row in rows if row.retry_at is None or row.retry_at <= now]
     asked = free or [min(rows, key=lambda row: row.retry_at or now)]
-    return [Choice(SourceKind(row.kind), _OPENERS[SourceKind(row.kind)](feed, row.symbol), row) for row in asked]
+    return [Choice(SourceKind(row.kind), _opened(feed, row), row) for row in asked]
 
 
 def is_worth_waiting(error: SourceFailed) -> bool:
@@ -158,6 +158,23 @@ def _kinds_before(feed: Feed, choice: Choice) -> int:
         return 0
     kinds = {row.kind for row in feed.sources.all() if row.rank < choice.row.rank} - {int(choice.kind)}
     return sum(1 << kind for kind in kinds)
+
+
+class _Unusable:
+    """What a row names that nothing here can open: it fails like any other source, and the next is asked."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def candles(self, since: datetime, limit: int) -> Sequence[CandleReport]:
+        raise SourceFailed(self._reason, is_final=True)
+
+
+def _opened(feed: Feed, row: FeedSource) -> Source:
+    try:
+        return _OPENERS[SourceKind(row.kind)](feed, row.symbol)
+    except (KeyError, ValueError) as error:
+        return _Unusable(f"wanted a source that can be opened, was {row}: {error}")
 
 
 # -- which sources a feed has -------------------------------------------------------------------------------------------

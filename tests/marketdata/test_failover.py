@@ -149,6 +149,17 @@ def test_an_error_of_any_length_and_letters_is_kept_as_far_as_it_fits(feed: Feed
     assert failed(feed, 1, SourceFailed("no\0good\n" + "x" * 500)).last_error == "nogood " + "x" * 193
 
 
+def test_a_row_that_nothing_can_open_fails_for_good_and_keeps_no_other_from_being_asked(feed: Feed) -> None:
+    FeedSource.objects.filter(feed=feed, rank=1).update(kind=SourceKind.RESAMPLED, symbol="7s")
+
+    broken, *others = sources_to_ask(feed, NOON)
+
+    with pytest.raises(SourceFailed, match="wanted a source that can be opened, was Shorter candles 7s") as raised:
+        broken.source.candles(NOON, 1)
+    assert raised.value.is_final
+    assert [other.kind for other in others] == [YAHOO, ALPHA]
+
+
 # -- switches -----------------------------------------------------------------------------------------------------------
 
 
