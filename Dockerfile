@@ -9,9 +9,14 @@ ENV PYTHONUNBUFFERED=1 PYTHONNOUSERSITE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VER
 RUN useradd --create-home --uid 10001 --shell /usr/sbin/nologin r3edge \
     && install -d -o r3edge -g r3edge /app /app/var /run/r3edge
 
+# What is optional, by the names that `./r3edge install` lists: docker build --build-arg EXTRAS=sources .
+ARG EXTRAS=""
+
 WORKDIR /app
-COPY requirements.txt .
-RUN pip install --require-hashes -r requirements.txt && python -m compileall -q /usr/local/lib/python3.13/site-packages > /dev/null
+COPY requirements*.txt .
+RUN pip install --require-hashes -r requirements.txt \
+    && for extra in $EXTRAS; do pip install --require-hashes -r "requirements-$extra.txt" || exit 1; done \
+    && python -m compileall -q /usr/local/lib/python3.13/site-packages > /dev/null
 COPY --chown=r3edge:r3edge . .
 
 USER r3edge

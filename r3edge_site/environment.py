@@ -39,6 +39,11 @@ class Environment(BaseSettings):
     # After how many days a month of them is dropped; empty: never.
     keep_candles_days: Annotated[int, Field(ge=1)] | None = None
     keep_trades_days: Annotated[int, Field(ge=1)] | None = 90
+    # Candles of Alpha Vantage need a key; what it allows without payment, and what Yahoo bears.
+    alpha_vantage_key: SecretStr | None = None
+    alpha_vantage_per_minute: int = Field(default=5, ge=1)
+    alpha_vantage_per_day: int = Field(default=25, ge=1)
+    yahoo_per_minute: int = Field(default=60, ge=1)
 
     @field_validator("encryption_keys", "allowed_hosts", "csrf_trusted_origins", mode="before")
     @classmethod
@@ -49,6 +54,11 @@ class Environment(BaseSettings):
     @classmethod
     def _is_for_ever(cls, value: Any) -> Any:
         return None if value == "" else value
+
+    @field_validator("alpha_vantage_key")
+    @classmethod
+    def _is_set(cls, value: SecretStr | None) -> SecretStr | None:
+        return value if value is not None and value.get_secret_value().strip() else None
 
     @field_validator("database_url")
     @classmethod

@@ -150,6 +150,13 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     },
 }
 
+# Sources of candles beside the exchanges. The key stays wrapped: whoever prints it prints asterisks.
+ALPHA_VANTAGE_KEY = ENVIRONMENT.alpha_vantage_key
+ALPHA_VANTAGE_PER_MINUTE = ENVIRONMENT.alpha_vantage_per_minute
+ALPHA_VANTAGE_PER_DAY = ENVIRONMENT.alpha_vantage_per_day
+YAHOO_PER_MINUTE = ENVIRONMENT.yahoo_per_minute
+YAHOO_CACHE_DIR = BASE_DIR / "var/yahoo"
+
 CELERY_BROKER_URL = (ENVIRONMENT.broker_url or ENVIRONMENT.redis_url).get_secret_value()
 # Celery closes the database connection around every task and ignores CONN_MAX_AGE; kept, a hop costs less than half.
 CELERY_DB_REUSE_MAX = 1_000_000
@@ -200,6 +207,11 @@ LOGGING: dict[str, Any] = {
     "loggers": {
         # At DEBUG ccxt prints keys, signatures and passphrases.
         "ccxt": {"level": "INFO"},
+        # At DEBUG it prints the address of every call, and Alpha Vantage's key is in it.
+        "urllib3": {"level": "INFO"},
+        # What fails in it is raised to us, and told by us.
+        "yfinance": {"level": "CRITICAL"},
+        "peewee": {"level": "INFO"},
         # A line for every doorbell received and answered says nothing that the journal does not.
         "celery.worker.strategy": {"level": "WARNING"},
         "celery.app.trace": {"level": "WARNING"},

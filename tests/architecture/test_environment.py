@@ -20,3 +20,26 @@ def test_a_refused_environment_shows_no_secret(monkeypatch: pytest.MonkeyPatch, 
     assert "DATABASE_URL" in str(raised.value)
     assert "was mysql scheme" in str(raised.value)
     assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("value", [None, "", "  "])
+def test_a_key_that_is_not_set_or_blank_is_none(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+    monkeypatch.delenv("R3EDGE_ALPHA_VANTAGE_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("R3EDGE_ALPHA_VANTAGE_KEY", value)
+
+    assert Environment().alpha_vantage_key is None
+
+
+def test_a_key_of_a_source_is_shown_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("R3EDGE_ALPHA_VANTAGE_KEY", "hunter2")
+
+    assert "hunter2" not in repr(Environment())
+
+
+@pytest.mark.parametrize("name", ["ALPHA_VANTAGE_PER_MINUTE", "ALPHA_VANTAGE_PER_DAY", "YAHOO_PER_MINUTE"])
+def test_a_rate_that_allows_nothing_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(f"R3EDGE_{name}", "0")
+
+    with pytest.raises(ValidationError, match=name.lower()):
+        Environment()

@@ -1,19 +1,22 @@
 """`./r3edge`, the shell script: what it refuses, from where it works, and when it installs."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from embedded.checkout import ROOT
+from embedded.install import EXTRAS, file_of
 from tests.embedded.conftest import Run, clean_env
 
-COMMANDS = ("demo", "up", "worker", "test", "check", "bench", "chaos", "manage")
+COMMANDS = ("demo", "up", "worker", "test", "check", "bench", "chaos", "manage", "install")
 
 
 @pytest.mark.parametrize("asked", [[], ["--help"], ["-h"], ["help"]])
@@ -35,7 +38,7 @@ def test_an_unknown_command_is_one_clear_line(run: Run, clone: Path) -> None:
 
     assert done.returncode == 2
     assert done.stderr == (
-        "r3edge: unknown command 'fly', wanted one of: demo, up, worker, test, check, bench, chaos, manage\n"
+        "r3edge: unknown command 'fly', wanted one of: demo, up, worker, test, check, bench, chaos, manage, install\n"
     )
     assert not (clone / ".venv").exists()
 
@@ -132,7 +135,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy2(ROOT / "r3edge", root)
     shutil.copy2(ROOT / "embedded/install.py", root / "embedded")
     (root / "embedded/__main__.py").write_text("import sys\nsys.stdout.write(f'{sys.prefix}\\n')\n")
-    for name in ("requirements.txt", "requirements-dev.txt"):
+    for name in ("requirements.txt", "requirements-dev.txt", "requirements-sources.txt"):
         (root / name).write_text(f"# {name}: nothing\n")
     return root
 
@@ -193,3 +196,106 @@ def test_an_install_that_fails_says_so_and_is_tried_again(run: Run, fresh: Path)
     assert failed.stdout == ""
     assert "r3edge: installing failed, exit 1 of:" in failed.stderr
     assert (repaired.returncode, repaired.stdout) == (0, f"{fresh / '.venv'}\n")
+
+
+# -- what is optional ---------------------------------------------------------------------------------------------------
+
+NOWHERE = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/nonexistent", "UV_NO_INDEX": "1", "PYTHON": sys.executable}
+NOT_TO_BE_HAD = f"no-such-distribution==1 --hash=sha256:{'0' * 64}\n"
+LISTED = "sources   candles of Yahoo Finance, through yfinance (100 MB with what it needs): "
+
+
+@pytest.fixture
+def without_extras(fresh: Path) -> Iterator[Path]:
+    """The fresh clone, nothing optional installed or asked for."""
+    (fresh / "requirements-sources.txt").write_text("# requirements-sources.txt: nothing\n")
+    (fresh / ".venv/.r3edge-requirements-sources.txt").unlink(missing_ok=True)
+    yield fresh
+    shutil.rmtree(fresh / "var/extras", ignore_errors=True)
+
+
+def test_install_lists_what_is_optional_and_installs_nothing(run: Run, without_extras: Path) -> None:
+    before = sorted(without_extras.rglob("*"))
+
+    done = run(without_extras / "r3edge", "install", PYTHON=sys.executable)
+
+    assert (done.stdout, done.stderr, done.returncode) == (f"{LISTED}not installed\n", "", 0)
+    assert sorted(without_extras.rglob("*")) == before
+
+
+def test_an_extra_is_installed_once_remembered_and_kept_as_its_requirements_say(run: Run, without_extras: Path) -> None:
+    command = without_extras / "r3edge"
+    env = {"PYTHON": sys.executable}
+
+    first = run(command, "install", "sources", **env)
+    again = run(command, "install", "sources", **env)
+    listed = run(command, "install", **env)
+    quiet = run(command, "up", **env)
+    (without_extras / "requirements-sources.txt").write_text("# still nothing, said otherwise\n")
+    changed = run(command, "up", **env)
+    shutil.rmtree(without_extras / ".venv")
+    anew = run(command, "up", **env)
+
+    assert first.stderr.count("installing requirements-sources.txt") == 1
+    assert first.stderr.endswith("r3edge: sources: installed; a platform that is running uses it after a restart\n")
+    assert "installing" not in again.stderr
+    assert listed.stdout == f"{LISTED}installed\n"
+    assert (quiet.stdout, quiet.stderr) == (f"{without_extras / '.venv'}\n", "")
+    assert changed.stderr == "r3edge: installing requirements-sources.txt\n"
+    assert anew.stderr.count("installing requirements-sources.txt") == 1
+    assert [done.returncode for done in (first, again, listed, quiet, changed, anew)] == [0] * 6
+
+
+def test_an_extra_that_was_not_asked_for_is_not_installed_with_the_rest(run: Run, without_extras: Path) -> None:
+    (without_extras / "requirements-sources.txt").write_text(NOT_TO_BE_HAD)
+
+    done = run(without_extras / "r3edge", "test", **NOWHERE)
+
+    assert (done.returncode, "requirements-sources" in done.stderr) == (0, False)
+
+
+def test_an_extra_that_cannot_be_installed_says_so_is_not_remembered_and_harms_nothing(
+    run: Run, without_extras: Path
+) -> None:
+    run(without_extras / "r3edge", "up", PYTHON=sys.executable)
+    (without_extras / "requirements-sources.txt").write_text(NOT_TO_BE_HAD)
+
+    failed = run(without_extras / "r3edge", "install", "sources", **NOWHERE)
+    started = run(without_extras / "r3edge", "up", **NOWHERE)
+
+    assert failed.returncode == 1
+    assert "r3edge: installing failed, exit 1 of:" in failed.stderr
+    assert (started.stdout, started.stderr, started.returncode) == (f"{without_extras / '.venv'}\n", "", 0)
+
+
+def test_an_extra_that_cannot_be_kept_current_keeps_nothing_from_starting(run: Run, without_extras: Path) -> None:
+    run(without_extras / "r3edge", "install", "sources", PYTHON=sys.executable)
+    (without_extras / "requirements-sources.txt").write_text(NOT_TO_BE_HAD)
+
+    started = run(without_extras / "r3edge", "up", **NOWHERE)
+
+    assert (started.stdout, started.returncode) == (f"{without_extras / '.venv'}\n", 0)
+    assert started.stderr.rstrip().endswith("; going on with sources as it is")
+
+
+def test_an_extra_that_there_is_not_is_one_clear_line(run: Run, without_extras: Path) -> None:
+    done = run(without_extras / "r3edge", "install", "sources", "moon", PYTHON=sys.executable)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "r3edge: unknown extra 'moon', wanted some of: sources\n"
+    assert not (without_extras / "var/extras").exists()
+
+
+def test_every_extra_has_requirements_that_agree_with_those_of_the_platform_and_of_its_tests() -> None:
+    def pins(name: str) -> dict[str, str]:
+        lines = (ROOT / name).read_text().splitlines()
+        return dict(re.findall(r"^([a-z0-9._-]+)==([^\s;]+)", "\n".join(lines), re.MULTILINE))
+
+    platform, tests = pins("requirements.txt"), pins("requirements-dev.txt")
+    for extra in EXTRAS:
+        pinned = pins(file_of(extra))
+        assert pinned != {}
+        for known in (platform, tests):
+            assert {name: known[name] for name in pinned.keys() & known} == {
+                name: pinned[name] for name in pinned.keys() & known
+            }
