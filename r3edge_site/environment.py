@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
@@ -36,11 +37,22 @@ class Environment(BaseSettings):
     # Connections this process keeps in a pool; 0: one per thread. The web server wants a pool, workers do not.
     db_pool: int = 0
     log_level: str = "INFO"
+    # Below it lie the candle files that a feed's source may name; nothing else of this machine is read for one.
+    candle_files: Path | None = None
 
     @field_validator("encryption_keys", "allowed_hosts", "csrf_trusted_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("candle_files", mode="before")
+    @classmethod
+    def _is_absolute(cls, value: Any) -> Any:
+        if value in (None, ""):
+            return None
+        if not Path(value).is_absolute():
+            raise ValueError("wanted an absolute path, was a relative one")
+        return value
 
     @field_validator("database_url")
     @classmethod

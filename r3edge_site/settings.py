@@ -148,6 +148,8 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     },
 }
 
+CANDLE_FILES = ENVIRONMENT.candle_files
+
 CELERY_BROKER_URL = (ENVIRONMENT.broker_url or ENVIRONMENT.redis_url).get_secret_value()
 # Celery closes the database connection around every task and ignores CONN_MAX_AGE; kept, a hop costs less than half.
 CELERY_DB_REUSE_MAX = 1_000_000
