@@ -11,6 +11,10 @@ from django.core.exceptions import ValidationError
 from marketdata.models import LIVE_BACKFILLS, Backfill, Feed
 
 
+class UnableToBackfill(Exception):
+    """Its status does not allow this."""
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far a backfill is: ``percent`` of its span, rows in each second since it began, and the time that is ``left``; None
