@@ -133,7 +133,7 @@ def candles_write_out(
     if path.exists() and not may_replace:
         raise UnableToWriteOut(f"wanted the name of a new file, {path} is there already")
     where = "feed_id = %s" + " AND open_at >= %s" * (from_at is not None) + " AND open_at < %s" * (until_at is not None)
-    values = [feed.pk, *(at for at in (from_at, until_at) if at is not None)]
+    values: list[Any] = [feed.pk, *(at for at in (from_at, until_at) if at is not None)]
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT count(*) FROM marketdata_candle WHERE {where}", values)  # noqa: S608  # no words of others
         rows = int(cursor.fetchone()[0])
@@ -146,7 +146,7 @@ def candles_write_out(
                 SELECT (extract(epoch FROM open_at) * 1000)::bigint, {numbers}
                 FROM marketdata_candle WHERE {where} ORDER BY open_at
             ) TO STDOUT (FORMAT csv)"""  # noqa: S608
-            with cursor.copy(query, values) as copy:  # type: ignore[attr-defined]  # psycopg's, through Django's
+            with cursor.copy(query, values) as copy:
                 for text in _gathered(copy):
                     write(text)
                     written += text.count(b"\n")

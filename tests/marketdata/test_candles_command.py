@@ -261,12 +261,12 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def follow(*changes: dict[str, Any]) -> None:
         rest = list(changes)
 
-        def sleep(seconds: float) -> None:
+        def look_again(seconds: float) -> None:
             if not rest:
                 raise KeyboardInterrupt
             Backfill.objects.update(**rest.pop(0))
 
-        monkeypatch.setattr(candles.time, "sleep", sleep)
+        monkeypatch.setattr(candles, "sleep", look_again)
 
     return follow
 

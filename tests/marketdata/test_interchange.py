@@ -252,8 +252,8 @@ def filled(tmp_path: Path, rows: int = 60) -> Feed:
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("name", [*OUT, "BTC_USDT-1h.json", "BTC_USDT-1h.json.gz"])
 def test_what_is_written_out_reads_in_as_equal(tmp_path: Path, name: str) -> None:
-    feed, told = filled(tmp_path), []
-    path = tmp_path / name
+    feed, path = filled(tmp_path), tmp_path / name
+    told: list[Progress] = []
 
     written = candles_write_out(feed, path, is_freqtrade=".json" in name, tell=told.append)
     before = stored(feed)

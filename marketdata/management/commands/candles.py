@@ -8,12 +8,12 @@ renews itself in a terminal, and one now and then elsewhere.
 from __future__ import annotations
 
 import json
-import time
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -156,7 +156,7 @@ class Command(BaseCommand):
             how = progress(asked, now)
             error = f", waits: {asked.last_error}" if asked.last_error else ""
             tell.line(_progress_line(how.percent, how.rows_seen, how.rows_per_second, how.left) + error)
-            time.sleep(LOOK_EVERY_S)
+            sleep(LOOK_EVERY_S)
         tell.end()
         if asked.status != BackfillStatus.DONE:
             raise CommandError(
@@ -210,8 +210,8 @@ class _Teller:
             self._out.write("\r" + text.ljust(self._width), style_func=str, ending="")
             self._out.flush()
             self._width = len(text)
-        elif time.monotonic() - self._told_at >= TELL_EVERY_S:
-            self._told_at = time.monotonic()
+        elif monotonic() - self._told_at >= TELL_EVERY_S:
+            self._told_at = monotonic()
             self._out.write(text, style_func=str)
 
     def say(self, text: str) -> None:
