@@ -77,6 +77,7 @@ def account_create(
         paper_require(exchange)
         keys, examined = NO_KEYS, KeysExamined(None, "")
     else:
+        _require_venue(exchange)
         keys, examined = credentials, examined or keys_examine(exchange, credentials)
     with transaction.atomic():
         account = Account.objects.create(
@@ -95,7 +96,9 @@ def account_create(
 
 
 def paper_require(exchange: Exchange) -> None:
-    """Raises PaperRefused where the paper books cannot do what the exchange does."""
+    """Raises PaperRefused where the paper books cannot do what the exchange does, or where nobody trades."""
+    if exchange.is_only_data:
+        raise PaperRefused(f"wanted an exchange to trade at, {exchange.name} is only data")
     if why := venue_of(exchange.ccxt_id).no_paper:
         raise PaperRefused(f"wanted {why.format(name=exchange.name)}")
 
@@ -188,6 +191,7 @@ def keys_examine(exchange: Exchange, credentials: Credentials, account: Account 
     Raises KeysRefused for keys that the venue does not accept and for those that may withdraw. A venue that cannot be asked
     now is asked soon, by the sweep: the keys are good until then.
     """
+    _require_venue(exchange)
     gateway = CcxtGateway(exchange.ccxt_id, exchange.base_url, credentials)
     pool = f"account:{account.pk}" if account is not None else f"key:{credentials.hint}"
     try:
@@ -255,3 +259,8 @@ def _warning_of(rights: KeyRights) -> str:
     if rights.is_bound_to_addresses is False:
         warnings.append("the keys work from any address: bind them to yours at the venue")
     return "; ".join(warnings)
+
+
+def _require_venue(exchange: Exchange) -> None:
+    if exchange.is_only_data:
+        raise KeysRefused(f"wanted an exchange to trade at, {exchange.name} is only data")

@@ -62,9 +62,14 @@ class ExchangeForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscripta
         help_text="The ccxt class that speaks its language: kucoin, binance, or any other that ccxt has.",
     )  # fmt: skip
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # One that was made for candles alone may stay so.
+        self.fields["ccxt_id"].required = not (self.instance.pk and self.instance.is_only_data)
+
     def clean_ccxt_id(self) -> str:
         ccxt_id: str = self.cleaned_data["ccxt_id"]
-        if not is_ccxt_exchange(ccxt_id):
+        if ccxt_id and not is_ccxt_exchange(ccxt_id):
             raise forms.ValidationError(f"wanted an exchange that ccxt speaks to, was {ccxt_id!r}")
         return ccxt_id
 

@@ -22,6 +22,9 @@ class Exchange(models.Model):
 
     A simulator may run faster than the world; ``clock_speed`` and the anchors translate between its time and ours, so
     that everything above asks for the venue's time and never looks at a wall clock to judge a candle.
+
+    One without a ccxt class is a place of which there are only candles (see ``exchanges/data_markets.py``): nobody is called,
+    and nobody trades there.
     """
 
     name = models.SlugField(max_length=40, unique=True, help_text="How sessions and journal call it, e.g. kucoin.")
@@ -59,6 +62,11 @@ class Exchange(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def is_only_data(self) -> bool:
+        """Whether there are candles of it, and nothing to call or to trade at."""
+        return not self.ccxt_id
 
     def time_at(self, now: datetime) -> datetime:
         """The venue's time at our time ``now``."""

@@ -44,6 +44,8 @@ def gateway_for(exchange: Exchange, account: Account | None = None, markets: Ite
     """
     if not exchange.is_enabled:
         raise ExchangeUnavailable(f"wanted an exchange that is enabled, {exchange.name} is not")
+    if exchange.is_only_data:
+        raise ExchangeUnavailable(f"wanted an exchange that can be called, {exchange.name} is only data")
     if account is not None and account.is_paper:
         return PaperGateway(exchange, account.pk, lambda markets: gateway_for(exchange, markets=markets))
     token = account.credentials.token if account is not None else b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
@@ -44,6 +45,8 @@ class Environment(BaseSettings):
     alpha_vantage_per_minute: int = Field(default=5, ge=1)
     alpha_vantage_per_day: int = Field(default=25, ge=1)
     yahoo_per_minute: int = Field(default=60, ge=1)
+    # Below it lie the candle files that a feed's source may name; nothing else of this machine is read for one.
+    candle_files: Path | None = None
 
     @field_validator("encryption_keys", "allowed_hosts", "csrf_trusted_origins", mode="before")
     @classmethod
@@ -59,6 +62,15 @@ class Environment(BaseSettings):
     @classmethod
     def _is_set(cls, value: SecretStr | None) -> SecretStr | None:
         return value if value is not None and value.get_secret_value().strip() else None
+
+    @field_validator("candle_files", mode="before")
+    @classmethod
+    def _is_absolute(cls, value: Any) -> Any:
+        if value in (None, ""):
+            return None
+        if not Path(value).is_absolute():
+            raise ValueError("wanted an absolute path, was a relative one")
+        return value
 
     @field_validator("database_url")
     @classmethod

@@ -171,6 +171,8 @@ class TradingSession(Guarded):
         market = self.config.feed.market
         if self.config.owner_id != self.account.owner_id:
             raise ValidationError({"config": "wanted a configuration of the account's owner, was somebody else's"})
+        if market.exchange.is_only_data:
+            raise ValidationError({"config": f"wanted a market to trade on, {market.exchange.name} is only data"})
         if market.exchange_id != self.account.exchange_id:
             found = f"{market.symbol} of {market.exchange.name}"
             raise ValidationError({"config": f"wanted a market of {self.account.exchange.name}, was {found}"})

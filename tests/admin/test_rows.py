@@ -15,6 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from knox.models import AuthToken
 
+from exchanges.data_markets import market_of_data
 from exchanges.models import Account, Balance, Exchange, Market, Quote
 from marketdata.models import Feed
 from money.models import EquityPoint, TradingHalt, Valuation
@@ -242,6 +243,18 @@ def test_a_superuser_sets_up_an_exchange(root: User) -> None:
     assert list(Exchange.objects.order_by("pk").values_list("name", "ccxt_id")) == [
         ("kucoin", "kucoin"), ("undescribed", "mexc"),
     ]  # fmt: skip
+    assert set(refused.context["adminform"].form.errors) == {"ccxt_id"}
+
+
+def test_an_exchange_that_is_only_data_is_edited_without_a_class(root: User) -> None:
+    exchange = market_of_data("nyse", "SPY/USD").exchange
+    filled = {"name": "nyse", "ccxt_id": "", "base_url": "", "is_enabled": "", "clock_speed": "1"}
+
+    response = signed_in(root).post(url_of(Exchange, "change", exchange.pk), filled)
+    refused = signed_in(root).post(url_of(Exchange, "add"), {**filled, "name": "other"})
+
+    exchange.refresh_from_db()
+    assert (response.status_code, exchange.ccxt_id, exchange.is_enabled) == (302, "", False)
     assert set(refused.context["adminform"].form.errors) == {"ccxt_id"}
 
 
