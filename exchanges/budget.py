@@ -1,8 +1,8 @@
 """One rate budget for all workers: what a venue allows per account, and per address for public data, counted in Redis.
 
 Of each pool a part is kept for what matters more: history stops at 20 %, other reads at 60 %, looks at orders and prices at
-80 %, entries at 90 %, and the last tenth is for exits and cancellations alone. Whatever is over its part is refused at once, with the time after
-which it fits: nobody sleeps, and nothing is sent that the venue would refuse.
+80 %, entries at 90 %, and the last tenth is for exits and cancellations alone. Whatever is over its part is refused at once,
+with the time after which it fits: nobody sleeps, and nothing is sent that the venue would refuse.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _is_history = ContextVar("is_history", default=False)
 
 @contextmanager
 def asking_for_history() -> Iterator[None]:
-    """What this thread reads meanwhile, of whatever place, can wait: it takes the part of HISTORY instead of READ, so that what
+    """What this thread reads meanwhile, of whatever place, can wait: it takes the part of HISTORY in place of READ, and what
     is collected live finds the rest."""
     token = _is_history.set(True)
     try:

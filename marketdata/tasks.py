@@ -6,12 +6,16 @@ import logging
 
 from celery import shared_task
 
-from marketdata import services
+from marketdata import backfills, repairs, services
 from pipeline.sweeps import Waiting, sweep
 
 logger = logging.getLogger(__name__)
 
-WAITING = (Waiting("feed with a closed candle", services.feeds_due, "marketdata.collect", "feed_ids", batch=5),)
+WAITING = (
+    Waiting("feed with a closed candle", services.feeds_due, "marketdata.collect", "feed_ids", batch=5),
+    Waiting("backfill to go on", backfills.backfills_waiting, "marketdata.backfill", "backfill_ids", batch=1),
+    Waiting("gap to be asked for again", repairs.gaps_due, "marketdata.repair", "gap_ids", batch=20),
+)
 
 
 @shared_task(name="marketdata.collect")
@@ -21,6 +25,20 @@ def collect(feed_ids: list[int]) -> None:
             services.feed_collect(feed_id)
         except Exception:  # its lease runs out and the sweep rings again; its neighbours need not wait
             logger.exception("feed %s was not collected", feed_id)
+
+
+@shared_task(name="marketdata.backfill")
+def backfill(backfill_ids: list[int]) -> None:
+    for backfill_id in backfill_ids:
+        try:
+            backfills.backfill_step(backfill_id)
+        except Exception:  # its lease runs out and the sweep rings again
+            logger.exception("the next page of backfill %s was not stored", backfill_id)
+
+
+@shared_task(name="marketdata.repair")
+def repair(gap_ids: list[int]) -> None:
+    repairs.gaps_repair(gap_ids)
 
 
 @shared_task(name="marketdata.sweep")
