@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from django.contrib.auth.models import User
+from django.contrib.auth.base_user import AbstractBaseUser
+from django.contrib.auth.models import AnonymousUser, User
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 from django.db.models import DateTimeField, ExpressionWrapper, F, Value
@@ -46,7 +47,7 @@ def backfill_request(feed: Feed, from_at: datetime, until_at: datetime, requeste
     """Have the candles of ``feed`` fetched that open from ``from_at`` to before ``until_at``; the one that is at it already,
     where the same was asked for before. Raises ValidationError, by field."""
     now = timezone.now()
-    _require_span(feed, from_at, until_at, now)
+    span_check(feed, from_at, until_at, now)
     span: dict[str, Any] = {"feed": feed, "from_at": from_at, "until_at": until_at}
     for _ in range(3):  # of two who ask at once the second finds the first's; which may end just then
         live = Backfill.objects.filter(**span, status__in=LIVE_BACKFILLS).first()
@@ -61,6 +62,29 @@ def backfill_request(feed: Feed, from_at: datetime, until_at: datetime, requeste
         except IntegrityError:
             continue
     raise UnableToBackfill(f"wanted one backfill of {feed}, was asked for by several at once: ask again")
+
+
+def span_check(feed: Feed, from_at: datetime, until_at: datetime, now: datetime) -> None:
+    """Raises ValidationError, by field, for a span of which nobody can have all candles, or none."""
+    timeframe, latest = Timeframe(feed.timeframe), span_end(feed, now)
+    ends = {"from_at": from_at, "until_at": until_at}
+    naive = {name: f"wanted a time with its zone, was {at}" for name, at in ends.items() if timezone.is_naive(at)}
+    if naive:
+        raise ValidationError(naive)
+    wrong: dict[str, str] = {}
+    if from_at < OLDEST:
+        wrong["from_at"] = f"wanted {OLDEST:%Y-%m-%d} or later, was {_told(from_at)}"
+    elif from_at >= latest:
+        wrong["from_at"] = f"wanted a candle that has closed, before {_told(latest)}, was {_told(from_at)}"
+    if until_at > latest:
+        wrong["until_at"] = f"wanted candles that have closed, until {_told(latest)}, was {_told(until_at)}"
+    elif until_at <= from_at:
+        wrong["until_at"] = f"wanted a time after {_told(from_at)}, was {_told(until_at)}"
+    for name, at in ends.items():
+        if name not in wrong and (near := timeframe.open_of(at)) != at:
+            wrong[name] = f"wanted the open of a {timeframe} candle, e.g. {_told(near)}, was {_told(at, 'seconds')}"
+    if wrong:
+        raise ValidationError(wrong)
 
 
 def span_end(feed: Feed, now: datetime) -> datetime:
@@ -136,6 +160,12 @@ def backfill_retry(backfill_id: int, *, actor: str = "system") -> None:
         raise UnableToBackfill("wanted a span that is not being fetched, was asked for again since") from error
 
 
+def backfill_is_commanded_by(backfill: Backfill, user: AbstractBaseUser | AnonymousUser) -> bool:
+    """Whether ``user`` may cancel and retry it: who asked for it, and superusers."""
+    is_superuser = bool(getattr(user, "is_superuser", False))
+    return is_superuser or (user.pk is not None and backfill.requested_by_id == user.pk)
+
+
 def backfills_waiting(now: datetime) -> list[int]:
     """Backfills that nobody is at although their pause is over: what the sweep rings for, no more than may run."""
     waiting = Backfill.objects.filter(free_and_due(now - BELL_PATIENCE), status__in=LIVE_BACKFILLS)
@@ -162,30 +192,6 @@ def progress(backfill: Backfill, now: datetime) -> Progress:
     pace = backfill.rows_seen / spent.total_seconds() if spent > timedelta(0) else None
     left = spent * ((span - done) / done) if pace is not None and done and backfill.status in LIVE_BACKFILLS else None
     return Progress(percent, backfill.rows_seen, backfill.rows_new, pace, left)
-
-
-def _require_span(feed: Feed, from_at: datetime, until_at: datetime, now: datetime) -> None:
-    timeframe = Timeframe(feed.timeframe)
-    wrong: dict[str, str] = {}
-    for name, at in (("from_at", from_at), ("until_at", until_at)):
-        if timezone.is_naive(at):
-            raise ValidationError({name: f"wanted a time with its zone, was {at}"})
-        if timeframe.open_of(at) != at:
-            near = timeframe.open_of(at)
-            wrong[name] = (
-                f"wanted the open of a {timeframe} candle, e.g. {near:%Y-%m-%d %H:%M}, was {at:%Y-%m-%d %H:%M:%S}"
-            )
-    if from_at < OLDEST:
-        wrong.setdefault("from_at", f"wanted {OLDEST:%Y-%m-%d} or later, was {from_at:%Y-%m-%d}")
-    latest = span_end(feed, now)
-    if until_at > latest:
-        wrong.setdefault(
-            "until_at", f"wanted candles that have closed, until {latest:%Y-%m-%d %H:%M}, was {until_at:%Y-%m-%d %H:%M}"
-        )
-    if until_at <= from_at:
-        wrong.setdefault("until_at", f"wanted a time after {from_at:%Y-%m-%d %H:%M}, was {until_at:%Y-%m-%d %H:%M}")
-    if wrong:
-        raise ValidationError(wrong)
 
 
 def _claim(backfill_id: int, now: datetime) -> datetime | None:
@@ -264,6 +270,10 @@ def _wait_or_fail(backfill: Backfill, lease: datetime, error: SourceFailed) -> N
     failures = backfill.failures + (error.retry_after is None)
     pause = error.retry_after or min(timedelta(seconds=2 ** min(failures, 9)), LONGEST_PAUSE)
     mine.update(leased_until=None, not_before_at=now + pause, failures=failures, last_error=reason)
+
+
+def _told(at: datetime, timespec: str = "minutes") -> str:
+    return at.replace(tzinfo=None).isoformat(" ", timespec)
 
 
 def _tell(backfill: Backfill, status: BackfillStatus, actor: str = "system") -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -72,7 +73,7 @@ def places(monkeypatch: pytest.MonkeyPatch) -> Places:
     return places
 
 
-def minutes_feed(**fields: object) -> Feed:
+def minutes_feed(**fields: Any) -> Feed:
     """A feed of minutes of a venue whose clock is ours."""
     return make_feed(make_market(make_exchange(clock_anchor_at=NOON, clock_venue_at=NOON)), **fields)
 
