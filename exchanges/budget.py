@@ -39,8 +39,8 @@ _is_history = ContextVar("is_history", default=False)
 
 @contextmanager
 def asking_for_history() -> Iterator[None]:
-    """What this thread reads meanwhile, of whatever place, can wait: it takes the part of HISTORY in place of READ, and what
-    is collected live finds the rest."""
+    """What this thread asks meanwhile, of whatever place, can wait: it has the part of HISTORY, and what is collected live
+    finds the rest. Of a pool too small to be parted it has one call, when nobody else has called."""
     token = _is_history.set(True)
     try:
         yield
@@ -62,9 +62,10 @@ class Budget:
 
     def take(self, weight: int, use: Use) -> None:
         """Count ``weight`` more; raises ExchangeUnavailable, and counts nothing, where ``use`` may not have it now."""
-        if use is Use.READ and _is_history.get():
-            use = Use.HISTORY
         limit = self.pool.weight * use.value // 100
+        if _is_history.get():
+            use = Use.HISTORY
+            limit = max(self.pool.weight * use.value // 100, weight)
         # A counter of two windows: one script in Redis, whatever the weight. (A log of every request would be exact, and
         # would cost as many steps as the request weighs.) Asked directly, because its rate limiters keep a counter for
         # each limit, and here four limits share one.

@@ -224,7 +224,7 @@ def _first_answer(
         except SourceFailed as error:
             errors.append(error)
             continue
-        if answer.good:
+        if answer.good_at:
             return answer
         empty = empty or answer
     is_final = all(error.is_final for error in errors)
@@ -243,12 +243,11 @@ def _page_done(backfill: Backfill, lease: datetime, answer: Answer) -> bool:
         mine = Backfill.objects.filter(pk=backfill.pk, status=BackfillStatus.RUNNING)
         # First, for it locks the row: who was overtaken, or cancelled, stores and counts nothing.
         if not mine.filter(leased_until=lease).update(
-            cursor_at=answer.told_until, rows_seen=F("rows_seen") + len(answer.good), failures=0, last_error="",
-            leased_until=None, not_before_at=now,
+            cursor_at=answer.told_until, failures=0, last_error="", leased_until=None, not_before_at=now
         ):  # fmt: skip
             return False
-        new = page_store(feed, answer, now)
-        mine.update(rows_new=F("rows_new") + new)
+        stored = page_store(feed, answer, now)
+        mine.update(rows_seen=F("rows_seen") + len(stored.taken_at), rows_new=F("rows_new") + stored.new)
         gaps_settle(feed, backfill.cursor_at, answer.told_until, now, is_last=is_last)
         if is_last:
             mine.move(BackfillStatus.DONE, ended_at=now, not_before_at=None)

@@ -6,7 +6,7 @@ Whether a source serves is decided by live collection alone: what it says of the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -15,12 +15,12 @@ from django.db.models import F, Q
 
 from domain.calendars import Calendar, expected_opens
 from domain.candles import Candles, IntArray, Timeframe
-from domain.quality import Finding, Flaw, inspect
+from domain.quality import Inspection, inspect
 from exchanges.budget import asking_for_history
 from exchanges.gateway import CandleReport
 from marketdata.failover import Choice, sources_to_ask
-from marketdata.models import Candle, CandleGap, Feed, GapStatus, QuarantinedCandle
-from marketdata.quarantine import quarantine_note
+from marketdata.models import Candle, CandleGap, Feed, GapStatus
+from marketdata.quarantine import Batch, batches_sift
 from marketdata.sources import SourceFailed
 from marketdata.storage import candles_merge
 from pipeline.topics import Note, Topic, publish_all
@@ -33,13 +33,25 @@ BEFORE = 500
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one source gave for a span: ``good`` rows, one a time and oldest first, ``flawed`` ones with what is wrong of
-    them, and the time up to which it has told all it has."""
+    """What one source gave for a span, as it came, what was found in it, and the time up to which it has told all it has."""
 
     choice: Choice
-    good: list[CandleReport]
-    flawed: list[tuple[Finding, dict[str, str]]]
+    rows: list[CandleReport]
+    inspection: Inspection
     told_until: datetime
+
+    @property
+    def good_at(self) -> set[datetime]:
+        """When the candles opened that passed their checks."""
+        return {row.open_at for row, is_good in zip(self.rows, self.inspection.is_good, strict=True) if is_good}
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What became of an answer: open times that were taken, and how many of the candles are new."""
+
+    taken_at: set[datetime]
+    new: int
 
 
 def sources_of_past(feed: Feed, now: datetime) -> list[Choice]:
@@ -64,41 +76,29 @@ def page_of(choice: Choice, feed: Feed, from_at: datetime, until_at: datetime, v
         now_ms=_ms(venue_now),
         before=_stored_before(feed, from_at),
     )
-    good = {row.open_at: row for row, is_good in zip(rows, inspection.is_good, strict=True) if is_good}
-    flawed = [
-        (finding, _as_told(rows[finding.index]))
-        for finding in inspection.findings
-        if not inspection.is_good[finding.index] and finding.flaw != Flaw.STILL_OPEN
-    ]
-    repeated = _repeated(feed, choice, flawed)
-    good |= {rows[index].open_at: rows[index] for index in repeated}
-    flawed = [(finding, told) for finding, told in flawed if finding.index not in repeated]
     # Some venues give less than was asked for, and go on when they are asked from there. None at all is all there is.
     newest = max((row.open_at for row in rows), default=None)
     told_until = until_at if newest is None else min(timeframe.open_of(newest) + timeframe.length, until_at)
-    return Answer(choice, [good[at] for at in sorted(good)], flawed, told_until)
+    return Answer(choice, rows, inspection, told_until)
 
 
-def page_store(feed: Feed, answer: Answer, now: datetime, *, only: set[datetime] | None = None) -> int:
-    """Store what a source gave, or what opened at the times of ``only``; how many candles are new. Must run in a transaction.
+def page_store(feed: Feed, answer: Answer, now: datetime, *, only: set[datetime] | None = None) -> Stored:
+    """Store what passed its checks, or of it what opened at the times of ``only``, and keep the rest apart. Must run in a
+    transaction.
 
     A source that stands in for the feed's first one adds what is missing and alters nothing. What is new before the feed's
     last candle changes what was read of its past, and wakes nobody: a signal is decided once.
     """
-    rows = answer.good
-    if only is None and rows and not _is_first(feed, answer.choice):
-        there = feed.candles.filter(open_at__gte=rows[0].open_at, open_at__lte=rows[-1].open_at)
-        only = {row.open_at for row in rows}.difference(there.values_list("open_at", flat=True))
-    if only is not None:
-        rows = [row for row in rows if row.open_at in only]
-    if answer.flawed:
-        quarantine_note(feed.pk, answer.choice.kind, answer.flawed, now)
-    held = QuarantinedCandle.objects.filter(feed=feed, source=answer.choice.kind, flaw=Flaw.JUMP, released_at=None)
-    held.filter(open_at__in=[row.open_at for row in rows]).update(released_at=now)
+    [sifted] = batches_sift([Batch(feed.pk, answer.choice.kind, answer.rows, answer.inspection)], now)
+    taken_at = {row.open_at for row in sifted.good}
+    if only is None and taken_at and not _is_first(feed, answer.choice):
+        there = feed.candles.filter(open_at__gte=min(taken_at), open_at__lte=max(taken_at))
+        only = taken_at.difference(there.values_list("open_at", flat=True))
+    rows = [row for row in sifted.good if only is None or row.open_at in only]
     new = candles_merge([(feed.pk, row, answer.choice.kind) for row in rows]).new.get(feed.pk, 0)
     if new:
         Feed.objects.filter(pk=feed.pk, last_open_at__gte=rows[0].open_at).update(changes=F("changes") + new)
-    return new
+    return Stored(taken_at, new)
 
 
 def opens_missing(feed: Feed, from_at: datetime, until_at: datetime) -> list[datetime]:
@@ -175,27 +175,6 @@ def _stored_before(feed: Feed, at: datetime) -> Candles | None:
         CandleReport(*row) for row in stored.values_list("open_at", "open", "high", "low", "close", "volume").iterator()
     ]
     return _as_arrays(rows) if rows else None
-
-
-def _repeated(feed: Feed, choice: Choice, flawed: Sequence[tuple[Finding, dict[str, str]]]) -> set[int]:
-    """Which rows were held back before for a jump, and nothing else, and are told again just so: their source means it."""
-    doubted = {finding.index: told for finding, told in flawed if finding.flaw == Flaw.JUMP}
-    doubted = {index: told for index, told in doubted.items() if _is_alone(index, flawed)}
-    if not doubted:
-        return set()
-    held = QuarantinedCandle.objects.filter(
-        feed=feed, source=choice.kind, flaw=Flaw.JUMP, open_at__in=[told["open_at"] for told in doubted.values()]
-    )
-    before = list(held.values_list("row", flat=True))
-    return {index for index, told in doubted.items() if told in before}
-
-
-def _is_alone(index: int, flawed: Sequence[tuple[Finding, dict[str, str]]]) -> bool:
-    return sum(finding.index == index for finding, _ in flawed) == 1
-
-
-def _as_told(row: CandleReport) -> dict[str, str]:
-    return {name: str(value) for name, value in asdict(row).items()}
 
 
 def _as_arrays(rows: Sequence[CandleReport]) -> Candles:

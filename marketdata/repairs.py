@@ -167,7 +167,7 @@ def _answers(
                 failure = error
             continue
         answers.append(answer)
-        missing -= {row.open_at for row in answer.good}
+        missing -= answer.good_at
     is_left_out = bool(missing) and failure is None and feed.sources.count() > len(choices)
     if is_left_out:
         failure = SourceFailed("wanted every source of the feed, was without those that are left alone for a while")
@@ -193,8 +193,7 @@ def _span_done(
             return 0
         missing = set(wanted)
         for answer in answers:
-            page_store(feed, answer, now, only=missing)
-            missing -= {row.open_at for row in answer.good}
+            missing -= page_store(feed, answer, now, only=missing).taken_at
         for gap in mine:
             if gap_settle(feed, gap, now):
                 filled += 1

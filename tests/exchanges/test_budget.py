@@ -62,16 +62,25 @@ def test_whatever_the_others_use_up_the_last_tenth_is_left_for_exits() -> None:
     assert shares == [20, 40, 20, 10, 10]
 
 
-def test_whoever_asks_for_history_reads_with_its_part_and_does_all_else_as_ever() -> None:
-    pool = Budget("one", HALF_MINUTE)
-
+@pytest.mark.parametrize("use", [Use.READ, Use.EXIT])
+def test_whoever_asks_for_history_has_its_part_of_whatever_pool_and_others_meanwhile_have_theirs(use: Use) -> None:
     with asking_for_history():
-        of_history = taken(pool, Use.READ)
-        looks = taken(pool, Use.LOOK)
+        of_history = taken(Budget("one", HALF_MINUTE), use)
         others = at_once([lambda: taken(Budget("two", HALF_MINUTE), Use.READ)])
 
-    assert (of_history, looks, others) == (20, 60, [60])
-    assert taken(Budget("three", HALF_MINUTE), Use.READ) == 60
+    assert (of_history, others) == (20, [60])
+    assert taken(Budget("three", HALF_MINUTE), use) == use.value
+
+
+def test_of_a_pool_too_small_to_be_parted_history_has_one_call_when_nobody_else_has_called() -> None:
+    small = Pool(weight=4, seconds=30)
+    Budget("two", small).take(1, Use.READ)
+
+    with asking_for_history():
+        alone = taken(Budget("one", small), Use.READ)
+        second = taken(Budget("two", small), Use.READ)
+
+    assert (alone, second) == (1, 0)
 
 
 def test_a_refusal_uses_nothing_up() -> None:

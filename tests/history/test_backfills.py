@@ -444,15 +444,17 @@ def test_a_jump_that_its_source_tells_again_is_taken(places: Places, monkeypatch
 
     played(one)
     first = opens(one.feed)
+    places.now += MINUTE
     places.first.changed = {START + MINUTE: candle(START + MINUTE, "600000")}
     played(asked_for(START, START + 3 * MINUTE, one.feed))
     second = opens(one.feed)
+    places.now += MINUTE
     played(asked_for(START, START + 3 * MINUTE, one.feed))
 
     assert first == second == [START, START + 2 * MINUTE]
     assert opens(one.feed) == span(START, 3)
     assert one.feed.candles.get(open_at=START + MINUTE).close == Decimal(600000)
-    assert QuarantinedCandle.objects.get().released_at == NOON
+    assert QuarantinedCandle.objects.get().released_at == places.now
 
 
 def test_candles_before_the_last_one_change_the_past_and_later_ones_do_not(places: Places) -> None:
