@@ -26,7 +26,7 @@ from marketdata.backfills import (
     span_check,
 )
 from marketdata.models import LIVE_BACKFILLS, Backfill, BackfillStatus
-from pipeline.pages import Fact, LongPage, Sections, actor_of, badge, button, link, moment
+from pipeline.pages import Fact, LongPage, Sections, actor_of, badge, button, moment
 
 BACKFILL_BADGES = {"DONE": "success", "RUNNING": "info", "QUEUED": "info", "CANCELED": "warning", "FAILED": "danger"}
 RETRIED = (BackfillStatus.FAILED, BackfillStatus.CANCELED)
@@ -91,7 +91,11 @@ class BackfillPage(LongPage):
     search_fields = ("feed__market__symbol",)
     ordering = ("-id",)
     autocomplete_fields = ("feed",)
-    hidden = ("requested_by", "leased_until")
+    # Who asked is theirs to tell; the rest stands above, where it is kept fresh.
+    hidden = (
+        "requested_by", "leased_until", "cursor_at", "status", "rows_seen", "rows_new", "failures", "last_error",
+        "not_before_at",
+    )  # fmt: skip
     actions_detail = ("cancel", "retry")
 
     cancel = button(
@@ -160,14 +164,13 @@ class BackfillPage(LongPage):
                 Fact("Done", f"{told.percent:g} %", bar(told.percent)),
                 Fact("Candles", f"{told.rows_new:,} new", f"of {told.rows_seen:,} that came"),
                 Fact("Pace", pace, "since it began"),
-                Fact("Left", _in_words(told.left), "at that pace"),
+                *([Fact("Left", _in_words(told.left), "at that pace")] if row.status in LIVE_BACKFILLS else []),
                 Fact("Up to", moment(row.cursor_at), f"of {moment(row.until_at)}"),
                 *(
                     [Fact("Waits until", moment(row.not_before_at), f"{row.failures} failures in a row")]
                     if waits
                     else []
                 ),
-                Fact("Feed", link(row.feed)),
             ]
         )
 

@@ -187,6 +187,8 @@ def _span_done(
     now = timezone.now()
     filled = 0
     with transaction.atomic():
+        # Before its gaps, as whoever looks for gaps locks them.
+        Feed.objects.select_for_update(no_key=True).get(pk=feed.pk)
         ids = [gap.pk for gap in gaps]
         mine = list(CandleGap.objects.filter(pk__in=ids, status=GapStatus.OPEN, leased_until=lease).locked())
         if not mine:

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from marketdata.backfills import backfill_request
+from exchanges.budget import Use
+from exchanges.guarded_gateway import public_budget
+from marketdata.backfills import backfill_request, backfill_step
 from marketdata.history import opens_missing
 from marketdata.models import Backfill, CandleGap, Feed
+from marketdata.services import HISTORY, feed_collect
 from marketdata.tasks import sweep_feeds
 from tests.conftest import Bells
 from tests.factories import events, make_feed
@@ -124,3 +127,56 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_page_costs_a_request_and_no_
     assert opens(feed) == minutes_before_start(5000)
     assert (backfill.rows_seen, backfill.rows_new) == (5000, 5000)
     assert len(venue.requests_of("GET", CANDLES)) == 4 + (point == "backfill.fetched")
+
+
+def test_a_worker_that_is_killed_while_it_fills_a_gap_costs_a_request_and_no_candle(
+    venue: Venue, workers: Workers, bells: Bells
+) -> None:
+    feed = make_feed(venue.market)
+    gap = CandleGap.objects.create(
+        feed=feed, from_at=START_AT - 5 * MINUTE, until_at=START_AT, missing=5, found_at=timezone.now()
+    )
+    workers.start_worker("worker-light-first", ("marketdata",), R3EDGE_CRASH_AT="repair.fetched")
+    workers.wait_ready("worker-light-first")
+    first = workers.processes["worker-light-first"]
+    sweep_feeds()
+    first.wait(20)
+    gap.refresh_from_db()
+    left_behind = gap.status, gap.attempts, opens(feed)
+    workers.processes.pop("worker-light-first")
+    bells.clear()
+    workers.start_worker("worker-light-second", ("marketdata",))
+    workers.wait_ready("worker-light-second")
+    sweep_feeds()
+    asked_while_leased = len(venue.requests_of("GET", CANDLES))
+    CandleGap.objects.update(leased_until=timezone.now())
+
+    def is_filled() -> bool:
+        sweep_feeds()
+        gap.refresh_from_db()
+        return gap.status == "FILLED"
+
+    wait_until(is_filled, f"the gap filled\n{workers.log('worker-light-second')}")
+
+    assert first.returncode == -signal.SIGKILL
+    assert left_behind == ("OPEN", 0, [])
+    assert asked_while_leased == 1
+    assert opens(feed) == minutes_before_start(5)
+    assert len(venue.requests_of("GET", CANDLES)) == 2
+    assert [event["gap"] for event in events("marketdata")] == ["FILLED"]
+
+
+def test_history_waits_without_a_failure_while_its_part_is_used_up_and_live_candles_come(venue: Venue) -> None:
+    feed = make_feed(venue.market, is_needed=True, next_due_at=timezone.now())
+    public_budget("kucoin", venue.exchange.pk).take(400, Use.READ)  # a fifth of what KuCoin allows
+    backfill = backfill_request(feed, START_AT - 5000 * MINUTE, START_AT - 3000 * MINUTE)
+
+    stepped = backfill_step(backfill.pk)
+    collected = feed_collect(feed.pk)
+
+    backfill.refresh_from_db()
+    assert (stepped, backfill.status, backfill.failures) == (False, "RUNNING", 0)
+    assert backfill.last_error == "wanted 3 of the 400 that history calls may use in 30 s, was used up"
+    assert backfill.not_before_at is not None
+    assert timedelta(seconds=20) < backfill.not_before_at - timezone.now() < timedelta(seconds=40)
+    assert collected == HISTORY
