@@ -32,7 +32,7 @@ from marketdata.services import candles_store
 from marketdata.sources import SourceFailed
 from marketdata.tasks import backfill, sweep_feeds
 from tests.conftest import Bells
-from tests.factories import NOON, events, make_feed, make_market, make_user
+from tests.factories import NOON, events, make_exchange, make_feed, make_market, make_user
 from tests.history.conftest import Place, Places, minutes_feed, opens, span
 from tests.marketdata.conftest import MINUTE, candle
 from tests.race import at_once, elsewhere
@@ -367,6 +367,27 @@ def test_an_error_that_stays_ends_it_with_the_reason(places: Places) -> None:
     assert [event["reason"] for event in events("marketdata", backfill="FAILED")] == [one.last_error]
 
 
+def test_an_exchange_of_which_there_is_only_data_is_not_asked_for_ever(bells: Bells) -> None:
+    exchange = make_exchange("nyse", ccxt_id="", clock_anchor_at=NOON, clock_venue_at=NOON, clock_speed=0.0)
+    one = asked_for(feed=make_feed(make_market(exchange)))
+
+    backfill([one.pk])
+
+    one.refresh_from_db()
+    assert (one.status, one.last_error) == ("FAILED", "wanted an exchange that can be called, nyse is only data")
+
+
+def test_an_exchange_that_is_switched_off_is_waited_for(bells: Bells) -> None:
+    exchange = make_exchange("kucoin", is_enabled=False, clock_anchor_at=NOON, clock_venue_at=NOON, clock_speed=0.0)
+    one = asked_for(feed=make_feed(make_market(exchange)))
+
+    backfill([one.pk])
+
+    one.refresh_from_db()
+    assert (one.status, one.failures) == ("RUNNING", 1)
+    assert one.last_error == "wanted an exchange that is enabled, kucoin is not"
+
+
 def test_where_the_first_source_has_nothing_the_next_is_asked(places: Places) -> None:
     places.first.begins_at = NOON
     places.sources.append(Place(SourceKind.YAHOO))
@@ -462,11 +483,12 @@ def test_candles_before_the_last_one_change_the_past_and_later_ones_do_not(place
 
     played(asked_for(START, START + 2 * MINUTE, feed))
     feed.refresh_from_db()
-    before = feed.changes
+    changes = feed.changes
     played(asked_for(START + 6 * MINUTE, START + 9 * MINUTE, feed))
     feed.refresh_from_db()
 
-    assert (before, feed.changes, feed.last_open_at) == (2, 2, START + 5 * MINUTE)
+    assert changes > 0
+    assert (feed.changes, feed.last_open_at) == (changes, START + 5 * MINUTE)
 
 
 def test_a_clock_that_was_set_back_ends_no_span_at_an_open_candle(places: Places) -> None:
