@@ -94,7 +94,9 @@ def gap_ask_again(gap_id: int, *, actor: str = "system") -> None:
     filled."""
     with transaction.atomic():
         mine = CandleGap.objects.filter(pk=gap_id)
-        if mine.move(GapStatus.OPEN, attempts=0, ended_at=None, not_before_at=None, last_error=""):
+        if mine.move(
+            GapStatus.OPEN, among=[GapStatus.CONFIRMED], attempts=0, ended_at=None, not_before_at=None, last_error=""
+        ):
             gap = mine.select_related("feed").get()
             gap_tell(gap.feed, gap, GapStatus.OPEN, actor=actor)
         elif not mine.filter(status=GapStatus.OPEN).update(not_before_at=None):

@@ -15,8 +15,7 @@ from exchanges.guarded_gateway import public_budget
 from marketdata.backfills import backfill_request, backfill_step
 from marketdata.history import opens_missing
 from marketdata.models import Backfill, CandleGap, Feed
-from marketdata.services import HISTORY, feed_collect
-from marketdata.tasks import sweep_feeds
+from marketdata.tasks import collect, sweep_feeds
 from tests.conftest import Bells
 from tests.factories import events, make_feed
 from tests.venue import START_MS, Venue
@@ -172,11 +171,11 @@ def test_history_waits_without_a_failure_while_its_part_is_used_up_and_live_cand
     backfill = backfill_request(feed, START_AT - 5000 * MINUTE, START_AT - 3000 * MINUTE)
 
     stepped = backfill_step(backfill.pk)
-    collected = feed_collect(feed.pk)
+    collect([feed.pk])
 
     backfill.refresh_from_db()
     assert (stepped, backfill.status, backfill.failures) == (False, "RUNNING", 0)
     assert backfill.last_error == "wanted 3 of the 400 that history calls may use in 30 s, was used up"
     assert backfill.not_before_at is not None
     assert timedelta(seconds=20) < backfill.not_before_at - timezone.now() < timedelta(seconds=40)
-    assert collected == HISTORY
+    assert opens(feed) == minutes_before_start(1000)

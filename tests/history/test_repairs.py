@@ -159,7 +159,7 @@ def test_what_nobody_has_is_asked_for_with_growing_pauses_and_then_confirmed(pla
 def test_every_source_is_asked_for_what_those_before_it_did_not_have(places: Places) -> None:
     feed = minutes_feed()
     gap = gap_of(feed, START, 3)
-    second = Place(SourceKind.YAHOO, without={START + 2 * MINUTE}, changed={START: candle(START, "1")})
+    second = Place(SourceKind.YAHOO, without={START + 2 * MINUTE}, changed={START: candle(START, "49999")})
     third = Place(SourceKind.ALPHA_VANTAGE)
     fourth = Place(SourceKind.FILE)
     places.sources = [Place(without=set(span(START + MINUTE, 2))), second, third, fourth]
@@ -368,7 +368,7 @@ def test_a_recent_gap_that_is_filled_fires_no_signal_again(places: Places, bells
     fired = list(Signal.objects.values_list("candle_open_at", "kind"))
     bells.clear()
 
-    places.first.changed = {gap.from_at: candle(gap.from_at, "500")}
+    places.first.changed = {gap.from_at: candle(gap.from_at, "12")}
     assert gaps_repair([gap.pk]) == 1
     feed_evaluate(feed.pk)
 
