@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -53,17 +54,24 @@ def opens(feed: Feed) -> list[datetime]:
     return list(feed.candles.order_by("open_at").values_list("open_at", flat=True))
 
 
-def swept_until_done(workers: Workers, backfill: Backfill) -> None:
-    """Sweep, with every pause and lease running out at once, until it is done."""
+def swept_until(workers: Workers, is_so: Callable[[], bool], what: str) -> None:
+    """Sweep until it is so, with the pauses of backfills running out at once."""
 
-    def is_done() -> bool:
+    def is_so_now() -> bool:
         long_ago = timezone.now() - timedelta(minutes=1)
         Backfill.objects.filter(not_before_at__gt=long_ago, leased_until=None).update(not_before_at=long_ago)
         sweep_feeds()
+        return is_so()
+
+    wait_until(is_so_now, f"{what}\n{workers.log(next(iter(workers.processes)))}", 60)
+
+
+def swept_until_done(workers: Workers, backfill: Backfill) -> None:
+    def is_done() -> bool:
         backfill.refresh_from_db()
         return backfill.status == "DONE"
 
-    wait_until(is_done, f"the backfill done\n{workers.log(next(iter(workers.processes)))}", 60)
+    swept_until(workers, is_done, "the backfill done")
 
 
 def test_ten_thousand_candles_come_whole_from_a_venue_that_fails_and_has_holes(venue: Venue, workers: Workers) -> None:
@@ -84,20 +92,24 @@ def test_ten_thousand_candles_come_whole_from_a_venue_that_fails_and_has_holes(v
     missing = opens_missing(feed, backfill.from_at, START_AT)
     assert (len(missing), missing[0], missing[-1]) == (2000, hole[0], hole[1] - MINUTE)
 
-    gap = CandleGap.objects.create(feed=feed, from_at=hole[0], until_at=hole[1], missing=2000, found_at=timezone.now())
-    venue.advance(2)  # now the venue has them after all
-    sweep_feeds()
-    wait_until(lambda: Backfill.objects.count() == 2, "the gap handed to a backfill")
-    swept_until_done(workers, Backfill.objects.latest("pk"))
-
-    gap.refresh_from_db()
-    assert gap.status == "FILLED"
-    assert opens(feed) == minutes_before_start(10_000)
-    assert [event["backfill"] for event in events("marketdata", backfill="DONE")] == ["DONE"] * 2
-    row = venue.simulator.get(
-        CANDLES, type="1min", symbol="BTC-USDT", startAt=from_ms // 1000, endAt=from_ms // 1000 + 60
+    gap, _ = CandleGap.objects.get_or_create(
+        feed=feed, from_at=hole[0], defaults={"until_at": hole[1], "missing": 2000, "found_at": timezone.now()}
     )
-    assert feed.candles.get(open_at=hole[0]).close == pytest.approx(float(row["data"][0][2]), abs=1e-9)
+    venue.advance(2)  # now the venue has them after all
+    CandleGap.objects.update(not_before_at=None)
+
+    def is_filled() -> bool:
+        gap.refresh_from_db()
+        return gap.status == "FILLED"
+
+    swept_until(workers, is_filled, "the gap handed to a backfill, and filled by it")
+
+    assert opens(feed) == minutes_before_start(10_000)
+    assert CandleGap.objects.get() == gap
+    [told] = venue.simulator.get(
+        CANDLES, type="1min", symbol="BTC-USDT", startAt=from_ms // 1000, endAt=from_ms // 1000 + 60
+    )["data"]
+    assert feed.candles.get(open_at=hole[0]).close == Decimal(told[2])
 
 
 @pytest.mark.parametrize("point", ["backfill.claimed", "backfill.fetched", "backfill.stored"])
