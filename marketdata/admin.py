@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.contrib import admin
 from django.http import HttpRequest
 
+import marketdata.backfill_admin  # noqa: F401  # the page of backfills registers itself
 from marketdata.models import Feed
 from pipeline.pages import SECTION_ROWS, Fact, ReadOnlyPage, Sections, moment, table
 

@@ -26,6 +26,9 @@ from exchanges.api import ExchangeViewSet, MarketViewSet, QuoteViewSet
 from exchanges.credentials import UnableToDecrypt
 from exchanges.gateway import ExchangeUnavailable
 from marketdata.api import CandleViewSet, FeedViewSet
+from marketdata.backfill_api import BackfillViewSet, GapViewSet
+from marketdata.backfills import UnableToBackfill
+from marketdata.repairs import UnableToRepair
 from money.api import AccountViewSet, MoneyViewSet, SessionViewSet, ValuationViewSet
 from money.equity_api import EquityViewSet
 from money.halt_api import HaltViewSet
@@ -48,6 +51,8 @@ from strategies.api import ConfigInUse, ConfigViewSet, SignalViewSet, StrategyVi
 STATUSES: dict[type[Exception], int] = {
     UnableToCommand: 409,
     UnableToResolve: 409,
+    UnableToBackfill: 409,
+    UnableToRepair: 409,
     ConfigInUse: 409,
     ExchangeUnavailable: 503,
     UnableToDecrypt: 503,
@@ -60,6 +65,8 @@ ROUTES: dict[str, type[ViewSetMixin]] = {
     "quotes": QuoteViewSet,
     "feeds": FeedViewSet,
     "candles": CandleViewSet,
+    "backfills": BackfillViewSet,
+    "gaps": GapViewSet,
     "accounts": AccountViewSet,
     "strategies": StrategyViewSet,
     "configs": ConfigViewSet,

@@ -18,6 +18,7 @@ PERMISSIONS: dict[tuple[str, str], tuple[str, ...]] = {
     ("exchanges", "market"): ("view",),
     ("exchanges", "quote"): ("view",),
     ("marketdata", "feed"): ("view",),
+    ("marketdata", "backfill"): ("view", "add", "change"),
     ("strategies", "strategyconfig"): ("view", "add", "change", "delete"),
     ("strategies", "signal"): ("view",),
     ("trading_sessions", "tradingsession"): ("view", "add", "change", "delete"),

@@ -19,8 +19,11 @@ class ExchangeSource:
         self._timeframe = timeframe
 
     def candles(self, since: datetime, limit: int) -> Sequence[CandleReport]:
-        gateway = gateway_for(self._market.exchange, markets=[self._market])
+        exchange = self._market.exchange
+        if not exchange.ccxt_id:
+            raise SourceFailed(f"wanted an exchange that can be called, {exchange.name} is only data", is_final=True)
         try:
+            gateway = gateway_for(exchange, markets=[self._market])
             return gateway.candles(self._market.symbol, self._timeframe, since, limit)
         except ExchangeUnavailable as error:
             raise SourceFailed(str(error), retry_after=error.retry_after) from error

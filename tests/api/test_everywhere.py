@@ -15,9 +15,11 @@ import pytest
 from django.core.management import call_command
 from django.db import transaction
 from django.test import Client
+from django.utils import timezone
 from rest_framework.test import APIClient
 
 from exchanges.models import Account
+from marketdata.models import Backfill, CandleGap
 from money.halts import halt_trip
 from money.models import Valuation
 from pipeline.rest import exact_text
@@ -26,6 +28,7 @@ from sessions.models import SessionGroup, TradingSession
 from tests.api.conftest import Api
 from tests.factories import (
     KEY,
+    NOON,
     PASSPHRASE,
     SECRET,
     make_account,
@@ -56,7 +59,7 @@ OWNED = (
     "halts",
     "groups",
 )
-SHARED = ("exchanges", "markets", "feeds")
+SHARED = ("exchanges", "markets", "feeds", "backfills", "gaps")
 PATHS = (*OWNED, *SHARED, "quotes", "tokens", "strategies", "candles", "equity")
 
 
@@ -76,7 +79,11 @@ def populate(owner: Api, name: str) -> dict[str, int]:
     valuation = Valuation.objects.create(order=order, verdict="APPROVED")
     with transaction.atomic():
         publish(Topic.ORDERS, order.pk, order_id=order.pk, owner_id=owner.user.pk)
-    quote = make_quote(position.market)
+    quote, feed = make_quote(position.market), session.config.feed
+    backfill = Backfill.objects.create(feed=feed, from_at=NOON, until_at=timezone.now(), cursor_at=NOON, status="DONE")
+    gap, _ = CandleGap.objects.get_or_create(
+        feed=feed, from_at=NOON, defaults={"until_at": timezone.now(), "missing": 1, "found_at": NOON}
+    )
     return {
         "accounts": session.account_id, "configs": session.config_id, "signals": make_signal(session.config).pk,
         "sessions": session.pk, "groups": group.pk,
@@ -86,7 +93,7 @@ def populate(owner: Api, name: str) -> dict[str, int]:
         "events": owner.ids("events", topic="orders")[0],
         "halts": halt_trip("HALT", "news", account_id=session.account_id, actor=name).pk,
         "exchanges": session.account.exchange_id, "markets": position.market_id,
-        "feeds": session.config.feed_id, "quotes": quote.market_id,
+        "feeds": session.config.feed_id, "quotes": quote.market_id, "backfills": backfill.pk, "gaps": gap.pk,
     }  # fmt: skip
 
 
@@ -218,7 +225,7 @@ def test_a_filter_of_the_wrong_kind_says_so(alice: Api, path: str, query: dict[s
         ("text/plain", "name=x", 415, "unsupported_media_type", 'Unsupported media type "text/plain" in request.'),
     ],
 )
-@pytest.mark.parametrize("path", ["accounts", "configs", "sessions", "halts", "groups", "orders"])
+@pytest.mark.parametrize("path", ["accounts", "configs", "sessions", "halts", "groups", "orders", "backfills"])
 def test_a_body_that_cannot_be_read_is_refused(
     alice: Api, path: str, content_type: str, body: str, status: int, code: str, detail: str
 ) -> None:
@@ -255,7 +262,8 @@ def test_no_answer_shows_a_secret(alice: Api, root: Api) -> None:
 @pytest.mark.parametrize(
     ("path", "queries"),
     [
-        ("exchanges", 1), ("markets", 1), ("quotes", 1), ("feeds", 1), ("tokens", 1), ("strategies", 0),
+        ("exchanges", 1), ("markets", 1), ("quotes", 1), ("feeds", 1), ("backfills", 1), ("gaps", 1),
+        ("tokens", 1), ("strategies", 0),
         ("accounts", 2), ("configs", 1),
         ("signals", 1), ("sessions", 2), ("orders", 1), ("fills", 1), ("fundings", 1),
         ("positions", 1), ("valuations", 1), ("events", 1),

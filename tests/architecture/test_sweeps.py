@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from domain.orders import LIVE_STATUSES, OrderStatus
 from exchanges.models import Account, Exchange, Quote
+from marketdata.models import Backfill, CandleGap
 from money.models import TradingHalt
 from orders.models import FillCursor, Funding, Order
 from pipeline.sweeps import Waiting
@@ -242,6 +243,31 @@ def a_feed_that_is_back_without_a_word() -> int:
     return make_feed(is_needed=True, stale_told_at=timezone.now()).pk
 
 
+def a_backfill_whose_bell_was_lost() -> int:
+    now = timezone.now()
+    span = {"from_at": now - timedelta(days=1), "until_at": now, "cursor_at": now - timedelta(days=1)}
+    return Backfill.objects.create(feed=make_feed(), not_before_at=now, **span).pk
+
+
+def a_backfill_whose_worker_died() -> int:
+    pk = a_backfill_whose_bell_was_lost()
+    Backfill.objects.update(status="RUNNING", leased_until=timezone.now() + 10 * SECOND)
+    return pk
+
+
+def a_gap_nobody_has_asked_for() -> int:
+    now = timezone.now()
+    return CandleGap.objects.create(
+        feed=make_feed(), from_at=now - timedelta(hours=1), until_at=now, missing=60, found_at=now
+    ).pk
+
+
+def a_gap_whose_pause_is_over() -> int:
+    pk = a_gap_nobody_has_asked_for()
+    CandleGap.objects.update(attempts=1, not_before_at=timezone.now() + SECOND)
+    return pk
+
+
 def an_account_never_compared() -> int:
     return make_account().pk
 
@@ -368,6 +394,10 @@ WAITING_ROWS: list[tuple[Callable[[], int], str]] = [
     (a_session_that_trades_on_a_paused_account, "account paused"),
     (a_feed_that_stands_still_without_a_word, "feed whose standstill or return nobody was told of"),
     (a_feed_that_is_back_without_a_word, "feed whose standstill or return nobody was told of"),
+    (a_backfill_whose_bell_was_lost, "backfill to go on"),
+    (a_backfill_whose_worker_died, "backfill to go on"),
+    (a_gap_nobody_has_asked_for, "gap to be asked for again"),
+    (a_gap_whose_pause_is_over, "gap to be asked for again"),
     (an_account_never_compared, "account not compared lately"),
     (an_account_whose_comparison_is_due, "account not compared lately"),
     (an_account_whose_comparer_died, "account not compared lately"),

@@ -12,7 +12,7 @@ import pytest
 from pytest_django import Settings
 
 from exchanges import shared
-from exchanges.budget import Budget, Use
+from exchanges.budget import Budget, Use, asking_for_history
 from exchanges.gateway import ExchangeUnavailable, Gateway
 from exchanges.venues import CAUTIOUS, PUBLIC, VENUES, Pool, venue_of
 from tests.conftest import Bells
@@ -47,7 +47,9 @@ def taken(pool: Budget, use: Use, weight: int = 1) -> int:
         count += 1
 
 
-@pytest.mark.parametrize(("use", "fits"), [(Use.READ, 60), (Use.LOOK, 80), (Use.ENTRY, 90), (Use.EXIT, 100)])
+@pytest.mark.parametrize(
+    ("use", "fits"), [(Use.HISTORY, 20), (Use.READ, 60), (Use.LOOK, 80), (Use.ENTRY, 90), (Use.EXIT, 100)]
+)
 def test_each_kind_of_call_uses_its_part_of_the_pool_and_no_more(use: Use, fits: int) -> None:
     assert taken(Budget("one", HALF_MINUTE), use) == fits
 
@@ -55,9 +57,30 @@ def test_each_kind_of_call_uses_its_part_of_the_pool_and_no_more(use: Use, fits:
 def test_whatever_the_others_use_up_the_last_tenth_is_left_for_exits() -> None:
     pool = Budget("one", HALF_MINUTE)
 
-    shares = [taken(pool, use) for use in (Use.READ, Use.LOOK, Use.ENTRY, Use.EXIT)]
+    shares = [taken(pool, use) for use in (Use.HISTORY, Use.READ, Use.LOOK, Use.ENTRY, Use.EXIT)]
 
-    assert shares == [60, 20, 10, 10]
+    assert shares == [20, 40, 20, 10, 10]
+
+
+@pytest.mark.parametrize("use", [Use.READ, Use.EXIT])
+def test_whoever_asks_for_history_has_its_part_of_whatever_pool_and_others_meanwhile_have_theirs(use: Use) -> None:
+    with asking_for_history():
+        of_history = taken(Budget("one", HALF_MINUTE), use)
+        others = at_once([lambda: taken(Budget("two", HALF_MINUTE), Use.READ)])
+
+    assert (of_history, others) == (20, [60])
+    assert taken(Budget("three", HALF_MINUTE), use) == use.value
+
+
+def test_of_a_pool_too_small_to_be_parted_history_has_one_call_when_nobody_else_has_called() -> None:
+    small = Pool(weight=4, seconds=30)
+    Budget("two", small).take(1, Use.READ)
+
+    with asking_for_history():
+        alone = taken(Budget("one", small), Use.READ)
+        second = taken(Budget("two", small), Use.READ)
+
+    assert (alone, second) == (1, 0)
 
 
 def test_a_refusal_uses_nothing_up() -> None:
