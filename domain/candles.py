@@ -62,7 +62,7 @@ class Extremes:
     until: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Candles:
     """Closed candles of one feed, oldest first: parallel arrays of one length, ``open_ms`` in epoch milliseconds UTC."""
 
