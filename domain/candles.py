@@ -89,4 +89,8 @@ class Candles:
 
     def upto(self, length: int) -> Candles:
         """The first ``length`` candles: history as it stood when the last of them closed."""
-        return Candles(*(getattr(self, field.name)[:length] for field in fields(self)))
+        return self.between(0, length)
+
+    def between(self, start: int, end: int) -> Candles:
+        """The candles at indices ``start`` to before ``end``; they share the arrays of these."""
+        return Candles(*(getattr(self, field.name)[start:end] for field in fields(self)))

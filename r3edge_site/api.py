@@ -22,10 +22,11 @@ from rest_framework.views import exception_handler as drf_exception_handler
 from rest_framework.views import set_rollback
 from rest_framework.viewsets import ViewSetMixin
 
-from exchanges.api import ExchangeViewSet, MarketViewSet, QuoteViewSet
+from exchanges.api import ExchangeViewSet, QuoteViewSet
 from exchanges.credentials import UnableToDecrypt
 from exchanges.gateway import ExchangeUnavailable
-from marketdata.api import CandleViewSet, FeedViewSet
+from marketdata.api import CollectedMarketViewSet, FeedViewSet
+from marketdata.candle_api import CandleViewSet, IndicatorViewSet
 from money.api import AccountViewSet, MoneyViewSet, SessionViewSet, ValuationViewSet
 from money.equity_api import EquityViewSet
 from money.halt_api import HaltViewSet
@@ -56,10 +57,11 @@ STATUSES: dict[type[Exception], int] = {
 ROUTES: dict[str, type[ViewSetMixin]] = {
     "tokens": TokenViewSet,
     "exchanges": ExchangeViewSet,
-    "markets": MarketViewSet,
+    "markets": CollectedMarketViewSet,
     "quotes": QuoteViewSet,
     "feeds": FeedViewSet,
     "candles": CandleViewSet,
+    "indicators": IndicatorViewSet,
     "accounts": AccountViewSet,
     "strategies": StrategyViewSet,
     "configs": ConfigViewSet,

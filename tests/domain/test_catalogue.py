@@ -31,13 +31,6 @@ def walk(length: int, seed: int = 1) -> Candles:
     )  # fmt: skip
 
 
-def since(candles: Candles, start: int) -> Candles:
-    return Candles(
-        candles.open_ms[start:], candles.open[start:], candles.high[start:], candles.low[start:], candles.close[start:],
-        candles.volume[start:],
-    )  # fmt: skip
-
-
 def computed(name: str, candles: Candles, **parameters: Any) -> dict[str, Any]:
     indicator = CATALOGUE[name]
     return indicator.of(candles, indicator.parameters_type.model_validate(parameters))
@@ -70,7 +63,7 @@ def test_with_its_memory_before_it_a_value_does_not_depend_on_what_came_before(n
     assert memory is not None
     assert memory < 2500
 
-    whole, late = computed(name, candles), computed(name, since(candles, 3000 - memory))
+    whole, late = computed(name, candles), computed(name, candles.between(3000 - memory, 4000))
 
     for output, values in whole.items():
         np.testing.assert_allclose(late[output][memory:], values[3000:], rtol=1e-12, atol=1e-12)
