@@ -12,15 +12,24 @@ from django.contrib.postgres.expressions import ArraySubquery
 from django.db.models import Count, Exists, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from drf_spectacular.utils import extend_schema, extend_schema_field
-from rest_framework import mixins, serializers
+from rest_framework import mixins, permissions, serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from domain.candles import Timeframe
 from domain.quality import Flaw
-from exchanges.api import ExchangeFilter, ExchangeRelated, MarketFilter, MarketSerializer, MarketViewSet, market_meant
+from exchanges.api import (
+    ExchangeFilter,
+    ExchangeRelated,
+    MarketFilter,
+    MarketSerializer,
+    MarketViewSet,
+    SuperuserWrites,
+    market_meant,
+)
 from exchanges.models import Exchange, Market
+from marketdata.failover import feed_sources_set
 from marketdata.models import (
     CandleGap,
     CandleRevision,
@@ -44,7 +53,6 @@ class CollectedMarketSerializer(MarketSerializer):
 
     class Meta(MarketSerializer.Meta):
         fields = (*MarketSerializer.Meta.fields, "timeframes")  # type: ignore[assignment]
-        read_only_fields = fields
 
 
 class CollectedMarketFilter(MarketFilter):
@@ -71,10 +79,10 @@ class SourceKindField(serializers.ChoiceField):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(choices=SOURCE_KINDS, **kwargs)
 
-    def to_representation(self, value: int) -> str:
+    def to_representation(self, value: Any) -> str:
         return SourceKind(value).name
 
-    def to_internal_value(self, data: Any) -> SourceKind:
+    def to_internal_value(self, data: Any) -> SourceKind:  # type: ignore[override]  # what stands behind the name
         return SourceKind[str(super().to_internal_value(data))]
 
 
@@ -115,7 +123,6 @@ class FeedDetail(FeedSerializer):
 
     class Meta(FeedSerializer.Meta):
         fields = (*FeedSerializer.Meta.fields, "first_open_at")  # type: ignore[assignment]
-        read_only_fields = fields
 
     @extend_schema_field(serializers.DateTimeField(allow_null=True))
     def get_first_open_at(self, feed: Feed) -> Any:
@@ -135,6 +142,20 @@ class FeedInput(serializers.Serializer[Any]):
         return {**attrs, "market": market_meant(attrs)}
 
 
+class SourceInput(serializers.Serializer[Any]):
+    kind = SourceKindField()
+    symbol = serializers.CharField(
+        max_length=200,
+        allow_blank=True,
+        default="",
+        help_text="What it calls the market, or the file, or the timeframe.",
+    )
+
+
+class SourcesInput(serializers.Serializer[Any]):
+    sources = serializers.ListField(child=SourceInput(), max_length=10)
+
+
 class FeedFilter(Filters):
     exchange = ExchangeFilter(field_name="market__exchange", help_text="Its id or its name.")
     market = IdFilter(field_name="market_id")
@@ -147,7 +168,7 @@ class FeedFilter(Filters):
 
 
 class RevisionSerializer(RowSerializer[CandleRevision]):
-    source = SourceKindField(read_only=True)
+    source = SourceKindField(read_only=True)  # type: ignore[assignment]  # a field's own attribute, to the types
     was_source = SourceKindField(read_only=True)
 
     class Meta:
@@ -160,7 +181,7 @@ class RevisionSerializer(RowSerializer[CandleRevision]):
 
 
 class QuarantineSerializer(RowSerializer[QuarantinedCandle]):
-    source = SourceKindField(read_only=True)
+    source = SourceKindField(read_only=True)  # type: ignore[assignment]  # a field's own attribute, to the types
     flaw = serializers.ChoiceField(choices=[flaw.value for flaw in Flaw], read_only=True)
 
     class Meta:
@@ -206,6 +227,23 @@ class FeedViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Rows[Feed]):
         was_there = Feed.objects.filter(market=market, timeframe=timeframe.value).exists()
         feed = self.get_queryset().get(pk=feed_ensure(market, timeframe).pk)
         return Response(FeedDetail(feed).data, status=200 if was_there else 201)
+
+    @extend_schema(request=SourcesInput, responses=FeedDetail)
+    @action(
+        detail=True,
+        methods=["put"],
+        filterset_class=None,
+        permission_classes=[permissions.IsAuthenticated, SuperuserWrites],
+    )
+    def sources(self, request: Request, pk: str | None = None) -> Response:
+        """List the places its candles come from anew, the one to ask first first; none is the exchange of its market.
+        Superusers only: it is everybody's feed."""
+        given = SourcesInput(data=request.data)
+        given.is_valid(raise_exception=True)
+        feed = self.get_object()
+        sources = [(int(one["kind"]), one["symbol"]) for one in given.validated_data["sources"]]
+        feed_sources_set(feed, sources, actor=request.user.get_username())
+        return Response(FeedDetail(self.get_object()).data)
 
     @extend_schema(responses=RevisionSerializer(many=True))
     @action(detail=True, filterset_class=None)

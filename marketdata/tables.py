@@ -268,7 +268,7 @@ def _rows(
             """,  # noqa: S608  # columns are ours
             [feed.pk, from_at or EARLIEST, until or LATEST, span.limit + 1],
         )
-        return cursor.fetchall()
+        return list(cursor.fetchall())
 
 
 class TableView(viewsets.ViewSet):

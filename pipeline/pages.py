@@ -44,8 +44,9 @@ if TYPE_CHECKING:
         def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]: ...
 
     BaseStackedInline = admin.StackedInline[Any, Any]
+    BaseTabularInline = admin.TabularInline[Any, Any]
 else:
-    BasePage, BaseStackedInline = unfold.ModelAdmin, unfold.StackedInline
+    BasePage, BaseStackedInline, BaseTabularInline = unfold.ModelAdmin, unfold.StackedInline, unfold.TabularInline
 
 # Rows that a section of a page shows; its heading leads to the rest.
 SECTION_ROWS = 20

@@ -13,7 +13,7 @@ from knox.models import AuthToken
 
 from domain.market import ZERO
 from exchanges.models import Account, Balance, Exchange, Market, Quote
-from marketdata.models import Feed
+from marketdata.models import CandleGap, CandleRevision, Feed, QuarantinedCandle
 from money.models import EquityPoint, TradingHalt, Valuation
 from orders.models import Fill, Funding, Order
 from pipeline.admin import events_table
@@ -50,6 +50,9 @@ MARKETS: tuple[Entry, ...] = (
     ("Markets", "storefront", Market),
     ("Quotes", "sell", Quote),
     ("Feeds", "rss_feed", Feed),
+    ("Gaps", "space_bar", CandleGap),
+    ("Quarantine", "report", QuarantinedCandle),
+    ("Revisions", "published_with_changes", CandleRevision),
 )
 PLATFORM: tuple[Entry, ...] = (
     ("Users", "person", User),

@@ -100,6 +100,41 @@ def test_rows_in_quarantine_are_listed_as_they_came(alice: Api) -> None:
     ]
 
 
+def test_a_superuser_lists_where_the_candles_come_from(root: Api, alice: Api) -> None:
+    feed = make_feed(timeframe=Timeframe.H1)
+    wanted = [{"kind": "YAHOO", "symbol": "BTC-USD"}, {"kind": "EXCHANGE"}]
+
+    refused = alice.call("put", f"feeds/{feed.pk}/sources", {"sources": wanted})
+    answer = root.call("put", f"feeds/{feed.pk}/sources", {"sources": wanted})
+    none = root.call("put", f"feeds/{feed.pk}/sources", {"sources": []})
+
+    assert (refused.status_code, refused.json()["detail"]) == (403, "wanted a superuser, was an ordinary trader")
+    assert [(one["kind"], one["symbol"]) for one in answer.json()["sources"]] == [
+        ("YAHOO", "BTC-USD"),
+        ("EXCHANGE", ""),
+    ]
+    assert (none.status_code, none.json()["sources"]) == (200, [])
+
+
+@pytest.mark.parametrize(
+    ("sources", "detail"),
+    [
+        ([{"kind": "MAGIC"}], 'sources: 0: kind: "MAGIC" is not a valid choice.'),
+        ([{"symbol": "X"}], "sources: 0: kind: This field is required."),
+        ("YAHOO", 'sources: Expected a list of items but got type "str".'),
+        ([{"kind": "YAHOO", "symbol": "X"}] * 2, "wanted each source once, was Yahoo Finance X twice"),
+    ],
+)
+def test_sources_that_are_none_are_refused(root: Api, sources: Any, detail: str) -> None:
+    feed = make_feed(timeframe=Timeframe.H1)
+    doubted(feed)
+
+    answer = root.call("put", f"feeds/{feed.pk}/sources", {"sources": sources})
+
+    assert (answer.status_code, answer.json()["detail"]) == (400, detail)
+    assert feed.sources.count() == 2
+
+
 @pytest.mark.parametrize("path", ["revisions", "quarantine"])
 def test_doubts_about_no_feed_are_a_404(alice: Api, path: str) -> None:
     assert alice.get(f"feeds/99999999/{path}").status_code == 404

@@ -193,7 +193,9 @@ def test_without_redis_every_process_computes_its_own(
 
 def test_what_another_block_left_in_its_place_is_not_taken_for_its_own(feed: Feed, computed: list[int]) -> None:
     expected = values(feed, "sma", opens(feed, 2990), period=5)["sma"]
-    for key in shared.client().keys("r3edge:indicator:*"):
+    places = shared.client().keys("r3edge:indicator:*")
+    assert isinstance(places, list)
+    for key in places:
         raw = shared.client().get(key)
         assert isinstance(raw, bytes)
         shared.client().set(key, bytes(32) + raw[32:])
