@@ -45,8 +45,8 @@ from pipeline.pages import (
     table,
 )
 
-CHART_CANDLES = 60
-CHART_WIDTH, CHART_HEIGHT = 240, 60
+CHART_CANDLES = 100
+CHART_WIDTH, CHART_HEIGHT = 500, 80
 GAP_BADGES = {"OPEN": "warning", "FILLED": "success", "CONFIRMED": "info"}
 SOURCE_BADGES = {"SERVES": "success", "FAILS": "danger", "WAITS": "default"}
 
@@ -94,6 +94,7 @@ class SourceInline(BaseTabularInline):
     formset = SourceFormSet
     fields = ("rank", "kind", "symbol")
     extra = 0
+    hide_title = True
     verbose_name_plural = "sources, the lowest rank is asked first; none: the market's exchange"
 
 
@@ -175,7 +176,7 @@ def _facts(feed: Feed, candles: Sequence[Candle]) -> list[Fact]:
         ),
     ]  # fmt: skip
     if candles:
-        facts.append(Fact("Last close", plain(candles[0].close), chart(candles[::-1])))
+        facts.append(Fact("Last close", plain(candles[0].close), chart(candles[::-1]), is_wide=True))
     return facts
 
 

@@ -140,11 +140,12 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One thing worth knowing at a glance; ``note`` stands small below it."""
+    """One thing worth knowing at a glance; ``note`` stands small below it. A wide one has a line to itself."""
 
     name: str
     value: Any
     note: Any = ""
+    is_wide: bool = False
 
 
 @dataclass(slots=True)

@@ -212,9 +212,9 @@ def test_candles_are_drawn_from_the_lowest_to_the_highest(db: None) -> None:
 
     drawn = chart([risen, fallen])
 
-    # Two halves of 240 by 60: 20 is at the top, 0 at the bottom.
+    # Two halves of 500 by 80: 20 is at the top, 0 at the bottom.
     assert re.findall(r' d="([^"]*)"', drawn) == [
-        "M60.0 0.0V30.0M24.0 30.0h72.0V15.0h-72.0z", "M180.0 15.0V60.0M144.0 15.0h72.0V45.0h-72.0z",
+        "M125.0 0.0V40.0M50.0 40.0h150.0V20.0h-150.0z", "M375.0 20.0V80.0M300.0 20.0h150.0V60.0h-150.0z",
     ]  # fmt: skip
     assert "Candles from 2024-05-01 12:00:00 to 2024-05-01 13:00:00" in drawn
     assert chart([risen]) == ""
@@ -223,7 +223,7 @@ def test_candles_are_drawn_from_the_lowest_to_the_highest(db: None) -> None:
 def test_a_market_that_stands_still_is_a_line_in_the_middle(db: None) -> None:
     still = Candle(open_at=NOON, open=5, high=5, low=5, close=5)
 
-    assert set(re.findall(r"V([\d.]+)", chart([still, still]))) == {"30.0"}
+    assert set(re.findall(r"V([\d.]+)", chart([still, still]))) == {"40.0"}
 
 
 def test_gaps_that_are_filled_are_not_among_the_open_ones(desk: Client, feed: Feed) -> None:
