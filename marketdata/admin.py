@@ -118,10 +118,6 @@ class FeedPage(Page):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
-    def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
-        """Who may not change the sources sees them, with how they are, in a table of the page."""
-        return self.inlines if request.user.has_perm("marketdata.change_feedsource") else ()
-
     def has_backfill_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         is_there = self.admin_site.is_registered(Backfill)
         return is_there and self.admin_site.get_model_admin(Backfill).has_add_permission(request)

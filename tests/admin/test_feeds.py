@@ -169,6 +169,17 @@ def test_the_same_source_twice_is_refused_in_the_form_and_nothing_is_changed(roo
     assert feed.calendar == "24/7"
 
 
+def test_sources_are_not_changed_where_something_else_is_refused(root: User, feed: Feed) -> None:
+    before = sources(feed)
+
+    page = signed_in(root).post(
+        url_of(Feed, "change", feed.pk), filled(feed, (1, SourceKind.YAHOO, "ETH-USD"), calendar="MARS")
+    )
+
+    assert page.status_code == 200
+    assert sources(feed) == before
+
+
 def test_a_trader_reads_the_sources_and_cannot_change_them(desk: Client, feed: Feed) -> None:
     before = sources(feed)
 

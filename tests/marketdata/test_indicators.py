@@ -97,6 +97,7 @@ def test_a_value_has_the_same_bits_whatever_span_it_is_asked_for_in(feed: Feed, 
 def test_what_was_computed_is_not_computed_again(feed: Feed, computed: list[int]) -> None:
     first = values(feed, "sma", opens(feed), period=5)
     assert len(computed) == 4
+    assert max(computed) == BLOCK + 4  # its own candles and what is remembered, whatever was asked for with it
 
     values(feed, "sma", opens(feed, 100, 200), period=5)
     indicators._here.clear()
