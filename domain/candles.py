@@ -62,8 +62,14 @@ class Extremes:
     until: datetime
 
 
-@dataclass(frozen=True, slots=True, weakref_slot=True)
-class Candles:
+class _Remembered:
+    """What something else may hang on, and lose with it; apart, so that the slots of candles are their arrays."""
+
+    __slots__ = ("__weakref__",)
+
+
+@dataclass(frozen=True, slots=True)
+class Candles(_Remembered):
     """Closed candles of one feed, oldest first: parallel arrays of one length, ``open_ms`` in epoch milliseconds UTC."""
 
     open_ms: IntArray

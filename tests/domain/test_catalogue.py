@@ -125,6 +125,7 @@ def test_what_was_computed_is_forgotten_with_its_candles() -> None:
     gc.collect()
     before = len(catalogue._memo)
     candles = walk(50)
+    assert Candles.__slots__ == ("open_ms", "open", "high", "low", "close", "volume")
     indicator_of(candles, "sma", period=5)
     assert len(catalogue._memo) == before + 1
 
