@@ -62,8 +62,14 @@ class Extremes:
     until: datetime
 
 
+class _Remembered:
+    """What something else may hang on, and lose with it; apart, so that the slots of candles are their arrays."""
+
+    __slots__ = ("__weakref__",)
+
+
 @dataclass(frozen=True, slots=True)
-class Candles:
+class Candles(_Remembered):
     """Closed candles of one feed, oldest first: parallel arrays of one length, ``open_ms`` in epoch milliseconds UTC."""
 
     open_ms: IntArray
@@ -89,4 +95,8 @@ class Candles:
 
     def upto(self, length: int) -> Candles:
         """The first ``length`` candles: history as it stood when the last of them closed."""
-        return Candles(*(getattr(self, field.name)[:length] for field in fields(self)))
+        return self.between(0, length)
+
+    def between(self, start: int, end: int) -> Candles:
+        """The candles at indices ``start`` to before ``end``; they share the arrays of these."""
+        return Candles(*(getattr(self, field.name)[start:end] for field in fields(self)))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, cast
 
 import django_filters
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.core.validators import MinValueValidator
 from django.db import transaction
 from django.db.models import Q, QuerySet
-from drf_spectacular.utils import extend_schema, extend_schema_field
+from django.utils import timezone
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field, extend_schema_view
 from rest_framework import mixins, permissions, serializers
 from rest_framework.decorators import action
 from rest_framework.relations import PKOnlyObject
@@ -39,6 +40,7 @@ from pipeline.rest import (
     ExactDecimalField,
     Filters,
     IdFilter,
+    NewestFirst,
     NoInput,
     OwnedRows,
     Rows,
@@ -166,35 +168,82 @@ class MarketSerializer(RowSerializer[Market]):
         read_only_fields = fields
 
 
+def market_meant(attrs: dict[str, Any]) -> Market:
+    """The traded market that is named by ``market``, or by ``exchange`` and ``symbol``."""
+    market, exchange, symbol = attrs.get("market"), attrs.get("exchange"), attrs.get("symbol")
+    if market is None and (exchange is None or not symbol):
+        raise serializers.ValidationError({"market": "wanted a market's id, or exchange and symbol, was neither"})
+    if market is None:
+        market = Market.objects.filter(exchange=exchange, symbol=symbol).first()
+    elif (exchange or market.exchange) != market.exchange or (symbol or market.symbol) != market.symbol:
+        raise serializers.ValidationError({"market": f"wanted the exchange and symbol given with it, was {market}"})
+    if market is None:
+        raise serializers.ValidationError({"symbol": f"wanted a symbol of {exchange}, was {symbol!r}"})
+    if not market.is_active:
+        raise serializers.ValidationError({"market": f"wanted a market that is traded, was {market}, which is not"})
+    return cast(Market, market)
+
+
 class MarketFilter(Filters):
     exchange = ExchangeFilter(help_text="Its id or its name.")
+    search = django_filters.CharFilter(
+        field_name="symbol", lookup_expr="icontains", help_text="Part of its symbol, in any case."
+    )
 
     class Meta:
         model = Market
         fields = ("exchange", "symbol", "base", "quote", "kind", "is_active")
 
 
+class MarketPages(NewestFirst):
+    """The newest first, or by name."""
+
+    def get_ordering(self, request: Request, queryset: Any, view: Any) -> tuple[str, ...]:
+        order = request.query_params.get("order", "newest")
+        if order not in MARKET_ORDERS:
+            raise serializers.ValidationError({"order": f"wanted {' or '.join(MARKET_ORDERS)}, was {order!r:.60}"})
+        return MARKET_ORDERS[order]
+
+
+MARKET_ORDERS = {"newest": ("-pk",), "name": ("symbol", "pk")}
+
+
+@extend_schema_view(
+    list=extend_schema(
+        parameters=[OpenApiParameter("order", str, enum=list(MARKET_ORDERS), description="By age or by symbol.")]
+    )
+)
 class MarketViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Rows[Market]):
     """What the venues trade, with ticks, lots, minimums and fees."""
 
     queryset = Market.objects.select_related("exchange")
     serializer_class = MarketSerializer
     filterset_class = MarketFilter
+    pagination_class = MarketPages
 
 
 class QuoteSerializer(RowSerializer[Quote]):
     symbol = serializers.CharField(source="market.symbol", read_only=True)
     exchange_name = serializers.CharField(source="market.exchange.name", read_only=True)
+    age_seconds = serializers.SerializerMethodField(help_text="How long ago it was seen.")
 
     class Meta:
         model = Quote
-        fields = ("market", "exchange_name", "symbol", "bid", "ask", "last", "quoted_at")
+        fields = ("market", "exchange_name", "symbol", "bid", "ask", "last", "quoted_at", "age_seconds")
         read_only_fields = fields
+
+    def get_age_seconds(self, quote: Quote) -> float:
+        return round(max((timezone.now() - quote.quoted_at).total_seconds(), 0.0), 3)
+
+
+class SymbolsFilter(django_filters.BaseInFilter, django_filters.CharFilter):  # type: ignore[misc]
+    """Rows by any of several symbols, with commas between."""
 
 
 class QuoteFilter(Filters):
     exchange = ExchangeFilter(field_name="market__exchange", help_text="Its id or its name.")
     symbol = django_filters.CharFilter(field_name="market__symbol")
+    symbols = SymbolsFilter(field_name="market__symbol", lookup_expr="in", help_text="Several, with commas between.")
     market = IdFilter(field_name="market_id")
 
     class Meta:

@@ -44,8 +44,9 @@ if TYPE_CHECKING:
         def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]: ...
 
     BaseStackedInline = admin.StackedInline[Any, Any]
+    BaseTabularInline = admin.TabularInline[Any, Any]
 else:
-    BasePage, BaseStackedInline = unfold.ModelAdmin, unfold.StackedInline
+    BasePage, BaseStackedInline, BaseTabularInline = unfold.ModelAdmin, unfold.StackedInline, unfold.TabularInline
 
 # Rows that a section of a page shows; its heading leads to the rest.
 SECTION_ROWS = 20
@@ -139,11 +140,12 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One thing worth knowing at a glance; ``note`` stands small below it."""
+    """One thing worth knowing at a glance; ``note`` stands small below it. A wide one has a line to itself."""
 
     name: str
     value: Any
     note: Any = ""
+    is_wide: bool = False
 
 
 @dataclass(slots=True)

@@ -22,12 +22,13 @@ from rest_framework.views import exception_handler as drf_exception_handler
 from rest_framework.views import set_rollback
 from rest_framework.viewsets import ViewSetMixin
 
-from exchanges.api import ExchangeViewSet, MarketViewSet, QuoteViewSet
+from exchanges.api import ExchangeViewSet, QuoteViewSet
 from exchanges.credentials import UnableToDecrypt
 from exchanges.gateway import ExchangeUnavailable
-from marketdata.api import CandleViewSet, FeedViewSet
+from marketdata.api import CollectedMarketViewSet, FeedViewSet
 from marketdata.backfill_api import BackfillViewSet, GapViewSet
 from marketdata.backfills import UnableToBackfill
+from marketdata.candle_api import CandleViewSet, IndicatorViewSet
 from marketdata.repairs import UnableToRepair
 from money.api import AccountViewSet, MoneyViewSet, SessionViewSet, ValuationViewSet
 from money.equity_api import EquityViewSet
@@ -61,12 +62,13 @@ STATUSES: dict[type[Exception], int] = {
 ROUTES: dict[str, type[ViewSetMixin]] = {
     "tokens": TokenViewSet,
     "exchanges": ExchangeViewSet,
-    "markets": MarketViewSet,
+    "markets": CollectedMarketViewSet,
     "quotes": QuoteViewSet,
     "feeds": FeedViewSet,
     "candles": CandleViewSet,
     "backfills": BackfillViewSet,
     "gaps": GapViewSet,
+    "indicators": IndicatorViewSet,
     "accounts": AccountViewSet,
     "strategies": StrategyViewSet,
     "configs": ConfigViewSet,

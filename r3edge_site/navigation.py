@@ -13,7 +13,7 @@ from knox.models import AuthToken
 
 from domain.market import ZERO
 from exchanges.models import Account, Balance, Exchange, Market, Quote
-from marketdata.models import Backfill, Feed
+from marketdata.models import Backfill, CandleGap, CandleRevision, Feed, QuarantinedCandle
 from money.models import EquityPoint, TradingHalt, Valuation
 from orders.models import Fill, Funding, Order
 from pipeline.admin import events_table
@@ -51,6 +51,9 @@ MARKETS: tuple[Entry, ...] = (
     ("Quotes", "sell", Quote),
     ("Feeds", "rss_feed", Feed),
     ("Backfills", "history", Backfill),
+    ("Gaps", "space_bar", CandleGap),
+    ("Quarantine", "report", QuarantinedCandle),
+    ("Revisions", "published_with_changes", CandleRevision),
 )
 PLATFORM: tuple[Entry, ...] = (
     ("Users", "person", User),

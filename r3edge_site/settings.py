@@ -147,6 +147,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
         "ResolutionEnum": "positions.models.Resolution",
         "MarketKindEnum": "exchanges.models.Market.Kind",
         "SignalKindEnum": "strategies.models.SignalKind",
+        "SourceKindEnum": "marketdata.api.SOURCE_KINDS",
     },
 }
 

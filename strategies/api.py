@@ -16,7 +16,7 @@ from rest_framework.response import Response
 
 from domain.candles import Timeframe
 from domain.strategy import SignalKind, Strategy
-from exchanges.api import ExchangeFilter, ExchangeRelated
+from exchanges.api import ExchangeFilter, ExchangeRelated, market_meant
 from exchanges.models import Exchange, Market
 from marketdata.services import feed_ensure
 from pipeline.rest import Filters, IdFilter, OwnedRows, RowSerializer, checked
@@ -110,7 +110,7 @@ class ConfigInput(RowSerializer[StrategyConfig]):
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         checked(lambda: parameters_validated(attrs["strategy"], attrs["parameters"]))
-        return {**attrs, "market": _market_meant(attrs)}
+        return {**attrs, "market": market_meant(attrs)}
 
     def create(self, validated_data: dict[str, Any]) -> StrategyConfig:
         return StrategyConfig.objects.create(
@@ -153,21 +153,6 @@ class ConfigChange(RowSerializer[StrategyConfig]):
 
 class ConfigInUse(Exception):
     """An active session is evaluated with these parameters."""
-
-
-def _market_meant(attrs: dict[str, Any]) -> Market:
-    market, exchange, symbol = attrs.get("market"), attrs.get("exchange"), attrs.get("symbol")
-    if market is None and (exchange is None or not symbol):
-        raise serializers.ValidationError({"market": "wanted a market's id, or exchange and symbol, was neither"})
-    if market is None:
-        market = Market.objects.filter(exchange=exchange, symbol=symbol).first()
-    elif (exchange or market.exchange) != market.exchange or (symbol or market.symbol) != market.symbol:
-        raise serializers.ValidationError({"market": f"wanted the exchange and symbol given with it, was {market}"})
-    if market is None:
-        raise serializers.ValidationError({"symbol": f"wanted a symbol of {exchange}, was {symbol!r}"})
-    if not market.is_active:
-        raise serializers.ValidationError({"market": f"wanted a market that is traded, was {market}, which is not"})
-    return cast(Market, market)
 
 
 def _free_name(owner_id: int, name: str, but: int | None = None) -> str:

@@ -17,7 +17,7 @@ from knox.models import AuthToken
 
 from exchanges.data_markets import market_of_data
 from exchanges.models import Account, Balance, Exchange, Market, Quote
-from marketdata.models import Feed
+from marketdata.models import CandleGap, CandleRevision, Feed, QuarantinedCandle
 from money.models import EquityPoint, TradingHalt, Valuation
 from orders.models import Fill, Funding, Order
 from pipeline.models import Event
@@ -50,7 +50,7 @@ OWNED: list[type[Model]] = [
 ]  # fmt: skip
 SHARED: list[type[Model]] = [Exchange, Market, Quote, Feed]
 READ_ONLY: list[type[Model]] = [
-    Balance, Market, Quote, Feed, Signal, Position, Order, Fill, Funding, Valuation, Event, Discrepancy, EquityPoint,
+    Balance, Market, Quote, Signal, Position, Order, Fill, Funding, Valuation, Event, Discrepancy, EquityPoint,
 ]  # fmt: skip
 
 
@@ -214,8 +214,8 @@ def test_every_page_that_is_not_read_only_is_known_here() -> None:
     own = {model for model, page in admin.site._registry.items() if isinstance(page, Page)}
     editable = {model for model in own if not isinstance(admin.site._registry[model], ReadOnlyPage)}
 
-    assert own == {*OWNED, *SHARED, AuthToken}
-    assert editable == {Account, Exchange, StrategyConfig, TradingSession, SessionGroup}
+    assert own == {*OWNED, *SHARED, CandleGap, CandleRevision, QuarantinedCandle, AuthToken}
+    assert editable == {Account, Exchange, Feed, StrategyConfig, TradingSession, SessionGroup}
 
 
 @pytest.mark.parametrize("action", ["add", "change", "delete", "read_now"])

@@ -60,7 +60,7 @@ OWNED = (
     "groups",
 )
 SHARED = ("exchanges", "markets", "feeds", "backfills", "gaps")
-PATHS = (*OWNED, *SHARED, "quotes", "tokens", "strategies", "candles", "equity")
+PATHS = (*OWNED, *SHARED, "quotes", "tokens", "strategies", "candles", "indicators", "equity")
 
 
 def cursor(text: str) -> str:
@@ -262,7 +262,7 @@ def test_no_answer_shows_a_secret(alice: Api, root: Api) -> None:
 @pytest.mark.parametrize(
     ("path", "queries"),
     [
-        ("exchanges", 1), ("markets", 1), ("quotes", 1), ("feeds", 1), ("backfills", 1), ("gaps", 1),
+        ("exchanges", 1), ("markets", 1), ("quotes", 1), ("feeds", 2), ("backfills", 1), ("gaps", 1),
         ("tokens", 1), ("strategies", 0),
         ("accounts", 2), ("configs", 1),
         ("signals", 1), ("sessions", 2), ("orders", 1), ("fills", 1), ("fundings", 1),

@@ -158,7 +158,36 @@ def test_a_quote_is_asked_for_by_its_market(alice: Api) -> None:
     one, listed = alice.get(f"quotes/{quote.market_id}").json(), alice.get("quotes", symbol="BTC/USDT").json()
 
     assert (one["symbol"], one["exchange_name"], one["last"]) == ("BTC/USDT", "simulator", "50000.1")
-    assert listed["results"] == [one]
+    assert [row["market"] for row in listed["results"]] == [quote.market_id]
+
+
+def test_quotes_of_several_symbols_say_how_old_they_are(alice: Api) -> None:
+    make_quote(make_market(), age=timedelta(seconds=90))
+    for symbol in ("ETH/USDT", "LTC/USDT"):
+        make_quote(make_market(symbol=symbol), age=timedelta(seconds=-5))  # by a clock before ours
+
+    rows = alice.get("quotes", symbols="BTC/USDT,ETH/USDT", exchange="simulator").json()["results"]
+
+    ages = {row["symbol"]: row["age_seconds"] for row in rows}
+    assert ages.keys() == {"BTC/USDT", "ETH/USDT"}
+    assert 90 <= ages["BTC/USDT"] < 100
+    assert ages["ETH/USDT"] == 0
+
+
+def test_markets_tell_their_timeframes_and_are_paged_by_name(alice: Api) -> None:
+    names = ["LTC/USDT", "BTC/USDT", "ETH/BTC"]
+    markets = {name: make_market(symbol=name) for name in names}
+    make_feed(markets["BTC/USDT"])
+    make_feed(markets["BTC/USDT"], Timeframe.H1)
+
+    first = alice.get("markets", order="name", page_size=2).json()
+    second = alice.get("markets?" + first["next"].partition("?")[2]).json()
+
+    assert [row["symbol"] for row in first["results"] + second["results"]] == sorted(names)
+    assert [row["timeframes"] for row in first["results"]] == [["1m", "1h"], []]
+    assert alice.ids("markets", has_feed="true") == [markets["BTC/USDT"].pk]
+    assert alice.ids("markets", has_feed="false", search="btc") == [markets["ETH/BTC"].pk]
+    assert alice.get("markets", order="age").json()["detail"] == "order: wanted newest or name, was 'age'"
 
 
 def test_an_account_is_created_with_sealed_keys_and_default_limits(alice: Api) -> None:
@@ -381,7 +410,7 @@ def test_a_candles_request_names_the_feed_and_how_many(alice: Api) -> None:
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ({}, "feed: This field is required."),
+        ({}, "feed: wanted the id of a feed, or exchange, symbol and timeframe, was neither"),
         ({"feed": "BTC"}, "feed: Incorrect type. Expected pk value, received str."),
         ({"feed": 10**30}, f'feed: Invalid pk "{10**30}" - object does not exist.'),
         ({"feed": 1, "limit": 0}, "limit: Ensure this value is greater than or equal to 1."),
