@@ -268,7 +268,7 @@ def candles_between(feed_id: int, from_at: datetime, until_at: datetime, limit: 
 
 def candles_arrays(feed_id: int, from_at: datetime, until_at: datetime) -> Candles:
     """All candles that opened at ``from_at`` or later and before ``until_at``: for reads of any length."""
-    parts = []
+    parts: list[Candles] = []
     while not parts or len(parts[-1]) == READ_CHUNK:
         if parts:
             from_at = _at(int(parts[-1].open_ms[-1]) + 1)
