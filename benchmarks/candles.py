@@ -73,7 +73,7 @@ def _history(rows: int, months: int) -> pyarrow.Table:
     return _table(open_ms, seed=1)
 
 
-def _table(open_ms: np.ndarray, seed: int) -> pyarrow.Table:  # type: ignore[type-arg]
+def _table(open_ms: np.ndarray, seed: int) -> pyarrow.Table:
     random = np.random.default_rng(seed)
     close = np.round(50_000 + random.normal(0, 20, len(open_ms)).cumsum() % 9_000, 1)
     values = (close - 1.5, close + 3.7, close - 4.2, close, np.round(random.random(len(open_ms)) * 100, 8))

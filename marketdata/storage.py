@@ -7,7 +7,7 @@ first has stored. Rows go in by COPY and out as arrays, without an object for ea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -70,13 +70,14 @@ def candles_merge(rows: Sequence[tuple[int, CandleReport, SourceKind]]) -> Merge
         return Merged()
     distinct = list({(feed_id, report.open_at): (feed_id, report, source) for feed_id, report, source in rows}.values())
     reports = [report for _, report, _ in distinct]
-    columns = {name: [getattr(report, name) for report in reports] for name in ("open_at", *PRICES)}
+    opens = [report.open_at for report in reports]
     given = {
         "feed_ids": [feed_id for feed_id, _, _ in distinct],
         "sources": [int(source) for _, _, source in distinct],
-        **columns,
+        "open_at": _literal(map(datetime.isoformat, opens)),
+        **{name: _literal(str(getattr(report, name)) for report in reports) for name in PRICES},
     }
-    return _merge(_MERGE_ROWS, given, min(columns["open_at"]), max(columns["open_at"]))
+    return _merge(_MERGE_ROWS, given, min(opens), max(opens))
 
 
 def candles_import(feed_id: int, table: pyarrow.Table, source: SourceKind) -> Imported:
@@ -132,6 +133,11 @@ def _merge(statement: str, given: dict[str, Any], first: datetime, last: datetim
         cursor.execute(statement, {**given, "first": first, "last": last})
         found = cursor.fetchall()
     return Merged({pk: new for pk, new, _ in found if new}, {pk: revised for pk, _, revised in found if revised})
+
+
+def _literal(values: Iterable[str]) -> str:
+    """An array as the server reads it: the driver would look up each value's type, in most of the time the whole takes."""
+    return f"{{{','.join(values)}}}"
 
 
 def _ordered(table: pyarrow.Table) -> pyarrow.Table:
@@ -268,7 +274,7 @@ def candles_between(feed_id: int, from_at: datetime, until_at: datetime, limit: 
 
 def candles_arrays(feed_id: int, from_at: datetime, until_at: datetime) -> Candles:
     """All candles that opened at ``from_at`` or later and before ``until_at``: for reads of any length."""
-    parts = []
+    parts: list[Candles] = []
     while not parts or len(parts[-1]) == READ_CHUNK:
         if parts:
             from_at = _at(int(parts[-1].open_ms[-1]) + 1)

@@ -36,7 +36,7 @@ def stored() -> list[tuple[object, ...]]:
             "SELECT feed_id, open_at, open::text, high::text, low::text, close::text, volume::text, collected_at "
             "FROM marketdata_candle ORDER BY open_at"
         )
-        return cursor.fetchall()
+        return list(cursor.fetchall())
 
 
 def test_candles_survive_the_way_to_months_and_back(swept: None) -> None:

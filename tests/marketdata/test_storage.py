@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -49,11 +50,11 @@ def minutes(count: int, close: str = "7", start: datetime = NOON) -> list[tuple[
     return [(start + number * MINUTE, close) for number in range(count)]
 
 
-def stored(feed: Feed) -> list[tuple[datetime, Decimal]]:
+def stored(feed: Feed) -> list[tuple[datetime, Any]]:
     return list(feed.candles.order_by("open_at").values_list("open_at", "close"))
 
 
-def revisions(feed: Feed) -> list[tuple[datetime, Decimal, Decimal]]:
+def revisions(feed: Feed) -> list[tuple[datetime, Any, Any]]:
     return list(feed.revisions.order_by("pk").values_list("open_at", "was_close", "close"))
 
 
@@ -142,7 +143,7 @@ def test_many_who_bring_the_same_revision_of_many_feeds_keep_it_once(transaction
             return candles_merge([(feed.pk, candle(NOON, close), SourceKind.EXCHANGE) for feed in feeds[::order]])
 
     store("1", 1)
-    results = at_once([lambda order=order: store("2", order) for order in (1, -1) * 4])  # type: ignore[misc]
+    results = at_once([lambda order=order: store("2", order) for order in (1, -1) * 4])
 
     assert sum(result == Merged(revised={feed.pk: 1 for feed in feeds}) for result in results) == 1
     assert sum(result == Merged() for result in results) == 7
@@ -339,7 +340,7 @@ def test_a_window_can_be_computed_with_and_written_to() -> None:
 
     window = candles_window(feed.pk, 5)
 
-    assert (window.open_ms.dtype, window.close.dtype) == (np.int64, np.float64)
+    assert (window.open_ms.dtype, window.close.dtype) == (np.dtype(np.int64), np.dtype(np.float64))
     assert all(column.flags.writeable and column.flags.c_contiguous for column in (window.open_ms, window.close))
     assert [column[0] for column in (window.open, window.high, window.low, window.close, window.volume)] == [
         0.1, 0.3, 0.05, 0.2, 9.0,
@@ -386,5 +387,5 @@ def test_extremes_are_of_what_opened_after_the_time_asked_for() -> None:
 
     assert found[2] is None
     assert [(each.high, each.low, each.until) for each in found if each] == [
-        (7, 3, NOON + 3 * MINUTE), (8, 2, NOON + MINUTE),
+        (Decimal(7), Decimal(3), NOON + 3 * MINUTE), (Decimal(8), Decimal(2), NOON + MINUTE),
     ]  # fmt: skip
