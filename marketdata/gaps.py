@@ -74,9 +74,7 @@ def gaps_find(feed_id: int, from_at: datetime | None = None, until_at: datetime 
     tells the journal what has changed, once for the feed."""
     feed = Feed.objects.get(pk=feed_id)
     seen = _see(feed, from_at, until_at)
-    if _is_recorded(
-        feed, seen
-    ):  # as ever in the ordinary case, and no collector of the feed has waited for the reading
+    if _is_recorded(feed, seen):  # the ordinary case, and no collector of the feed has waited for the reading
         return seen.found
     return settled(lambda: _look(feed_id, from_at, until_at))
 
