@@ -274,7 +274,7 @@ def _still_ours(looks: Sequence[Look]) -> list[Look]:
 
 
 def _settle(outcomes: Sequence[Outcome]) -> None:
-    """Write the feeds' rows, which are locked, by one statement."""
+    """Write the feeds' rows, which are locked, by one statement. What somebody imported meanwhile is not forgotten."""
     if not outcomes:
         return
     columns: list[list[Any]] = [
@@ -289,7 +289,7 @@ def _settle(outcomes: Sequence[Outcome]) -> None:
             """
             UPDATE marketdata_feed f
             SET leased_until = o.leased_until, next_due_at = CASE WHEN f.is_needed THEN o.next_due_at END,
-                last_open_at = o.last_open_at, misses = o.misses, last_error = o.last_error,
+                last_open_at = greatest(f.last_open_at, o.last_open_at), misses = o.misses, last_error = o.last_error,
                 stale_since = CASE WHEN f.is_needed THEN o.stale_since END
             FROM unnest(
                 %s::bigint[], %s::timestamptz[], %s::timestamptz[], %s::timestamptz[], %s::int[], %s::text[],

@@ -6,7 +6,7 @@ won. Locks are row locks in short transactions, always in this order, so that no
     1. session    positions.track, sessions' commands: one decision about a session at a time
     2. account    money.value: two sessions cannot both take the last of a limit
     3. order      by guarded update only
-    4. feed       marketdata.collect, by lease column: the holder makes network calls, so it holds no lock
+    4. feed       marketdata.collect, by lease column: who asks holds no lock, and stores under the rows' locks
 
 Several rows of one kind are locked in the order of their ids. No network call is made while any of them is held.
 """

@@ -164,6 +164,16 @@ def test_a_collector_that_failed_after_it_was_overtaken_leaves_the_row_to_the_ot
     assert (feed.leased_until, feed.misses, feed.last_error) == (other, 0, "")
 
 
+def test_what_was_imported_while_the_venue_was_asked_is_not_forgotten(shelf: Shelf) -> None:
+    feed = needed_feed(shelf)
+    shelf.meanwhile = lambda: Feed.objects.update(last_open_at=NOON)
+
+    feed_collect(feed.pk)
+
+    feed.refresh_from_db()
+    assert feed.last_open_at == NOON
+
+
 def test_one_feed_that_breaks_does_not_keep_its_neighbours_waiting(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
