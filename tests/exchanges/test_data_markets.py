@@ -11,7 +11,7 @@ from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from domain.candles import Timeframe
-from exchanges.accounts import KeysRefused, PaperRefused, account_create
+from exchanges.accounts import KeysExamined, KeysRefused, PaperRefused, account_create
 from exchanges.credentials import Credentials
 from exchanges.data_markets import MarketUnknown, market_of_data
 from exchanges.gateway import ExchangeUnavailable
@@ -82,12 +82,17 @@ def test_nobody_calls_it() -> None:
     assert (exchanges_due(later), exchanges_to_read_status_of(later), exchanges_to_hear(["nyse"])) == ([], [], [])
 
 
-@pytest.mark.parametrize("is_paper", [True, False])
-def test_nobody_has_an_account_there(is_paper: bool) -> None:
-    exchange = market_of_data("nyse", "SPY/USD").exchange
-    way: dict[str, Any] = {"paper_balance": Decimal(1)} if is_paper else {"credentials": Credentials("k", "s", "p")}
+KEYS = Credentials("k", "s", "p")
 
-    with pytest.raises(PaperRefused if is_paper else KeysRefused) as raised:
+
+@pytest.mark.parametrize(
+    "way",
+    [{"paper_balance": Decimal(1)}, {"credentials": KEYS}, {"credentials": KEYS, "examined": KeysExamined(None, "")}],
+)
+def test_nobody_has_an_account_there(way: dict[str, Any]) -> None:
+    exchange = market_of_data("nyse", "SPY/USD").exchange
+
+    with pytest.raises((PaperRefused, KeysRefused)) as raised:
         account_create(owner=make_user(), exchange=exchange, name="main", currency="USD", **way)
 
     assert str(raised.value) == "wanted an exchange to trade at, nyse is only data"

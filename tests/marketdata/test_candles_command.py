@@ -218,7 +218,7 @@ def test_what_is_missing_is_told_and_ends_with_1() -> None:
     assert out.getvalue().splitlines() == [
         f"{feed.pk} simulator-BTC/USDT-1h (24/7): 8 rows, 2024-05-01 12:00 to 2024-05-01 21:00",
         "  gap of 2: 2024-05-01 15:00 to 2024-05-01 17:00",
-        "  1 gaps of 2 candles (0 that nobody has), 0 flaws, 0 quarantined, 0 revised, 0 without a trade",
+        "  1 gap of 2 candles (0 that nobody has), 0 flaws, 0 quarantined, 0 revised, 0 without a trade",
     ]
 
 

@@ -343,8 +343,9 @@ def _as_lines(report: Report) -> Sequence[str]:
     ]
     if (untold := sum(report.flaws.values()) - len(report.findings)) > 0:
         lines.append(f"  and {untold} flaws more")
+    gaps = f"{len(report.gaps)} gap{'s' * (len(report.gaps) != 1)} of {report.missing} candles"
     lines.append(
-        f"  {len(report.gaps)} gaps of {report.missing} candles ({report.confirmed} that nobody has), "
+        f"  {gaps} ({report.confirmed} that nobody has), "
         f"{sum(report.flaws.values())} flaws, {report.quarantined} quarantined, {report.revisions} revised, "
         f"{report.zero_volume} without a trade"
     )
