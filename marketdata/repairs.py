@@ -162,14 +162,15 @@ def _answers(
     for choice in choices:
         if not missing:
             break
+        asked_at = from_at
         try:
-            answer = page_of(choice, feed, from_at, until_at, venue_now)
+            while any(at >= asked_at for at in missing):  # some give less than they were asked for
+                answers.append(page_of(choice, feed, asked_at, until_at, venue_now))
+                missing -= answers[-1].good_at
+                asked_at = answers[-1].told_until
         except SourceFailed as error:
             if not error.is_final:  # one that will never answer has nothing
                 failure = error
-            continue
-        answers.append(answer)
-        missing -= answer.good_at
     is_left_out = bool(missing) and failure is None and feed.sources.count() > len(choices)
     if is_left_out:
         failure = SourceFailed("wanted every source of the feed, was without those that are left alone for a while")

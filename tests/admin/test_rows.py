@@ -17,7 +17,7 @@ from knox.models import AuthToken
 
 from exchanges.data_markets import market_of_data
 from exchanges.models import Account, Balance, Exchange, Market, Quote
-from marketdata.models import CandleGap, CandleRevision, Feed, QuarantinedCandle
+from marketdata.models import Backfill, CandleGap, CandleRevision, Feed, QuarantinedCandle
 from money.models import EquityPoint, TradingHalt, Valuation
 from orders.models import Fill, Funding, Order
 from pipeline.models import Event
@@ -28,6 +28,7 @@ from strategies.models import Signal, StrategyConfig
 from tests.admin.conftest import signed_in, told, url_of, words_of
 from tests.factories import (
     KEY,
+    NOON,
     PASSPHRASE,
     SECRET,
     make_account,
@@ -48,7 +49,7 @@ OWNED: list[type[Model]] = [
     Account, Balance, StrategyConfig, Signal, TradingSession, Position, Order, Fill, Funding, Valuation, Event,
     Discrepancy, EquityPoint, TradingHalt, SessionGroup,
 ]  # fmt: skip
-SHARED: list[type[Model]] = [Exchange, Market, Quote, Feed]
+SHARED: list[type[Model]] = [Exchange, Market, Quote, Feed, Backfill]
 READ_ONLY: list[type[Model]] = [
     Balance, Market, Quote, Signal, Position, Order, Fill, Funding, Valuation, Event, Discrepancy, EquityPoint,
 ]  # fmt: skip
@@ -72,6 +73,9 @@ def make_life(owner: User, market: str = "BTC/USDT") -> dict[type[Model], Model]
         Market: feed.market,
         Quote: make_quote(feed.market),
         Feed: feed,
+        Backfill: Backfill.objects.create(
+            feed=feed, from_at=NOON, until_at=timezone.now(), cursor_at=NOON, status="DONE"
+        ),
     }
 
 

@@ -241,6 +241,15 @@ def test_gaps_that_lie_together_share_a_request(places: Places) -> None:
     assert len(opens(feed)) == 8
 
 
+def test_a_source_that_gives_less_than_was_asked_for_is_asked_from_there(places: Places) -> None:
+    gap = gap_of(minutes_feed(), START, 90)
+    places.first.at_most = 40
+
+    assert gaps_repair([gap.pk]) == 1
+
+    assert places.first.asked == [START, START + 40 * MINUTE, START + 80 * MINUTE]
+
+
 def test_only_what_is_missing_is_stored(places: Places) -> None:
     feed = minutes_feed()
     candles_store(feed.pk, [candle(START + 2 * MINUTE, "49000")])
