@@ -30,6 +30,7 @@ from exchanges.api import (
 )
 from exchanges.models import Exchange, Market
 from marketdata.failover import feed_sources_set
+from marketdata.gaps import Report, feed_check
 from marketdata.models import (
     CandleGap,
     CandleRevision,
@@ -43,6 +44,7 @@ from marketdata.services import feed_ensure
 from pipeline.rest import Filters, FlagFilter, IdFilter, Rows, RowSerializer
 
 TIMEFRAMES = [frame.value for frame in Timeframe]
+GAPS_TOLD = 100
 SOURCE_KINDS = tuple(SourceKind.names)
 
 
@@ -167,6 +169,44 @@ class FeedFilter(Filters):
         fields = ("exchange", "market", "symbol", "timeframe", "calendar", "is_needed")
 
 
+class GapAnswer(serializers.Serializer[Any]):
+    from_at = serializers.DateTimeField()
+    until_at = serializers.DateTimeField(help_text="When the next candle opens that is there.")
+    missing = serializers.IntegerField()
+
+
+class FindingAnswer(serializers.Serializer[Any]):
+    open_ms = serializers.IntegerField()
+    flaw = serializers.ChoiceField(choices=[flaw.value for flaw in Flaw])
+    detail = serializers.CharField()
+
+
+class QualityAnswer(serializers.Serializer[Any]):
+    """A report of ``marketdata/gaps.py``."""
+
+    feed = serializers.IntegerField(source="feed_id")
+    rows = serializers.IntegerField()
+    first_at = serializers.DateTimeField(allow_null=True)
+    last_at = serializers.DateTimeField(allow_null=True)
+    is_clean = serializers.BooleanField(help_text="Nothing is missing and nothing flawed.")
+    missing = serializers.IntegerField(help_text="Candles, over all gaps.")
+    gap_count = serializers.SerializerMethodField()
+    confirmed = serializers.IntegerField(help_text="Gaps that nobody has candles for.")
+    gaps = serializers.SerializerMethodField(help_text=f"The last {GAPS_TOLD} at most.")
+    flaws = serializers.DictField(child=serializers.IntegerField(), help_text="How many candles have each.")
+    findings = FindingAnswer(many=True, help_text="The first of the flawed candles.")
+    zero_volume = serializers.IntegerField()
+    revisions = serializers.IntegerField()
+    quarantined = serializers.IntegerField()
+
+    def get_gap_count(self, report: Report) -> int:
+        return len(report.gaps)
+
+    @extend_schema_field(GapAnswer(many=True))
+    def get_gaps(self, report: Report) -> Any:
+        return GapAnswer(report.gaps[-GAPS_TOLD:], many=True).data
+
+
 class RevisionSerializer(RowSerializer[CandleRevision]):
     source = SourceKindField(read_only=True)  # type: ignore[assignment]  # a field's own attribute, to the types
     was_source = SourceKindField(read_only=True)
@@ -244,6 +284,13 @@ class FeedViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Rows[Feed]):
         sources = [(int(one["kind"]), one["symbol"]) for one in given.validated_data["sources"]]
         feed_sources_set(feed, sources, actor=request.user.get_username())
         return Response(FeedDetail(self.get_object()).data)
+
+    @extend_schema(responses=QualityAnswer)
+    @action(detail=True, filterset_class=None)
+    def quality(self, request: Request, pk: str | None = None) -> Response:
+        """All that is stored of the feed, looked through now: what is missing, flawed or was doubted. A second a million
+        candles."""
+        return Response(QualityAnswer(feed_check(self.get_object().pk)).data)
 
     @extend_schema(responses=RevisionSerializer(many=True))
     @action(detail=True, filterset_class=None)

@@ -19,6 +19,7 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from domain.candles import Timeframe
+from marketdata.gaps import gaps_find
 from marketdata.history import PAGE, Answer, free_and_due, gaps_settle, page_of, page_store, past_tell, sources_of_past
 from marketdata.models import LIVE_BACKFILLS, Backfill, BackfillStatus, Feed
 from marketdata.sources import SourceFailed
@@ -121,6 +122,8 @@ def backfill_step(backfill_id: int) -> bool:
     crashpoint("backfill.fetched")
     has_more = settled(lambda: _page_done(backfill, lease, answer))
     crashpoint("backfill.stored")
+    if not has_more:
+        _look_for_holes(backfill)
     return has_more
 
 
@@ -255,6 +258,14 @@ def _page_done(backfill: Backfill, lease: datetime, answer: Answer) -> bool:
         else:
             _ring_on(backfill.pk)
     return not is_last
+
+
+def _look_for_holes(backfill: Backfill) -> None:
+    """Record what is missing of the span: nobody had it, or it failed a check. What lies before the first candle there is was
+    before the market; a look that a dead worker owes is made with the daily one."""
+    first_at = backfill.feed.candles.order_by("open_at").values_list("open_at", flat=True).first()
+    if first_at is not None and first_at < backfill.until_at:
+        gaps_find(backfill.feed_id, max(backfill.from_at, first_at), backfill.until_at)
 
 
 def _wait_or_fail(backfill: Backfill, lease: datetime, error: SourceFailed) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -14,18 +16,27 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from domain.calendars import Calendar, candle_of
+from domain.candles import Timeframe
 from domain.catalogue import CATALOGUE, Indicator, Parameters
+from domain.resampling import resample_exact
+from exchanges.gateway import CandleReport
 from marketdata.indicators import indicator_values
-from marketdata.models import Candle
-from marketdata.tables import ARROW, Table, TableQuery, TableView, rows_between
-from pipeline.rest import RowSerializer
+from marketdata.models import Candle, Feed
+from marketdata.tables import ARROW, EPOCH, Span, Table, TableQuery, TableView, rows_between
+from pipeline.rest import RowSerializer, exact_text
 
 PRICES = ("open", "high", "low", "close", "volume")
 # Exact, and without the zeros that fill the columns: PostgreSQL writes them faster than we do.
+# The most candles that are read for one page of longer ones; what is left of it is on the next.
+MOST_READ = 100_000
+DAY = timedelta(days=1)
+RAW_PRICES = "".join(f", {name}" for name in PRICES)
 EXACT_PRICES = "".join(f", trim_scale({name})::text" for name in PRICES)
 
 
 class CandleQuery(TableQuery):
+    may_resample = True
     prices = serializers.ChoiceField(
         choices=["decimal128", "float64"],
         default="decimal128",
@@ -43,6 +54,7 @@ class CandleSerializer(RowSerializer[Candle]):
 @extend_schema_serializer(many=False)
 class CandleAnswer(serializers.Serializer[Any]):
     feed = serializers.IntegerField()
+    timeframe = serializers.CharField(required=False, help_text="Where it is not the feed's own: made of its candles.")
     next = serializers.URLField(allow_null=True, help_text="Where the rows after these are.")
     results = CandleSerializer(many=True)
 
@@ -69,22 +81,68 @@ class CandleViewSet(TableView):
     def list(self, request: Request) -> HttpResponseBase:
         """Closed candles of a feed, named by their open time.
 
-        Without a span the last ones. `next` (as JSON) or the Link header lead on, by time: pages stay put while candles
-        arrive. CSV has the open time as `ts`, in epoch milliseconds, and every price in full.
+        A timeframe without a feed of its own is made of a shorter one of the market, exactly, and only where nothing is
+        missing. Without a span the last ones. `next` (as JSON) or the Link header lead on, by time: pages stay put while
+        candles arrive. CSV has the open time as `ts`, in epoch milliseconds, and every price in full.
         """
         query = CandleQuery(data=request.query_params, context={"format": request.accepted_renderer.format})
         query.is_valid(raise_exception=True)
         feed, span = query.validated_data["feed"], query.span
-        headers, unchanged = self.known(request, feed, span)
+        longer: Timeframe | None = query.validated_data["longer"]
+        headers, unchanged = self.known(request, feed, span.until if longer is None else _base_until(span, longer))
         if unchanged is not None:
             return unchanged
-        rows, has_more = rows_between(feed, span, EXACT_PRICES)
+        head: dict[str, Any] = {"feed": feed.pk}
+        if longer is None:
+            rows, has_more = rows_between(feed, span, EXACT_PRICES)
+            next_ms = span.next_after(np.array([row[0] for row in rows])) if has_more else None
+        else:
+            head["timeframe"] = longer.value
+            rows, next_ms = _resampled(feed, longer, span)
         open_ms, *columns = zip(*rows, strict=True) if rows else [()] * 6
         table = Table(
-            {"feed": feed.pk}, np.array(open_ms, dtype=np.int64), dict(zip(PRICES, columns, strict=True)),
+            head, np.array(open_ms, dtype=np.int64), dict(zip(PRICES, columns, strict=True)),
             has_exact_prices=query.validated_data["prices"] == "decimal128",
         )  # fmt: skip
-        return self.answer(request, headers, span, table, has_more)
+        return self.answer(request, headers, span, table, next_ms)
+
+
+def _base_until(span: Span, longer: Timeframe) -> datetime | None:
+    """Before when the candles open that those of the span are made of. A day may begin on the date before its own."""
+    return None if span.until is None else span.until + max(longer.length, DAY)
+
+
+def _resampled(feed: Feed, longer: Timeframe, span: Span) -> tuple[list[tuple[Any, ...]], int | None]:
+    """The rows of the span in a longer timeframe, exact and complete ones only, and where to read on."""
+    shorter, calendar = Timeframe(feed.timeframe), Calendar(feed.calendar)
+    ratio = longer.seconds // shorter.seconds
+    limit = min(span.limit, MOST_READ // ratio)
+    from_at = None if span.from_at is None else span.from_at - DAY
+    slack = 2 * math.ceil(DAY / shorter.length)  # for what is read at both ends and opens outside of the span
+    base = Span(from_at, _base_until(span, longer), (limit + 1) * ratio + slack, span.is_forward, is_newest_first=False)
+    found, has_more = rows_between(feed, base, RAW_PRICES)
+    reports = [CandleReport(EPOCH + timedelta(milliseconds=open_ms), *prices) for open_ms, *prices in found]
+    made = [(_ms(one.open_at), one) for one in resample_exact(reports, shorter, longer, calendar)]
+    next_ms = None
+    if has_more:
+        # The candle at the end where the reading stopped may not be whole: the next page begins with it.
+        edge = int(candle_of(calendar, longer, np.array([found[-1 if span.is_forward else 0][0]]))[0])
+        made = [(at, one) for at, one in made if (at < edge if span.is_forward else at > edge)]
+        next_ms = edge if span.is_forward else edge + 1
+    made = [
+        (at, one)
+        for at, one in made
+        if (span.from_at is None or one.open_at >= span.from_at) and (span.until is None or one.open_at < span.until)
+    ]
+    if len(made) > limit:
+        made = made[:limit] if span.is_forward else made[-limit:]
+        next_ms = span.next_after(np.array([at for at, _ in made]))
+    rows = [(at, *(exact_text(getattr(one, name)) for name in PRICES)) for at, one in made]
+    return (rows[::-1] if span.is_newest_first else rows), next_ms
+
+
+def _ms(at: datetime) -> int:
+    return (at - EPOCH) // timedelta(milliseconds=1)
 
 
 class IndicatorSerializer(serializers.Serializer[Any]):
@@ -138,14 +196,14 @@ class IndicatorViewSet(TableView):
             indicator, {name: value for name, value in request.query_params.items() if name not in known}
         )
         feed, span = query.validated_data["feed"], query.span
-        headers, unchanged = self.known(request, feed, span)
+        headers, unchanged = self.known(request, feed, span.until)
         if unchanged is not None:
             return unchanged
         rows, has_more = rows_between(feed, span, "")
         open_ms = np.array([at for (at,) in rows], dtype=np.int64)
         head = {"feed": feed.pk, "name": indicator.name, "parameters": parameters.model_dump()}
         table = Table(head, open_ms, indicator_values(feed, indicator, parameters, open_ms))
-        return self.answer(request, headers, span, table, has_more)
+        return self.answer(request, headers, span, table, span.next_after(open_ms) if has_more else None)
 
     @extend_schema(responses=IndicatorSerializer(many=True), filters=False)
     @action(detail=False, renderer_classes=[JSONRenderer])

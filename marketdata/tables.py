@@ -26,7 +26,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.utils.urls import replace_query_param
 
+from domain.calendars import Calendar
 from domain.candles import FloatArray, IntArray, Timeframe
+from domain.resampling import require_shorter
 from exchanges.api import ExchangeRelated
 from exchanges.models import Exchange
 from marketdata.models import Feed
@@ -159,6 +161,9 @@ class TableQuery(serializers.Serializer[Any]):
         "first.",
     )
 
+    # Whether a timeframe without a feed of its own is made of a shorter one.
+    may_resample = False
+
     def get_fields(self) -> dict[str, Any]:
         fields = super().get_fields()
         return {"from" if name == "from_at" else name: field for name, field in fields.items()}
@@ -170,7 +175,9 @@ class TableQuery(serializers.Serializer[Any]):
         return limit
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        return {**attrs, "feed": _feed_meant(attrs)}
+        feed = _feed_meant(attrs, self.may_resample)
+        longer = attrs.get("timeframe")
+        return {**attrs, "feed": feed, "longer": Timeframe(longer) if longer not in (None, feed.timeframe) else None}
 
     @cached_property
     def span(self) -> Span:
@@ -182,7 +189,7 @@ class TableQuery(serializers.Serializer[Any]):
         )  # fmt: skip
 
 
-def _feed_meant(attrs: dict[str, Any]) -> Feed:
+def _feed_meant(attrs: dict[str, Any], may_resample: bool) -> Feed:
     feed, exchange, symbol, timeframe = (attrs.get(name) for name in ("feed", "exchange", "symbol", "timeframe"))
     if feed is not None:
         if (exchange or feed.market.exchange, symbol or feed.market.symbol, timeframe or feed.timeframe) != (
@@ -198,12 +205,24 @@ def _feed_meant(attrs: dict[str, Any]) -> Feed:
     by_timeframe = {one.timeframe: one for one in feeds}
     if not by_timeframe:
         raise serializers.ValidationError({"symbol": f"wanted a market of {exchange} with a feed, was {symbol!r}"})
+    if timeframe not in by_timeframe and may_resample:
+        shorter = [one for one in by_timeframe.values() if _makes_up(one, Timeframe(timeframe))]
+        if shorter:
+            return max(shorter, key=lambda one: Timeframe(one.timeframe).seconds)
     if timeframe not in by_timeframe:
         known = ", ".join(frame for frame in TIMEFRAMES if frame in by_timeframe)
         raise serializers.ValidationError(
             {"timeframe": f"wanted a timeframe that {symbol} has a feed of ({known}), was {timeframe}"}
         )
     return by_timeframe[timeframe]
+
+
+def _makes_up(feed: Feed, longer: Timeframe) -> bool:
+    try:
+        require_shorter(Timeframe(feed.timeframe), longer, Calendar(feed.calendar))
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,11 +236,12 @@ class Span:
     is_forward: bool
     is_newest_first: bool
 
-    def next_url(self, url: str, open_ms: IntArray) -> str:
-        """Where the rows after those are."""
-        if self.is_forward:
-            return str(replace_query_param(url, "from", _iso(int(open_ms.max()) + 1)))
-        return str(replace_query_param(url, "until", _iso(int(open_ms.min()))))
+    def next_after(self, open_ms: IntArray) -> int:
+        """Where the rows after those begin, or, going back, before which they open."""
+        return int(open_ms.max()) + 1 if self.is_forward else int(open_ms.min())
+
+    def next_url(self, url: str, at_ms: int) -> str:
+        return str(replace_query_param(url, "from" if self.is_forward else "until", _iso(at_ms)))
 
 
 def _iso(open_ms: int) -> str:
@@ -282,10 +302,13 @@ class TableView(viewsets.ViewSet):
         self.request.accepted_renderer, self.request.accepted_media_type = TableJson(), TableJson.media_type
         return response
 
-    def known(self, request: Request, feed: Feed, span: Span) -> tuple[dict[str, str], HttpResponseBase | None]:
-        """The headers of an answer about the feed, and the whole answer where the one who asks has it already."""
+    def known(
+        self, request: Request, feed: Feed, until: datetime | None
+    ) -> tuple[dict[str, str], HttpResponseBase | None]:
+        """The headers of an answer about the feed's candles that open before ``until``, and the whole answer where the one
+        who asks has it already."""
         # What opened before the last candle is as it is told by ``changes``; what may still come depends on the last one.
-        is_past = span.until is not None and feed.last_open_at is not None and span.until <= feed.last_open_at
+        is_past = until is not None and feed.last_open_at is not None and until <= feed.last_open_at
         state = (
             request.build_absolute_uri(), request.accepted_media_type, feed.pk, feed.changes,
             None if is_past else feed.last_open_at,
@@ -300,10 +323,10 @@ class TableView(viewsets.ViewSet):
         return headers, unchanged
 
     def answer(
-        self, request: Request, headers: dict[str, str], span: Span, table: Table, has_more: bool
+        self, request: Request, headers: dict[str, str], span: Span, table: Table, next_ms: int | None
     ) -> HttpResponseBase:
         """The table, with where to read on in itself (JSON) and in a Link header."""
-        url = span.next_url(request.build_absolute_uri(), table.open_ms) if has_more else None
+        url = span.next_url(request.build_absolute_uri(), next_ms) if next_ms is not None else None
         if url is not None:
             headers = {**headers, "Link": f'<{url}>; rel="next"'}
         head = {**table.head, "next": url}

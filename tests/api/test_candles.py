@@ -102,8 +102,8 @@ def test_a_feed_is_named_by_its_market_and_timeframe_too(alice: Api, feed: Feed)
     [
         ({"exchange": "simulator", "symbol": "BTC/USDT"}, "feed: wanted the id of a feed, or exchange, symbol and timeframe"),
         (
-            {"exchange": "simulator", "symbol": "BTC/USDT", "timeframe": "4h"},
-            "timeframe: wanted a timeframe that BTC/USDT has a feed of (1m), was 4h",
+            {"exchange": "simulator", "symbol": "LTC/USDT", "timeframe": "5m"},
+            "timeframe: wanted a timeframe that LTC/USDT has a feed of (1h), was 5m",
         ),
         (
             {"exchange": "simulator", "symbol": "ETH/USDT", "timeframe": "1m"},
@@ -123,6 +123,8 @@ def test_a_feed_is_named_by_its_market_and_timeframe_too(alice: Api, feed: Feed)
 def test_a_question_that_cannot_be_answered_is_refused(
     alice: Api, feed: Feed, query: dict[str, Any], detail: str
 ) -> None:
+    make_feed(make_market(symbol="LTC/USDT"), Timeframe.H1)
+
     answer = alice.get("candles", **{name: feed.pk if value == "FEED" else value for name, value in query.items()})
 
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid")
@@ -283,3 +285,94 @@ def test_times_of_no_whole_second_are_no_reason_to_fail(alice: Api) -> None:
     candles_store(feed.pk, [CandleReport(at, *[Decimal(1)] * 5)])
 
     assert alice.get("candles", feed=feed.pk, format="csv").content.splitlines()[1].startswith(b"1714564800250,")
+
+
+@pytest.fixture
+def minutes(db: None) -> Feed:
+    """Twenty-two minutes from 12:00 on, each a price higher, with what happened at 12:07 missing."""
+    feed = make_feed()
+    rows = []
+    for minute in range(22):
+        open_, close = Decimal(100 + minute), Decimal(101 + minute)
+        if minute != 7:
+            rows.append(
+                CandleReport(NOON + minute * MINUTE, open_, close + Decimal("0.5"), open_ - 1, close, Decimal("0.1"))
+            )
+    candles_store(feed.pk, rows)
+    Feed.objects.filter(pk=feed.pk).update(last_open_at=NOON + 21 * MINUTE)
+    feed.refresh_from_db()
+    return feed
+
+
+FIVES = {"exchange": "simulator", "symbol": "BTC/USDT", "timeframe": "5m"}
+
+
+def test_a_timeframe_without_a_feed_is_made_of_a_shorter_one_where_it_is_whole(alice: Api, minutes: Feed) -> None:
+    answer = alice.get("candles", **FIVES).json()
+
+    # 12:05 lacks a minute, 12:20 is not over.
+    assert answer == {
+        "feed": minutes.pk, "timeframe": "5m", "next": None,
+        "results": [
+            {"open_at": f"2024-05-01T12:{at}:00Z", "open": open_, "high": high, "low": low, "close": close, "volume": "0.5"}
+            for at, open_, high, low, close in (
+                ("00", "100", "105.5", "99", "105"),
+                ("10", "110", "115.5", "109", "115"),
+                ("15", "115", "120.5", "114", "120"),
+            )
+        ],
+    }  # fmt: skip
+
+
+def test_the_longest_timeframe_that_makes_it_up_is_taken(alice: Api, minutes: Feed) -> None:
+    make_feed(timeframe=Timeframe.M3)  # makes up no whole 5m
+    five = make_feed(timeframe=Timeframe.M5)
+    make_feed(timeframe=Timeframe.H1)
+
+    assert alice.get("candles", **{**FIVES, "timeframe": "30m"}).json()["feed"] == five.pk
+    assert alice.get("candles", **FIVES).json().keys() == {"feed", "next", "results"}  # it has a feed of its own now
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({"order": "oldest"}, [["105"], ["115"], ["120"]]),
+        ({"order": "newest"}, [["120"], ["115"], ["105"]]),
+        ({}, [["120"], ["115"], ["105"]]),
+        ({"from": "2024-05-01T12:01:00Z", "until": "2024-05-01T12:15:00Z"}, [["115"]]),
+        ({"from": "2024-05-01T12:10:00Z"}, [["115"], ["120"]]),
+    ],
+)
+def test_pages_of_longer_candles_lead_through_all_of_them(
+    alice: Api, minutes: Feed, monkeypatch: pytest.MonkeyPatch, query: dict[str, Any], expected: list[list[str]]
+) -> None:
+    found = [page for page in pages(alice, **FIVES, **query, limit=1) if page]
+
+    assert found == expected
+
+
+def test_a_day_of_many_candles_is_paged_by_what_is_read(alice: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("marketdata.candle_api.MOST_READ", 3000)
+    feed = make_feed(timeframe=Timeframe.M30)
+    midnight = NOON.replace(hour=0)
+    make_candles(
+        feed, [float(number) for number in range(48 * 200)], midnight + timedelta(days=199, hours=23, minutes=30)
+    )
+    query = {"exchange": "simulator", "symbol": "BTC/USDT", "timeframe": "1d", "limit": 1500}
+
+    forward = pages(alice, **query, order="oldest")
+    backward = pages(alice, **query, order="newest")
+
+    assert max(map(len, forward)) == 62
+    assert [close for page in forward for close in page] == [str(48 * day + 47) for day in range(200)]
+    assert [close for page in backward for close in page] == [str(48 * day + 47) for day in reversed(range(200))]
+
+
+def test_longer_candles_that_one_has_are_out_of_date_when_their_last_part_comes(alice: Api, minutes: Feed) -> None:
+    path = "candles?exchange=simulator&symbol=BTC/USDT&timeframe=5m&until=2024-05-01T12:21:00Z"
+    tag = ask(alice, path).headers["ETag"]
+    make_candles(minutes, [122.0, 123.0, 124.0], NOON + 24 * MINUTE)
+
+    answer = ask(alice, path, **{"if-none-match": tag})
+
+    assert closes(answer)[-1] == "124"

@@ -172,3 +172,28 @@ def test_a_feed_of_nothing_is_refused(alice: Api, body: dict[str, Any], detail: 
 
     assert (answer.status_code, answer.json()["detail"]) == (400, detail)
     assert not Feed.objects.exists()
+
+
+def test_the_quality_of_a_feed_is_looked_through_when_asked_for(alice: Api) -> None:
+    feed = make_feed()
+    make_candles(feed, [1.0, 2.0], NOON - 3 * MINUTE)
+    make_candles(feed, [3.0], NOON)
+    doubted(feed)
+
+    answer = alice.get(f"feeds/{feed.pk}/quality").json()
+
+    assert answer == {
+        "feed": feed.pk, "rows": 3, "first_at": "2024-05-01T11:56:00Z", "last_at": "2024-05-01T12:00:00Z",
+        "is_clean": False, "missing": 2, "gap_count": 1, "confirmed": 0,
+        "gaps": [{"from_at": "2024-05-01T11:58:00Z", "until_at": "2024-05-01T12:00:00Z", "missing": 2}], "flaws": {},
+        "findings": [], "zero_volume": 0, "revisions": 1, "quarantined": 1,
+    }  # fmt: skip
+
+
+def test_a_feed_without_candles_has_no_quality_to_speak_of(alice: Api) -> None:
+    feed = make_feed()
+
+    answer = alice.get(f"feeds/{feed.pk}/quality").json()
+
+    assert (answer["rows"], answer["first_at"], answer["is_clean"], answer["gaps"]) == (0, None, True, [])
+    assert alice.get("feeds/99999999/quality").status_code == 404
