@@ -33,6 +33,7 @@ from tests.factories import (
     make_position,
     make_session,
     make_signal,
+    make_tape,
 )
 
 S = OrderStatus
@@ -120,6 +121,15 @@ def a_feed_whose_candle_has_closed() -> int:
 def a_feed_whose_collector_died() -> int:
     now = timezone.now()
     return make_feed(is_needed=True, next_due_at=now, leased_until=now + 10 * SECOND).pk
+
+
+def a_tape_that_is_due() -> int:
+    return make_tape(is_needed=True, next_due_at=timezone.now() + SECOND).pk
+
+
+def a_tape_whose_reader_died() -> int:
+    now = timezone.now()
+    return make_tape(is_needed=True, next_due_at=now, leased_until=now + 10 * SECOND).pk
 
 
 def a_feed_with_a_candle_nobody_answered() -> int:
@@ -342,6 +352,8 @@ WAITING_ROWS: list[tuple[Callable[[], int], str]] = [
     (an_account_whose_keys_were_checked_yesterday, "keys not checked for a day"),
     (a_feed_whose_candle_has_closed, "feed with a closed candle"),
     (a_feed_whose_collector_died, "feed with a closed candle"),
+    (a_tape_that_is_due, "tape to be read"),
+    (a_tape_whose_reader_died, "tape to be read"),
     (a_feed_with_a_candle_nobody_answered, "candle without an answer"),
     (a_session_with_a_signal_unseen, "session that needs a look"),
     (a_suspended_session_with_a_signal_unseen_and_something_to_leave, "session with a position that needs a look"),
