@@ -7,7 +7,7 @@ cuts what it is given, so that live, in a backtest and on truncated history the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import TypeVar
 
@@ -149,8 +149,8 @@ def _closed(candles: Candles, timeframe: Timeframe, end_ms: int | None) -> Candl
 
 def _before(tape: T, end_ms: int | None) -> T:
     length = 0 if end_ms is None else int(np.searchsorted(tape.at_ms, end_ms, side="left"))
-    arrays = {one.name: getattr(tape, one.name) for one in fields(tape)}
-    return replace(tape, **{name: held[:length] for name, held in arrays.items() if isinstance(held, np.ndarray)})
+    held = [getattr(tape, one.name) for one in fields(tape)]
+    return type(tape)(*(values[:length] if isinstance(values, np.ndarray) else values for values in held))
 
 
 def _picked(values: FloatArray, last: IntArray) -> FloatArray:

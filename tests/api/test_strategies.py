@@ -23,7 +23,7 @@ def test_the_library_describes_every_strategy_and_its_parameters(alice: Api) -> 
     listed = alice.get("strategies").json()
 
     cross = listed[2]
-    assert [one["name"] for one in listed] == ["manual", "rsi_reversion", "sma_cross"]
+    assert [one["name"] for one in listed] == ["manual", "rsi_reversion", "sma_cross", "trend_filter"]
     assert listed[2] == alice.get("strategies/sma_cross").json()
     assert cross["title"] == "SMA crossover"
     assert cross["description"].startswith("Moving-average crossover: follow a trend")
@@ -39,7 +39,7 @@ def test_an_unknown_strategy_is_a_404_that_names_the_known_ones(alice: Api) -> N
     assert answer.status_code == 404
     assert answer.json() == {
         "code": "not_found",
-        "detail": "wanted one of manual, rsi_reversion, sma_cross, was 'martingale'",
+        "detail": "wanted one of manual, rsi_reversion, sma_cross, trend_filter, was 'martingale'",
     }
 
 
