@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from django.core.checks import CheckMessage, Error
 
-from domain.candles import Candles, Timeframe
+from domain.candles import Candles, FloatArray, IntArray, Timeframe
 from domain.informative import Facts, FundingRates, Others, Trades
 from domain.strategy import Strategy, looks_ahead_at
 from strategies.library import LIBRARY
@@ -40,14 +40,17 @@ def check_strategy(kind: type[Strategy[Any]]) -> list[CheckMessage]:
 
 
 def _walks_beside(strategy: Strategy[Any]) -> Facts:
-    """A walk for each informative feed, from long before the first candle to the end of the last; a trade every ten minutes
+    """Swings for each informative feed, from long before the first candle to the end of the last; a trade every ten minutes
     and a funding rate every eight hours."""
     end_ms = CANDLES * TIMEFRAME.seconds * 1000
-    walks = {}
+    swings = {}
     for number, one in enumerate(strategy.informative, start=1):
         length_ms = one.timeframe.seconds * 1000
         before, during = max(one.warm_up, CANDLES), end_ms // length_ms
-        walks[one] = _random_walk(one.timeframe, before + during, before, seed=7 + number)
+        opens_ms = np.arange(-before, during, dtype=np.int64) * length_ms
+        # To both sides of any average and within weeks: a walk may stay on one for all of the history.
+        noise = np.random.default_rng(7 + number).normal(0, 0.01, len(opens_ms))
+        swings[one] = _candles(opens_ms, 100 * np.exp(0.05 * np.sin(np.arange(len(opens_ms)) * 0.7) + noise))
     generator = np.random.default_rng(6)
     traded_ms, paid_ms = np.arange(0, end_ms, 600_000), np.arange(0, end_ms, 8 * 3_600_000)
     trades = Trades(
@@ -56,14 +59,15 @@ def _walks_beside(strategy: Strategy[Any]) -> Facts:
         generator.exponential(1, len(traded_ms)),
         generator.random(len(traded_ms)) < 0.5,
     )
-    return Facts(walks, trades, FundingRates(paid_ms, generator.normal(0, 0.0001, len(paid_ms))))
+    return Facts(swings, trades, FundingRates(paid_ms, generator.normal(0, 0.0001, len(paid_ms))))
 
 
-def _random_walk(timeframe: Timeframe, length: int = CANDLES, before: int = 0, seed: int = 7) -> Candles:
-    """``before`` of its candles open before the epoch."""
-    steps = np.random.default_rng(seed).normal(0, 0.002, length)
-    close = 100 * np.exp(np.cumsum(steps))
+def _random_walk(timeframe: Timeframe) -> Candles:
+    steps = np.random.default_rng(7).normal(0, 0.002, CANDLES)
+    return _candles(np.arange(CANDLES, dtype=np.int64) * timeframe.seconds * 1000, 100 * np.exp(np.cumsum(steps)))
+
+
+def _candles(opens_ms: IntArray, close: FloatArray) -> Candles:
     opened = np.concatenate(([100.0], close[:-1]))
     high, low = np.maximum(opened, close) * 1.001, np.minimum(opened, close) * 0.999
-    opens_ms = np.arange(-before, length - before, dtype=np.int64) * timeframe.seconds * 1000
-    return Candles(opens_ms, opened, high, low, close, np.ones(length))
+    return Candles(opens_ms, opened, high, low, close, np.ones(len(close)))

@@ -58,6 +58,36 @@ def test_a_configuration_by_exchange_and_symbol_brings_its_feed_into_being(alice
     assert config.owner == alice.user
 
 
+def test_a_configuration_brings_the_feeds_into_being_that_it_looks_at(alice: Api) -> None:
+    make_market(symbol="ETH/USDT")
+    make_market()
+    values = {
+        **NEW_CONFIG,
+        "strategy": "trend_filter",
+        "parameters": {"trend_symbol": "ETH/USDT", "trend_timeframe": "4h"},
+    }
+
+    made = alice.post("configs", values).json()
+    beside = [str(feed) for feed in StrategyConfig.objects.get().informative_feeds.all()]
+    alice.patch(f"configs/{made['id']}", {"parameters": {"trend_timeframe": "8h"}})
+
+    assert beside == ["simulator-ETH/USDT-4h"]
+    assert [str(feed) for feed in StrategyConfig.objects.get().informative_feeds.all()] == ["simulator-BTC/USDT-8h"]
+
+
+def test_a_configuration_that_looks_at_a_market_that_there_is_not_is_refused(alice: Api) -> None:
+    make_market()
+    values = {**NEW_CONFIG, "strategy": "trend_filter", "parameters": {"trend_symbol": "MARS/USDT"}}
+
+    refused = alice.post("configs", values)
+    made = alice.post("configs", {**values, "parameters": {}}).json()
+    changed = alice.patch(f"configs/{made['id']}", {"parameters": {"trend_symbol": "MARS/USDT"}})
+
+    for answer in (refused, changed):
+        assert answer.status_code == 400
+        assert answer.json()["fields"] == {"parameters": ["wanted a market of simulator to look at, was 'MARS/USDT'"]}
+
+
 def test_a_configuration_by_market_shares_the_feed_of_others(alice: Api, bob: Api) -> None:
     feed = make_feed()
     values = {"name": "mine", "strategy": "rsi_reversion", "market": feed.market_id, "timeframe": "1m"}
