@@ -7,7 +7,7 @@ cuts what it is given, so that live, in a backtest and on truncated history the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeVar
 
@@ -50,6 +50,13 @@ class Trades:
     def __len__(self) -> int:
         return len(self.at_ms)
 
+    def upto(self, length: int) -> Trades:
+        """The first ``length`` of them."""
+        first = slice(length)
+        return Trades(
+            self.at_ms[first], self.price[first], self.quantity[first], self.is_buy[first], self.whole_since_ms
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class FundingRates:
@@ -60,6 +67,10 @@ class FundingRates:
 
     def __len__(self) -> int:
         return len(self.at_ms)
+
+    def upto(self, length: int) -> FundingRates:
+        """The first ``length`` of them."""
+        return FundingRates(self.at_ms[:length], self.rate[:length])
 
 
 T = TypeVar("T", Trades, FundingRates)
@@ -148,9 +159,7 @@ def _closed(candles: Candles, timeframe: Timeframe, end_ms: int | None) -> Candl
 
 
 def _before(tape: T, end_ms: int | None) -> T:
-    length = 0 if end_ms is None else int(np.searchsorted(tape.at_ms, end_ms, side="left"))
-    held = [getattr(tape, one.name) for one in fields(tape)]
-    return type(tape)(*(values[:length] if isinstance(values, np.ndarray) else values for values in held))
+    return tape.upto(0 if end_ms is None else int(np.searchsorted(tape.at_ms, end_ms, side="left")))
 
 
 def _picked(values: FloatArray, last: IntArray) -> FloatArray:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -254,7 +255,7 @@ def test_a_tape_is_due_exactly_while_it_is_needed(ticker: Ticker) -> None:
 def test_feeds_whose_candle_closed_since_the_last_reading_are_asked(bells: Bells, ticker: Ticker) -> None:
     tape = needed_tape(last_at=NOON - 2 * SECOND)
     ticker.now = NOON + 2 * SECOND
-    fields = {"is_needed": True, "next_due_at": NOON}
+    fields: dict[str, Any] = {"is_needed": True, "next_due_at": NOON}
     minutes = make_feed(tape.market, last_open_at=NOON - timedelta(minutes=1), **fields)
     make_feed(
         tape.market, Timeframe.M5, last_open_at=NOON - timedelta(minutes=10), **fields
