@@ -1,7 +1,8 @@
 """What a strategy is: typed parameters and one method from candle arrays to signal arrays.
 
 The admin form, the API schema and (later) the optimiser all come from the parameters' bounds and help texts. A strategy
-sees closed candles only; ``looks_ahead_at`` finds one whose past changes when the future is cut off.
+sees closed candles only, its own and those it names (``domain/informative.py``); ``looks_ahead_at`` finds one whose past
+changes when the future is cut off.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from domain.candles import Candles, FloatArray
 from domain.exit_plan import ExitPlan, TargetLevel
+from domain.informative import Informative, Others, TapeKind, nothing_beside
 
 SignalArray = NDArray[np.int8]
 
@@ -113,20 +115,41 @@ class Strategy(ABC, Generic[P]):
     def warm_up(self) -> int:
         """How many closed candles it needs before its first signal can be trusted."""
 
-    @abstractmethod
+    @property
+    def informative(self) -> tuple[Informative, ...]:
+        """The further markets and timeframes that it looks at; its parameters may decide."""
+        return ()
+
+    @property
+    def tapes(self) -> frozenset[TapeKind]:
+        """What it looks at beside candles: trades, or funding rates, of its market."""
+        return frozenset()
+
     def signals(self, candles: Candles) -> SignalArrays:
-        """Signals for every candle; the value at ``i`` may use candles up to and including ``i`` only."""
+        """Signals for every candle; the value at ``i`` may use candles up to and including ``i`` only. For a strategy that
+        looks at nothing else; one that does says them in ``signals_with``."""
+        raise NotImplementedError(f"{type(self).__name__} has neither signals() nor signals_with()")
+
+    def signals_with(self, candles: Candles, others: Others) -> SignalArrays:
+        """As ``signals``, beside what it names in ``informative`` and ``tapes``. This is what is asked, always: a value at
+        ``i`` may use what ``others`` aligns to ``i``, and nothing later."""
+        return self.signals(candles)
 
 
-def looks_ahead_at(strategy: Strategy[Any], candles: Candles, checks: int = 20) -> int | None:
-    """The index of a candle whose signal changes when the candles after it are cut off, or None.
+def looks_ahead_at(
+    strategy: Strategy[Any], candles: Candles, others: Others | None = None, checks: int = 20
+) -> int | None:
+    """The index of a candle whose signal changes when the candles after it, and all else that came later, are cut off, or
+    None.
 
     A strategy that sees the future makes money only in backtests. ``checks`` cuts are spread over the history.
     """
-    whole = strategy.signals(candles)
+    beside = others or nothing_beside(candles)
+    whole = strategy.signals_with(candles, beside)
     first = min(strategy.warm_up, len(candles))
     for length in sorted({int(cut) for cut in np.linspace(first, len(candles), checks) if cut >= 1}):
-        part = strategy.signals(candles.upto(length))
+        seen = candles.upto(length)
+        part = strategy.signals_with(seen, beside.upto(seen))
         changed = (part.entries != whole.entries[:length]) | (part.exits != whole.exits[:length])
         if changed.any():
             return int(np.argmax(changed))

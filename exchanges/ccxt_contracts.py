@@ -9,7 +9,7 @@ from typing import Any
 
 from domain.market import ZERO, MarginMode, PositionSide, to_decimal
 from exchanges.ccxt_reports import time_at
-from exchanges.gateway import FundingReport, PositionReport
+from exchanges.gateway import FundingRateReport, FundingReport, PositionReport
 
 
 def position_report(row: dict[str, Any]) -> PositionReport | None:
@@ -38,6 +38,10 @@ def funding_report(row: dict[str, Any]) -> FundingReport:
         currency=str(row["code"]),
         paid_at=time_at(row["timestamp"]),
     )
+
+
+def funding_rate_report(row: dict[str, Any]) -> FundingRateReport:
+    return FundingRateReport(at=time_at(row["timestamp"]), rate=to_decimal(row["fundingRate"]))
 
 
 def funding_age(one: FundingReport) -> tuple[Any, int, str]:

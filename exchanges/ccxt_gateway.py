@@ -15,8 +15,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from domain.market import OrderType, to_decimal
-from exchanges.ccxt_contracts import funding_age, funding_report, position_report
-from exchanges.ccxt_reports import fill_age, fill_report, market_report, order_age, order_report, time_at
+from exchanges.ccxt_contracts import funding_age, funding_rate_report, funding_report, position_report
+from exchanges.ccxt_reports import (
+    fill_age,
+    fill_report,
+    market_report,
+    order_age,
+    order_report,
+    time_at,
+    trade_age,
+    trade_report,
+)
 from exchanges.ccxt_stops import BECOMES_WITHIN, StopShown
 from exchanges.credentials import Credentials
 from exchanges.gateway import (
@@ -24,6 +33,7 @@ from exchanges.gateway import (
     CandleReport,
     ExchangeUnavailable,
     FillReport,
+    FundingRateReport,
     FundingReport,
     KeyRights,
     MarketReport,
@@ -34,6 +44,7 @@ from exchanges.gateway import (
     PositionReport,
     QuoteReport,
     StatusReport,
+    TradeReport,
 )
 from exchanges.paging import Row, Walk
 from exchanges.venues import VENUES, venue_of
@@ -185,6 +196,30 @@ class CcxtGateway:
         with self._reading():
             rows = self._candle_rows(symbol, timeframe, _ms(since), limit)
             return [CandleReport(time_at(row[0]), *(to_decimal(value) for value in row[1:6])) for row in rows]
+
+    def trades_since(self, symbol: str, since: datetime, limit: int) -> list[TradeReport]:
+        with self._reading():
+            params = {"until": self._now_ms()} if self._traits.bounds_trades else {}
+            rows = self._venue.fetch_trades(symbol, _ms(since), limit, params)
+            reports = [trade_report(row) for row in rows]
+            return sorted((report for report in reports if report.at >= since), key=trade_age)[:limit]
+
+    def funding_rates_since(self, symbol: str, since: datetime, limit: int) -> list[FundingRateReport]:
+        if not self._known.get(symbol, {}).get("contract"):
+            return []
+        rates: dict[int, FundingRateReport] = {}
+        with self._reading():
+            until_ms = self._now_ms()
+            while True:
+                # Some venues give the newest of a span, some the oldest: back from the oldest seen until there is no news.
+                page = self._venue.fetch_funding_rate_history(symbol, _ms(since), limit, {"until": until_ms})
+                fresh = {int(row["timestamp"]): funding_rate_report(row) for row in page}
+                is_news = not fresh.keys() <= rates.keys()
+                rates |= fresh
+                if not is_news or min(fresh) <= _ms(since):
+                    break
+                until_ms = min(fresh) - 1
+        return sorted((rate for rate in rates.values() if rate.at >= since), key=lambda rate: rate.at)[:limit]
 
     def balances(self) -> list[BalanceReport]:
         with self._reading():
@@ -342,16 +377,14 @@ class CcxtGateway:
         def page(since_ms: int | None, params: dict[str, Any]) -> tuple[list[Row], Any]:
             return fetch(symbol, since_ms, None, params), self._answer
 
-        # A real venue lives in our time, to the day; a simulator has to be asked for its own.
-        now_ms = self._time_ms() if self._is_elsewhere else self._venue.milliseconds()
-        return (walk or self._traits.history)(page, _ms(since), now_ms)
+        return (walk or self._traits.history)(page, _ms(since), self._now_ms())
 
     def _candle_rows(self, symbol: str, timeframe: str, since_ms: int, limit: int) -> list[Any]:
         """As many requests as a venue wants for so many candles, up to its present."""
         most = self._traits.candles_at_most or limit
         rows: list[Any] = self._venue.fetch_ohlcv(symbol, timeframe, since_ms, min(most, limit))
         length_ms = self._venue.parse_timeframe(timeframe) * 1000
-        now_ms = 0 if limit <= most else self._time_ms() if self._is_elsewhere else self._venue.milliseconds()
+        now_ms = 0 if limit <= most else self._now_ms()
         for done in range(most, limit, most):
             start_ms = since_ms + done * length_ms
             if start_ms > now_ms:
@@ -407,6 +440,10 @@ class CcxtGateway:
         return None
 
     # -- talking to the venue -------------------------------------------------------------------------------------------
+
+    def _now_ms(self) -> int:
+        # A real venue lives in our time, to the day; a simulator has to be asked for its own.
+        return self._time_ms() if self._is_elsewhere else int(self._venue.milliseconds())
 
     def _time_ms(self) -> int:
         has_clock = self._venue.has.get("fetchTime")

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from domain.market import MarketRules, OrderType, Side, to_decimal
-from exchanges.gateway import ExchangeUnavailable, FillReport, MarketReport, OrderReport
+from exchanges.gateway import ExchangeUnavailable, FillReport, MarketReport, OrderReport, TradeReport
 
 # An order whose cancellation is only asked for can still trade.
 _OPEN = {"open", "canceling"}
@@ -88,6 +88,22 @@ def fill_report(row: dict[str, Any], symbol: str) -> FillReport:
         fee_currency=str(fee.get("currency") or ""),
         filled_at=time_at(row["timestamp"]),
     )
+
+
+def trade_report(row: dict[str, Any]) -> TradeReport:
+    """A trade between others. KuCoin numbers those of its spot markets and calls the number a sequence."""
+    return TradeReport(
+        trade_id=str(row.get("id") or row["info"]["sequence"]),
+        at=time_at(row["timestamp"]),
+        is_buy=Side(str(row["side"]).upper()) is Side.BUY,
+        price=to_decimal(row["price"]),
+        quantity=to_decimal(row["amount"]),
+    )
+
+
+def trade_age(trade: TradeReport) -> tuple[datetime, int, str]:
+    """Oldest first; numbers that count up stay in their order at one time."""
+    return trade.at, len(trade.trade_id), trade.trade_id
 
 
 def order_age(order: OrderReport) -> tuple[datetime, int, str]:

@@ -174,6 +174,25 @@ class CandleReport:
     volume: Decimal
 
 
+@dataclass(frozen=True, slots=True)
+class TradeReport:
+    """One trade between others; ``is_buy`` is whether the taker bought."""
+
+    trade_id: str
+    at: datetime
+    is_buy: bool
+    price: Decimal
+    quantity: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class FundingRateReport:
+    """What longs paid shorts at one time, as a fraction of the value; negative when shorts paid longs."""
+
+    at: datetime
+    rate: Decimal
+
+
 class VenueStatus(StrEnum):
     """Whether a venue takes orders now."""
 
@@ -234,6 +253,17 @@ class Gateway(Protocol):
 
     def candles(self, symbol: str, timeframe: str, since: datetime, limit: int) -> list[CandleReport]:
         """At most ``limit`` candles from ``since`` on, oldest first, the open one included. Raises ExchangeUnavailable."""
+        ...
+
+    def trades_since(self, symbol: str, since: datetime, limit: int) -> list[TradeReport]:
+        """At most ``limit`` trades between anybody on ``symbol`` at or after ``since``, oldest first, as far back as the
+        venue shows them: where the first is later than one that is known, some between may be missing. Raises
+        ExchangeUnavailable."""
+        ...
+
+    def funding_rates_since(self, symbol: str, since: datetime, limit: int) -> list[FundingRateReport]:
+        """The first ``limit`` funding rates of ``symbol`` at or after ``since``, oldest first; nothing where it is no market
+        of contracts. Raises ExchangeUnavailable."""
         ...
 
     def balances(self) -> list[BalanceReport]:

@@ -19,6 +19,7 @@ from exchanges.gateway import (
     CandleReport,
     ExchangeUnavailable,
     FillReport,
+    FundingRateReport,
     FundingReport,
     Gateway,
     KeyRights,
@@ -30,6 +31,7 @@ from exchanges.gateway import (
     PositionReport,
     QuoteReport,
     StatusReport,
+    TradeReport,
 )
 from exchanges.venues import PUBLIC, venue_of
 from pipeline.topics import ring
@@ -92,6 +94,14 @@ class GuardedGateway:
 
     def candles(self, symbol: str, timeframe: str, since: datetime, limit: int) -> list[CandleReport]:
         return self._ask("candles", Use.READ, lambda: self._gateway.candles(symbol, timeframe, since, limit))
+
+    def trades_since(self, symbol: str, since: datetime, limit: int) -> list[TradeReport]:
+        return self._ask("trades_since", Use.READ, lambda: self._gateway.trades_since(symbol, since, limit))
+
+    def funding_rates_since(self, symbol: str, since: datetime, limit: int) -> list[FundingRateReport]:
+        return self._ask(
+            "funding_rates_since", Use.READ, lambda: self._gateway.funding_rates_since(symbol, since, limit)
+        )
 
     # -- orders -------------------------------------------------------------------------------------------------------
 

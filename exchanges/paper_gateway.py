@@ -31,6 +31,7 @@ from exchanges.gateway import (
     CandleReport,
     ExchangeUnavailable,
     FillReport,
+    FundingRateReport,
     FundingReport,
     Gateway,
     KeyRights,
@@ -42,6 +43,7 @@ from exchanges.gateway import (
     PositionReport,
     QuoteReport,
     StatusReport,
+    TradeReport,
 )
 from exchanges.models import Account, Exchange, Market, PaperBalance, PaperFill, PaperOrder
 
@@ -92,6 +94,12 @@ class PaperGateway:
 
     def candles(self, symbol: str, timeframe: str, since: datetime, limit: int) -> list[CandleReport]:
         return self._public(self._known([symbol])).candles(symbol, timeframe, since, limit)
+
+    def trades_since(self, symbol: str, since: datetime, limit: int) -> list[TradeReport]:
+        return self._public(self._known([symbol])).trades_since(symbol, since, limit)
+
+    def funding_rates_since(self, symbol: str, since: datetime, limit: int) -> list[FundingRateReport]:
+        return self._public(self._known([symbol])).funding_rates_since(symbol, since, limit)
 
     def balances(self) -> list[BalanceReport]:
         self._match()

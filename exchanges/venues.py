@@ -82,7 +82,7 @@ class Allowance:
 
 
 PUBLIC = "public"
-_PUBLIC_CALLS = ("time", "status", "markets", "quotes", "candles")
+_PUBLIC_CALLS = ("time", "status", "markets", "quotes", "candles", "trades_since", "funding_rates_since")
 _ACCOUNT_CALLS = (
     "order_create", "order_cancel", "order_find", "order_get", "order_fills", "orders_open", "symbols_open",
     "orders_done", "fills_since", "stop_find", "stops_open", "stop_cancel", "balances", "key_rights", "positions",
@@ -116,6 +116,7 @@ class Venue:
     instead of its own: the venue then refuses what arrives late by the signature alone. ``candles_at_most`` is the most that
     one request gives, 0 where that is as many as we ask for. ``open_params`` make the list of open orders one page, and
     ``page_size`` is what the venue calls the length of one. ``no_paper`` says why nobody trades there on paper.
+    ``bounds_trades``: its list of trades ends an hour after it begins, unless it is told where to end.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -146,6 +147,7 @@ class Venue:
     candles_at_most: int = 0
     open_params: Mapping[str, Any] = field(default_factory=dict)
     no_paper: str = ""
+    bounds_trades: bool = False
     page_size: str = "limit"
     allowance: Allowance = CAUTIOUS
 
@@ -250,7 +252,7 @@ _KUCOIN = Venue(
         pools={PUBLIC: Pool(2000, 30), "spot": Pool(4000, 30), "management": Pool(2000, 30)},
         calls={
             "time": (PUBLIC, 3), "status": (PUBLIC, 3), "markets": (PUBLIC, 22), "quotes": (PUBLIC, 15),
-            "candles": (PUBLIC, 3),
+            "candles": (PUBLIC, 3), "trades_since": (PUBLIC, 3), "funding_rates_since": (PUBLIC, 0),
             "order_create": ("spot", 1), "order_cancel": ("spot", 1), "order_find": ("spot", 2), "order_get": ("spot", 2),
             "order_fills": ("spot", 2), "orders_open": ("spot", 2), "symbols_open": ("spot", 2),
             "orders_done": ("spot", 5), "fills_since": ("spot", 5),
@@ -366,7 +368,7 @@ _KUCOIN_FUTURES = Venue(
         pools={PUBLIC: Pool(2000, 30), "futures": Pool(2000, 30), "management": Pool(2000, 30)},
         calls={
             "time": (PUBLIC, 2), "status": (PUBLIC, 4), "markets": (PUBLIC, 6), "quotes": (PUBLIC, 5),
-            "candles": (PUBLIC, 3),
+            "candles": (PUBLIC, 3), "trades_since": (PUBLIC, 5), "funding_rates_since": (PUBLIC, 5),
             "order_create": ("futures", 2), "order_cancel": ("futures", 1), "order_find": ("futures", 5),
             "order_get": ("futures", 5), "order_fills": ("futures", 5), "orders_open": ("futures", 2),
             "symbols_open": ("futures", 2), "orders_done": ("futures", 4), "fills_since": ("futures", 10),
@@ -460,6 +462,7 @@ _BINANCE = Venue(
     fills_next=_binance_fills_after,
     key_rights=_binance_key_rights,
     symbols_open=_binance_symbols_open,
+    bounds_trades=True,
     allowance=Allowance(
         # Whatever an account asks counts for its address, except that orders are counted for the account too. A call draws
         # from one pool: orders from theirs, and what one account's may weigh in a minute (600) is missing from the 6000 of
@@ -468,7 +471,7 @@ _BINANCE = Venue(
         calls={
             # Prices weigh as those of up to 100 markets, open orders of all markets as much as such a list can.
             "time": (PUBLIC, 1), "status": (PUBLIC, 1), "markets": (PUBLIC, 20), "quotes": (PUBLIC, 40),
-            "candles": (PUBLIC, 2),
+            "candles": (PUBLIC, 2), "trades_since": (PUBLIC, 4), "funding_rates_since": (PUBLIC, 0),
             "order_create": ("orders", 1), "order_cancel": (PUBLIC, 1), "order_find": (PUBLIC, 4), "order_get": (PUBLIC, 4),
             "order_fills": (PUBLIC, 20), "orders_open": (PUBLIC, 6), "symbols_open": (PUBLIC, 80),
             "orders_done": (PUBLIC, 40), "fills_since": (PUBLIC, 40),

@@ -6,6 +6,8 @@ revised, every gap and what became of it, every backfill and how far it is.
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from django.conf import settings
 from django.contrib.postgres.indexes import BrinIndex
 from django.db import models
@@ -14,6 +16,7 @@ from django.utils import timezone
 
 from domain.calendars import Calendar
 from domain.candles import Timeframe
+from domain.informative import TapeKind
 from domain.quality import Flaw
 from exchanges.models import Market
 from pipeline.claims import Guarded, GuardedQuerySet
@@ -286,22 +289,20 @@ class Backfill(Guarded):
         return f"{self.feed} {self.from_at:%Y-%m-%d} to {self.until_at:%Y-%m-%d}"
 
 
-class TapeKind(models.TextChoices):
-    TRADES = "TRADES"
-    FUNDING = "FUNDING"
-
-
 class Tape(models.Model):
     """Trades, or funding rates, of a market that a strategy asks for; collected like a feed, while ``is_needed``. All up to
-    ``last_at`` (the venue's time) is stored."""
+    ``last_at`` (the venue's time) is stored, from ``whole_since`` on. A venue that shows its latest trades only may show
+    fewer than there were between two readings: then the count of ``holes`` rises, and ``whole_since`` is after the hole."""
 
     market = models.ForeignKey(Market, on_delete=models.PROTECT, related_name="tapes")
-    kind = models.CharField(max_length=7, choices=TapeKind.choices)
+    kind = models.CharField(max_length=7, choices=[(kind.value, kind.value.capitalize()) for kind in TapeKind])
     is_needed = models.BooleanField(default=False)
     next_due_at = models.DateTimeField(null=True)
     leased_until = models.DateTimeField(null=True)
     last_at = models.DateTimeField(null=True)
-    misses = models.PositiveIntegerField(default=0)
+    whole_since = models.DateTimeField(null=True)
+    holes = models.PositiveIntegerField(default=0)
+    misses = models.PositiveIntegerField(default=0, help_text="Failures in a row.")
     last_error = models.CharField(max_length=200, blank=True)
 
     class Meta:
@@ -313,6 +314,10 @@ class Tape(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind.lower()} of {self.market}"
+
+    def reaches(self, at: datetime) -> bool:
+        """Whether all before ``at`` (the venue's time) is stored that there is to have."""
+        return self.last_at is not None and self.last_at >= at
 
 
 class MarketTrade(models.Model):

@@ -7,7 +7,7 @@ import logging
 from celery import shared_task
 from django.utils import timezone
 
-from marketdata import backfills, collection, gaps, partitions, repairs
+from marketdata import backfills, collection, gaps, partitions, repairs, tapes
 from pipeline.sweeps import Waiting, sweep
 
 logger = logging.getLogger(__name__)
@@ -18,6 +18,7 @@ WAITING = (
     Waiting("feed not looked through for a day", gaps.feeds_unchecked, "marketdata.look_through", "feed_ids"),
     Waiting("backfill to go on", backfills.backfills_waiting, "marketdata.backfill", "backfill_ids", batch=1),
     Waiting("gap to be asked for again", repairs.gaps_due, "marketdata.repair", "gap_ids", batch=20),
+    Waiting("tape to be read", tapes.tapes_due, "marketdata.collect_tapes", "tape_ids", batch=5),
 )
 
 
@@ -44,6 +45,15 @@ def backfill(backfill_ids: list[int]) -> None:
 @shared_task(name="marketdata.repair")
 def repair(gap_ids: list[int]) -> None:
     repairs.gaps_repair(gap_ids)
+
+
+@shared_task(name="marketdata.collect_tapes")
+def collect_tapes(tape_ids: list[int]) -> None:
+    for tape_id in tape_ids:
+        try:
+            tapes.tape_collect(tape_id)
+        except Exception:  # as for feeds
+            logger.exception("tape %s was not collected", tape_id)
 
 
 @shared_task(name="marketdata.sweep")

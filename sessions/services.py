@@ -11,12 +11,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import IntegrityError, connection, transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import F, Q
 from django.utils import timezone
 
 from exchanges.models import Account
-from marketdata.models import Feed
+from marketdata.models import Feed, Tape
 from marketdata.services import feed_need, feed_note_told
+from marketdata.tapes import tape_need
 from pipeline.claims import GuardedQuerySet
 from pipeline.topics import Note, Topic, publish, publish_all
 from sessions.models import TRACKED_STATUSES, SessionStatus, SessionTick, TradingSession
@@ -54,9 +55,9 @@ def session_start(session_id: int, *, actor: str = "system") -> None:
 
     One transaction: the guarded move, the collection of its feed, the evaluation of its configuration, its first tick.
     """
-    session = TradingSession.objects.select_related("account__exchange", "config__feed").get(pk=session_id)
+    session = TradingSession.objects.select_related("account__exchange", "config__feed__market").get(pk=session_id)
     session.clean()
-    session.config.build()
+    session.config.clean()
     account_require_active(session.account)
     now, exchange = timezone.now(), session.account.exchange
     try:
@@ -238,7 +239,7 @@ def feed_tell(feed_id: int) -> int:
     """Tell the traders whose sessions need this feed that its candles do not come, or that they come again: once each, one
     alert a trader, keyed by the first of those sessions; how many were told."""
     feed = Feed.objects.select_related("market__exchange").get(pk=feed_id)
-    concerned = _needing(TradingSession.objects.filter(config__feed=feed)).order_by("account__owner_id", "pk")
+    concerned = _needing(_looking_at(feed_id)).order_by("account__owner_id", "pk")
     by_owner: dict[int, list[tuple[int, int]]] = {}
     for owner_id, session_id, account_id in concerned.values_list("account__owner_id", "pk", "account_id"):
         by_owner.setdefault(owner_id, []).append((session_id, account_id))
@@ -264,12 +265,18 @@ def feed_tell(feed_id: int) -> int:
 def needs_align() -> None:
     """Make collection and evaluation exactly what the sessions need: two commands on one feed in the same instant may have
     left them otherwise."""
-    feeds = _needing(TradingSession.objects.all()).values("config__feed")
-    for feed_id in Feed.objects.filter(_differs_from(feeds)).values_list("pk", flat=True):
-        _feed_refresh(feed_id)
     configs = _needing(TradingSession.objects.all()).values("config")
-    for config_id in StrategyConfig.objects.filter(_differs_from(configs)).values_list("pk", flat=True):
+    for config_id in StrategyConfig.objects.filter(_differs_from(Q(pk__in=configs))).values_list("pk", flat=True):
         _config_refresh(config_id)
+    # What configurations look at beside their feed is theirs to say, and is right once they are.
+    own = StrategyConfig.objects.filter(pk__in=configs).values("feed")
+    beside = StrategyConfig.informative_feeds.through.objects.filter(strategyconfig__in=configs).values("feed")
+    is_needed = Q(pk__in=own) | Q(pk__in=beside)
+    for feed_id in Feed.objects.filter(_differs_from(is_needed)).values_list("pk", flat=True):
+        _feed_refresh(feed_id)
+    tapes = Q(pk__in=StrategyConfig.tapes.through.objects.filter(strategyconfig__in=configs).values("tape"))
+    for tape_id in Tape.objects.filter(_differs_from(tapes)).values_list("pk", flat=True):
+        _tape_refresh(tape_id)
 
 
 def account_require_active(account: Account) -> None:
@@ -307,18 +314,34 @@ def _needing(sessions: GuardedQuerySet[TradingSession]) -> GuardedQuerySet[Tradi
     return sessions.filter(Q(status=SessionStatus.ACTIVE) | Q(has_exposure=True, status__in=TRACKED_STATUSES))
 
 
-def _differs_from(needed: QuerySet[Any, Any]) -> Q:
-    return Q(is_needed=True) & ~Q(pk__in=needed) | Q(is_needed=False, pk__in=needed)
+def _differs_from(needed: Q) -> Q:
+    return Q(is_needed=True) & ~needed | Q(is_needed=False) & needed
+
+
+def _looking_at(feed_id: int) -> GuardedQuerySet[TradingSession]:
+    """Sessions whose configuration is on that feed, or looks at it beside its own."""
+    beside = StrategyConfig.informative_feeds.through.objects.filter(feed_id=feed_id).values("strategyconfig")
+    return TradingSession.objects.filter(Q(config__feed_id=feed_id) | Q(config__in=beside))
 
 
 def _needs_refresh(session: TradingSession) -> None:
-    _feed_refresh(session.config.feed_id)
-    _config_refresh(session.config_id)
+    _config_refresh(session.config_id)  # first: it may look at more from now on
+    beside = session.config.informative_feeds.values_list("pk", flat=True)
+    for feed_id in sorted({session.config.feed_id, *beside}):
+        _feed_refresh(feed_id)
+    for tape_id in session.config.tapes.order_by("pk").values_list("pk", flat=True):
+        _tape_refresh(tape_id)
 
 
 def _feed_refresh(feed_id: int) -> None:
     """A feed is collected exactly while a session that is active or holds something needs it."""
-    feed_need(feed_id, _needing(TradingSession.objects.filter(config__feed_id=feed_id)).exists())
+    feed_need(feed_id, _needing(_looking_at(feed_id)).exists())
+
+
+def _tape_refresh(tape_id: int) -> None:
+    """As a feed, while it is looked at."""
+    looking = StrategyConfig.tapes.through.objects.filter(tape_id=tape_id).values("strategyconfig")
+    tape_need(tape_id, _needing(TradingSession.objects.filter(config__in=looking)).exists())
 
 
 def _config_refresh(config_id: int) -> None:

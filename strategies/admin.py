@@ -28,6 +28,7 @@ from pipeline.pages import (
     table,
 )
 from strategies.forms import ConfigForm, field_name, parameters_offered
+from strategies.informatives import config_rebind
 from strategies.library import LIBRARY
 from strategies.models import Signal, StrategyConfig
 
@@ -54,6 +55,12 @@ def last_evaluation(config: StrategyConfig) -> Fact:
     if last is None:
         return Fact("Last evaluation", "none yet")
     return Fact("Last evaluation", badge(last.kind), f"candle closed at {moment(last.candle_close_at)} {last.reason}")
+
+
+def beside_fact(config: StrategyConfig) -> Fact:
+    """What the configuration looks at beside its own feed, and waits for."""
+    rows = [str(one) for one in (*config.informative_feeds.all(), *config.tapes.all())]
+    return Fact("Looks at", ", ".join(rows) or "its own candles only")
 
 
 @admin.register(StrategyConfig)
@@ -108,12 +115,17 @@ class ConfigPage(Page):
             obj.owner = form.trader
             obj.feed = feed_ensure(form.cleaned_data["market"], Timeframe(form.cleaned_data["timeframe"]))
             obj.save()
+            config_rebind(obj.pk)
             return
         rows = StrategyConfig.objects.filter(pk=obj.pk)
         rows.update(name=obj.name)
         # Guarded: a session may have started between the page and this press of a button.
         has_new_values = bool(set(form.changed_data) - {"name"})
-        if has_new_values and not rows.filter(is_needed=False).update(parameters=obj.parameters):
+        if not has_new_values:
+            return
+        if rows.filter(is_needed=False).update(parameters=obj.parameters):
+            config_rebind(obj.pk)
+        else:
             messages.error(
                 request,
                 "Parameters were kept: wanted a configuration that no active session uses, was in use. "
@@ -124,6 +136,7 @@ class ConfigPage(Page):
         return Sections(
             [
                 Fact("Strategy", LIBRARY[row.strategy].title if row.strategy in LIBRARY else row.strategy),
+                beside_fact(row),
                 Fact("Evaluated", "on every candle" if row.is_needed else "not now", "while an active session uses it"),
                 last_evaluation(row),
             ],

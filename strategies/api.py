@@ -20,8 +20,9 @@ from exchanges.api import ExchangeFilter, ExchangeRelated, market_meant
 from exchanges.models import Exchange, Market
 from marketdata.services import feed_ensure
 from pipeline.rest import Filters, IdFilter, OwnedRows, RowSerializer, checked
+from strategies.informatives import config_rebind
 from strategies.library import LIBRARY
-from strategies.models import Signal, StrategyConfig, parameters_validated
+from strategies.models import Signal, StrategyConfig, informatives_validated, parameters_validated
 
 TIMEFRAMES = [frame.value for frame in Timeframe]
 
@@ -109,15 +110,19 @@ class ConfigInput(RowSerializer[StrategyConfig]):
         return _free_name(self.context["request"].user.pk, name)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        checked(lambda: parameters_validated(attrs["strategy"], attrs["parameters"]))
-        return {**attrs, "market": market_meant(attrs)}
+        strategy = checked(lambda: parameters_validated(attrs["strategy"], attrs["parameters"]))
+        market = market_meant(attrs)
+        checked(lambda: informatives_validated(strategy, market))
+        return {**attrs, "market": market}
 
     def create(self, validated_data: dict[str, Any]) -> StrategyConfig:
-        return StrategyConfig.objects.create(
+        config = StrategyConfig.objects.create(
             owner=self.context["request"].user,
             feed=feed_ensure(validated_data["market"], Timeframe(validated_data["timeframe"])),
             **{name: validated_data[name] for name in ("name", "strategy", "parameters")},
         )
+        config_rebind(config.pk)
+        return config
 
 
 class ConfigChange(RowSerializer[StrategyConfig]):
@@ -135,8 +140,9 @@ class ConfigChange(RowSerializer[StrategyConfig]):
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if "parameters" in attrs:
-            strategy = cast(StrategyConfig, self.instance).strategy
-            checked(lambda: parameters_validated(strategy, attrs["parameters"]))
+            config = cast(StrategyConfig, self.instance)
+            strategy = checked(lambda: parameters_validated(config.strategy, attrs["parameters"]))
+            checked(lambda: informatives_validated(strategy, config.feed.market))
         return attrs
 
     def update(self, instance: StrategyConfig, validated_data: dict[str, Any]) -> StrategyConfig:
@@ -148,6 +154,8 @@ class ConfigChange(RowSerializer[StrategyConfig]):
             raise ConfigInUse(
                 "wanted a configuration that no active session uses, was in use: suspend or stop them first"
             )
+        if "parameters" in validated_data:
+            config_rebind(instance.pk)
         return instance
 
 

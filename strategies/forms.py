@@ -12,6 +12,7 @@ from django import forms
 from django.contrib import admin
 from django.contrib.admin.widgets import AutocompleteSelect
 from django.contrib.auth.models import User
+from django.core.exceptions import ValidationError
 from pydantic import ValidationError as ParametersError
 from pydantic.fields import FieldInfo
 from unfold.widgets import (
@@ -26,7 +27,7 @@ from domain.candles import Timeframe
 from exchanges.models import Market
 from marketdata.models import Feed
 from strategies.library import LIBRARY
-from strategies.models import StrategyConfig
+from strategies.models import StrategyConfig, informatives_validated
 
 BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 
@@ -117,6 +118,7 @@ class ConfigForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptabl
         strategy = self.instance.strategy if self.instance.pk else data.get("strategy")
         if strategy in LIBRARY:
             self.instance.parameters = self._parameters(strategy, data)
+            self._check_beside(strategy, self.instance.feed.market if self.instance.pk else data.get("market"))
         elif strategy:
             self.add_error(None, f"wanted a strategy of the library, was {strategy!r}")
         return data
@@ -139,6 +141,15 @@ class ConfigForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptabl
             for one in error.errors():
                 self._add_problem(strategy, one["loc"], one["msg"].removeprefix("Value error, "), one["input"])
             return {}
+
+    def _check_beside(self, strategy: str, market: Market | None) -> None:
+        """Refuse what looks at a market that there is not."""
+        if market is None or self.errors:
+            return
+        try:
+            informatives_validated(LIBRARY[strategy].from_values(self.instance.parameters), market)
+        except ValidationError as error:
+            self.add_error(None, error.messages)
 
     def _add_problem(self, strategy: str, loc: tuple[int | str, ...], message: str, found: Any) -> None:
         if loc:

@@ -11,8 +11,10 @@ from django.db.models import Q
 from pydantic import ValidationError as ParametersError
 from pydantic_core import ErrorDetails
 
+from domain.informative import Informative, TapeKind
 from domain.strategy import SignalKind, Strategy
-from marketdata.models import Feed
+from exchanges.models import Market
+from marketdata.models import Feed, Tape
 from pipeline.fields import ExactField
 from strategies.library import LIBRARY
 
@@ -30,6 +32,23 @@ def parameters_validated(strategy: str, parameters: dict[str, Any]) -> Strategy[
         raise ValidationError({"parameters": problems}) from error
 
 
+def informatives_validated(strategy: Strategy[Any], market: Market) -> dict[Informative, Market]:
+    """The market of each informative feed of a strategy that trades on ``market``; raises Django's ValidationError naming
+    each that its exchange does not have, and what else there is not to look at."""
+    wanted = {one.symbol for one in strategy.informative if one.symbol}
+    found = {one.symbol: one for one in Market.objects.filter(exchange=market.exchange_id, symbol__in=wanted)}
+    problems = [
+        f"wanted a market of {market.exchange} to look at, was {symbol!r}"
+        for symbol in sorted(wanted)
+        if symbol not in found or not found[symbol].is_active
+    ]
+    if TapeKind.FUNDING in strategy.tapes and market.kind != Market.Kind.LINEAR_FUTURE:
+        problems.append(f"wanted a market of contracts, for its funding rates are looked at, was {market.symbol}")
+    if problems:
+        raise ValidationError({"parameters": problems})
+    return {one: found[one.symbol] if one.symbol else market for one in strategy.informative}
+
+
 def _problem(strategy: str, error: ErrorDetails) -> str:
     if not error["loc"]:
         return f"{strategy}: {error['msg']}"  # of several values together: the message names them
@@ -45,6 +64,9 @@ class StrategyConfig(models.Model):
     strategy = models.CharField(max_length=60, choices=[(name, kind.title) for name, kind in LIBRARY.items()])
     parameters = models.JSONField(default=dict, blank=True)
     is_needed = models.BooleanField(default=False, editable=False)
+    # What its strategy looks at beside its own feed: collected while it is needed, and waited for.
+    informative_feeds = models.ManyToManyField(Feed, related_name="informed_configs", editable=False)
+    tapes = models.ManyToManyField(Tape, related_name="configs", editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -59,7 +81,10 @@ class StrategyConfig(models.Model):
         return self.name
 
     def clean(self) -> None:
-        self.build()
+        """Raises ValidationError where its parameters make no strategy, or one that looks at what there is not."""
+        strategy = self.build()
+        if self.feed_id is not None:  # a form makes the feed last, and checks it by itself
+            informatives_validated(strategy, self.feed.market)
 
     def build(self) -> Strategy[Any]:
         """The strategy, ready to be asked; raises ValidationError when the stored parameters no longer fit it."""

@@ -1,6 +1,7 @@
 """Evaluating strategies (StrategyExecutor): a pure call on the last window of candles, its answer stored once.
 
-Every needed configuration has exactly one ``Signal`` row per candle it was shown, and says why when it says nothing.
+Every needed configuration has exactly one ``Signal`` row per candle it was shown, and says why when it says nothing. It is
+shown a candle when all that it looks at beside it is there.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from django.utils import timezone
 
 from domain.candles import Candles, Timeframe
 from domain.indicators import atr
+from domain.informative import Others
 from domain.market import MarketRules, Side, round_price, to_decimal
 from domain.strategy import SignalKind, Strategy
 from marketdata.models import Candle, Feed
 from marketdata.services import candles_window
 from pipeline.topics import Note, Topic, publish_all
+from strategies.informatives import PATIENCE, NotThereYet, config_rebind, others_at, warming_up
 from strategies.models import Signal, StrategyConfig
 
 logger = logging.getLogger(__name__)
@@ -39,7 +42,9 @@ LARGEST_PRICE = 1e18
 
 def config_need(config_id: int, is_needed: bool) -> None:
     """Start or end evaluation of a configuration."""
-    StrategyConfig.objects.filter(pk=config_id).exclude(is_needed=is_needed).update(is_needed=is_needed)
+    changed = StrategyConfig.objects.filter(pk=config_id).exclude(is_needed=is_needed).update(is_needed=is_needed)
+    if changed and is_needed:
+        config_rebind(config_id)  # its strategy may have changed since it was saved
 
 
 def feeds_unevaluated(now: datetime) -> list[int]:
@@ -53,8 +58,11 @@ def feed_evaluate(feed_id: int) -> list[int]:
     """Ask every needed configuration of a feed about its newest candle; the ids of the signals that say something.
 
     A candle that is older than its successor's close is answered with nothing: acting on it would be acting on old news.
+    One whose configuration looks at more than is there yet is not answered, for as long as ``PATIENCE``.
     """
-    configs = list(StrategyConfig.objects.filter(feed_id=feed_id, is_needed=True).order_by("pk"))
+    configs = list(
+        StrategyConfig.objects.filter(feed_id=feed_id, is_needed=True).select_related("feed__market").order_by("pk")
+    )
     if not configs:
         return []
     strategies = {config.pk: _built(config) for config in configs}
@@ -65,13 +73,23 @@ def feed_evaluate(feed_id: int) -> list[int]:
     open_at = datetime.fromtimestamp(int(candles.open_ms[-1]) / 1000, tz=UTC)
     newest = Candle.objects.filter(feed=OuterRef("pk"), open_at=open_at)
     # The close from its row: the arrays are floats, and a price is not.
-    feed = Feed.objects.select_related("market__exchange").annotate(close=newest.values("close")).get(pk=feed_id)
+    feed = (
+        Feed.objects.select_related("market__exchange")
+        .annotate(close=newest.values("close"), collected_at=newest.values("collected_at"))
+        .get(pk=feed_id)
+    )
     timeframe = Timeframe(feed.timeframe)
     close_at = open_at + timeframe.length
     is_stale = feed.market.exchange.time_at(timezone.now()) > close_at + timeframe.length
+    is_patient = timezone.now() < feed.collected_at + PATIENCE
     signals = []
     for config in configs:
-        answer = _answer(strategies[config.pk], candles, is_stale)
+        try:
+            answer = _answer(config, strategies[config.pk], candles, is_stale)
+        except NotThereYet as late:
+            if is_patient:
+                continue
+            answer = _Answer(SignalKind.NOTHING, f"INFORMATIVE_MISSING: {late}"[:200])
         speaks = answer.kind is not SignalKind.NOTHING
         signals.append(
             Signal(
@@ -87,6 +105,8 @@ def feed_evaluate(feed_id: int) -> list[int]:
                 reason=answer.reason,
             )
         )
+    if not signals:
+        return []
     with transaction.atomic():
         speaking = [signal for signal in _insert_new(signals) if signal.kind != SignalKind.NOTHING]
         publish_all(
@@ -132,16 +152,26 @@ class _Answer:
     target: float = nan
 
 
-def _answer(strategy: Strategy[Any] | str, candles: Candles, is_stale: bool) -> _Answer:
+def _answer(config: StrategyConfig, strategy: Strategy[Any] | str, candles: Candles, is_stale: bool) -> _Answer:
     if isinstance(strategy, str):
         return _Answer(SignalKind.NOTHING, strategy[:200])
     if is_stale:
         return _Answer(SignalKind.NOTHING, "STALE: a newer candle has closed since")
     if len(candles) < strategy.warm_up:
         return _Answer(SignalKind.NOTHING, f"WARMING_UP: {len(candles)} of {strategy.warm_up} candles")
+    try:
+        others = others_at(config, strategy, candles)
+    except ValidationError as error:
+        return _Answer(SignalKind.NOTHING, f"UNUSABLE: {'; '.join(error.messages)}"[:200])
+    if short := warming_up(strategy, others):
+        return _Answer(SignalKind.NOTHING, f"WARMING_UP: {short}")
+    return _asked(strategy, candles, others)
+
+
+def _asked(strategy: Strategy[Any], candles: Candles, others: Others) -> _Answer:
     last = len(candles) - 1
     try:
-        said = strategy.signals(candles)
+        said = strategy.signals_with(candles, others)
         kind = said.kind_at(last)
         words = [nan if array is None else float(array[last]) for array in (said.confidence, said.stops, said.targets)]
     except Exception as error:

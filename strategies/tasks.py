@@ -8,6 +8,7 @@ from celery import shared_task
 
 from pipeline.sweeps import Waiting, sweep
 from strategies import services
+from strategies.informatives import feeds_informed
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +19,8 @@ WAITING = (
 
 @shared_task(name="strategies.evaluate")
 def evaluate(feed_ids: list[int]) -> None:
-    for feed_id in feed_ids:
+    # A candle may be what others waited for.
+    for feed_id in dict.fromkeys([*feed_ids, *feeds_informed(feed_ids)]):
         try:
             services.feed_evaluate(feed_id)
         except Exception:  # the sweep rings again; its neighbours need not wait

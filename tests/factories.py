@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from domain.candles import Timeframe
 from domain.exits import levels_in_force
+from domain.informative import TapeKind
 from domain.market import OrderType, PositionSide
 from domain.orders import OrderStatus
 from domain.strategy import SignalKind
@@ -20,8 +21,9 @@ from exchanges.accounts import KeysExamined, account_create
 from exchanges.credentials import Credentials
 from exchanges.gateway import CandleReport
 from exchanges.models import Account, Balance, Exchange, Market, Quote, RiskProfile
-from marketdata.models import Feed
+from marketdata.models import Feed, Tape
 from marketdata.services import candles_store, feed_ensure
+from marketdata.tapes import tape_ensure
 from orders.models import Fill, Funding, Order
 from pipeline.models import Event
 from positions.models import Discrepancy, DiscrepancyKind, Intent, Position, PositionStatus
@@ -95,6 +97,14 @@ def make_feed(market: Market | None = None, timeframe: Timeframe = Timeframe.M1,
         Feed.objects.filter(pk=feed.pk).update(**fields)
         feed.refresh_from_db()
     return feed
+
+
+def make_tape(market: Market | None = None, kind: TapeKind = TapeKind.TRADES, **fields: Any) -> Tape:
+    tape = tape_ensure(market or make_market(), kind)
+    if fields:
+        Tape.objects.filter(pk=tape.pk).update(**fields)
+        tape.refresh_from_db()
+    return tape
 
 
 def make_candles(feed: Feed, closes: list[float], last_open_at: datetime) -> None:

@@ -8,5 +8,8 @@ from domain.strategy import Strategy
 from strategies.library.manual import Manual
 from strategies.library.rsi_reversion import RsiReversion
 from strategies.library.sma_cross import SmaCross
+from strategies.library.trend_filter import TrendFilter
 
-LIBRARY: dict[str, type[Strategy[Any]]] = {strategy.name: strategy for strategy in (SmaCross, RsiReversion, Manual)}
+LIBRARY: dict[str, type[Strategy[Any]]] = {
+    strategy.name: strategy for strategy in (SmaCross, TrendFilter, RsiReversion, Manual)
+}

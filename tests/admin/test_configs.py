@@ -61,6 +61,35 @@ def test_an_empty_stop_loss_is_none_and_an_empty_average_its_default(desk: Clien
     assert config.parameters == {"fast": 20, "slow": 50, "stop_loss_percent": None, "take_profit_percent": "4"}
 
 
+def test_a_configuration_says_what_it_looks_at(desk: Client) -> None:
+    desk.post(url_of(StrategyConfig, "add"), filled_in(strategy="trend_filter", trend_filter__trend_timeframe="4h"))
+
+    config = StrategyConfig.objects.get()
+    assert [str(feed) for feed in config.informative_feeds.all()] == ["simulator-BTC/USDT-4h"]
+    assert "simulator-BTC/USDT-4h" in words_of(desk.get(url_of(StrategyConfig, "change", config.pk)))
+
+
+def test_new_parameters_change_what_a_configuration_looks_at(desk: Client) -> None:
+    desk.post(url_of(StrategyConfig, "add"), filled_in(strategy="trend_filter"))
+    config = StrategyConfig.objects.get()
+
+    desk.post(
+        url_of(StrategyConfig, "change", config.pk),
+        filled_in(strategy="trend_filter", trend_filter__trend_timeframe="8h"),
+    )
+
+    assert [str(feed) for feed in config.informative_feeds.all()] == ["simulator-BTC/USDT-8h"]
+
+
+def test_a_market_to_look_at_that_there_is_not_is_refused(desk: Client) -> None:
+    response = desk.post(
+        url_of(StrategyConfig, "add"), filled_in(strategy="trend_filter", trend_filter__trend_symbol="MARS/USDT")
+    )
+
+    assert errors_of(response) == {"__all__": ["wanted a market of simulator to look at, was 'MARS/USDT'"]}
+    assert not StrategyConfig.objects.exists()
+
+
 def test_fields_of_strategies_not_chosen_are_not_looked_at(desk: Client) -> None:
     response = desk.post(url_of(StrategyConfig, "add"), filled_in(rsi_reversion__period="1"))
 

@@ -23,7 +23,7 @@ def test_the_library_describes_every_strategy_and_its_parameters(alice: Api) -> 
     listed = alice.get("strategies").json()
 
     cross = listed[2]
-    assert [one["name"] for one in listed] == ["manual", "rsi_reversion", "sma_cross"]
+    assert [one["name"] for one in listed] == ["manual", "rsi_reversion", "sma_cross", "trend_filter"]
     assert listed[2] == alice.get("strategies/sma_cross").json()
     assert cross["title"] == "SMA crossover"
     assert cross["description"].startswith("Moving-average crossover: follow a trend")
@@ -39,7 +39,7 @@ def test_an_unknown_strategy_is_a_404_that_names_the_known_ones(alice: Api) -> N
     assert answer.status_code == 404
     assert answer.json() == {
         "code": "not_found",
-        "detail": "wanted one of manual, rsi_reversion, sma_cross, was 'martingale'",
+        "detail": "wanted one of manual, rsi_reversion, sma_cross, trend_filter, was 'martingale'",
     }
 
 
@@ -56,6 +56,36 @@ def test_a_configuration_by_exchange_and_symbol_brings_its_feed_into_being(alice
         "parameters": {"fast": 10, "slow": 30}, "is_needed": False, "created_at": answer.json()["created_at"],
     }  # fmt: skip
     assert config.owner == alice.user
+
+
+def test_a_configuration_brings_the_feeds_into_being_that_it_looks_at(alice: Api) -> None:
+    make_market(symbol="ETH/USDT")
+    make_market()
+    values = {
+        **NEW_CONFIG,
+        "strategy": "trend_filter",
+        "parameters": {"trend_symbol": "ETH/USDT", "trend_timeframe": "4h"},
+    }
+
+    made = alice.post("configs", values).json()
+    beside = [str(feed) for feed in StrategyConfig.objects.get().informative_feeds.all()]
+    alice.patch(f"configs/{made['id']}", {"parameters": {"trend_timeframe": "8h"}})
+
+    assert beside == ["simulator-ETH/USDT-4h"]
+    assert [str(feed) for feed in StrategyConfig.objects.get().informative_feeds.all()] == ["simulator-BTC/USDT-8h"]
+
+
+def test_a_configuration_that_looks_at_a_market_that_there_is_not_is_refused(alice: Api) -> None:
+    make_market()
+    values = {**NEW_CONFIG, "strategy": "trend_filter", "parameters": {"trend_symbol": "MARS/USDT"}}
+
+    refused = alice.post("configs", values)
+    made = alice.post("configs", {**values, "parameters": {}}).json()
+    changed = alice.patch(f"configs/{made['id']}", {"parameters": {"trend_symbol": "MARS/USDT"}})
+
+    for answer in (refused, changed):
+        assert answer.status_code == 400
+        assert answer.json()["fields"] == {"parameters": ["wanted a market of simulator to look at, was 'MARS/USDT'"]}
 
 
 def test_a_configuration_by_market_shares_the_feed_of_others(alice: Api, bob: Api) -> None:

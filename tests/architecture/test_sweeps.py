@@ -34,6 +34,7 @@ from tests.factories import (
     make_position,
     make_session,
     make_signal,
+    make_tape,
 )
 
 S = OrderStatus
@@ -126,6 +127,15 @@ def a_feed_whose_collector_died() -> int:
 def a_feed_that_was_looked_through_yesterday() -> int:
     now = timezone.now()
     return make_feed(last_open_at=now, checked_at=now - timedelta(days=1) + SECOND).pk
+
+
+def a_tape_that_is_due() -> int:
+    return make_tape(is_needed=True, next_due_at=timezone.now() + SECOND).pk
+
+
+def a_tape_whose_reader_died() -> int:
+    now = timezone.now()
+    return make_tape(is_needed=True, next_due_at=now, leased_until=now + 10 * SECOND).pk
 
 
 def a_feed_with_a_candle_nobody_answered() -> int:
@@ -374,6 +384,8 @@ WAITING_ROWS: list[tuple[Callable[[], int], str]] = [
     (a_feed_whose_candle_has_closed, "feed with a closed candle"),
     (a_feed_whose_collector_died, "feed with a closed candle"),
     (a_feed_that_was_looked_through_yesterday, "feed not looked through for a day"),
+    (a_tape_that_is_due, "tape to be read"),
+    (a_tape_whose_reader_died, "tape to be read"),
     (a_feed_with_a_candle_nobody_answered, "candle without an answer"),
     (a_session_with_a_signal_unseen, "session that needs a look"),
     (a_suspended_session_with_a_signal_unseen_and_something_to_leave, "session with a position that needs a look"),

@@ -9,13 +9,18 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from domain.candles import Candles, FloatArray
+from domain.candles import Candles, FloatArray, Timeframe
 from domain.indicators import rsi
+from domain.informative import Facts, Others
 from domain.strategy import Parameters, SignalArrays, SignalKind, Strategy, looks_ahead_at
 from strategies.library import LIBRARY
 
 K = SignalKind
-SMALL: dict[str, dict[str, Any]] = {"sma_cross": {"fast": 2, "slow": 3}, "rsi_reversion": {"period": 2}}
+SMALL: dict[str, dict[str, Any]] = {
+    "sma_cross": {"fast": 2, "slow": 3},
+    "rsi_reversion": {"period": 2},
+    "trend_filter": {"fast": 2, "slow": 3, "trend_timeframe": "5m", "trend_period": 2},
+}
 EVERY_STRATEGY = [pytest.param(name, values, id=f"{name}-{size}") for name in sorted(LIBRARY) for size, values in
                   (("default", {}), ("small", SMALL.get(name, {})))]  # fmt: skip
 
@@ -32,8 +37,22 @@ def walk(seed: int, length: int = 1200) -> Candles:
     return candles_at(100 * np.exp(np.cumsum(steps)))
 
 
+def said(strategy: Strategy[Any], candles: Candles) -> SignalArrays:
+    return strategy.signals_with(candles, beside(strategy, candles))
+
+
+def beside(strategy: Strategy[Any], candles: Candles) -> Others:
+    """Whatever else the strategy looks at: always rising."""
+    facts = {}
+    for one in strategy.informative:
+        length_ms = one.timeframe.seconds * 1000
+        opens, close = np.arange(-300, 300, dtype=np.int64) * length_ms, np.arange(1.0, 601.0)
+        facts[one] = Candles(opens, close, close, close, close, np.ones(600))
+    return Others(candles, Timeframe.M1, Facts(facts))
+
+
 def kinds(strategy: Strategy[Any], closes: list[float]) -> list[SignalKind]:
-    signals = strategy.signals(candles_at(np.array(closes, dtype=np.float64)))
+    signals = said(strategy, candles_at(np.array(closes, dtype=np.float64)))
     return [signals.kind_at(index) for index in range(len(closes))]
 
 
@@ -127,7 +146,7 @@ def test_a_market_that_does_not_move_says_nothing(name: str, values: dict[str, A
 
 @pytest.mark.parametrize(("name", "values"), [one for one in EVERY_STRATEGY if "manual" not in str(one.id)])
 def test_every_strategy_enters_and_leaves_on_a_walk(name: str, values: dict[str, Any]) -> None:
-    signals = LIBRARY[name].from_values(values).signals(walk(seed=1))
+    signals = said(LIBRARY[name].from_values(values), walk(seed=1))
 
     assert len(signals.entries) == len(signals.exits) == 1200
     assert {np.sign(signals.entries).max(), np.sign(signals.exits).max()} == {1}
@@ -146,7 +165,9 @@ def test_by_hand_nothing_is_ever_said_and_nothing_left_that_was_not_asked_for() 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(("name", "values"), EVERY_STRATEGY)
 def test_no_strategy_sees_the_future(name: str, values: dict[str, Any], seed: int) -> None:
-    assert looks_ahead_at(LIBRARY[name].from_values(values), walk(seed, 300), checks=100) is None
+    strategy, candles = LIBRARY[name].from_values(values), walk(seed, 300)
+
+    assert looks_ahead_at(strategy, candles, beside(strategy, candles), checks=100) is None
 
 
 @pytest.mark.parametrize(
@@ -208,7 +229,12 @@ def _last_kind_of_window(strategy: Strategy[Any], candles: Candles, end: int) ->
 
 @pytest.mark.parametrize(
     ("name", "values", "warm_up"),
-    [("sma_cross", {}, 51), ("sma_cross", {"fast": 2, "slow": 3}, 4), ("rsi_reversion", {}, 114)],
+    [
+        ("sma_cross", {}, 51),
+        ("trend_filter", {}, 51),
+        ("sma_cross", {"fast": 2, "slow": 3}, 4),
+        ("rsi_reversion", {}, 114),
+    ],
 )
 def test_the_warm_up_follows_the_parameters(name: str, values: dict[str, Any], warm_up: int) -> None:
     assert LIBRARY[name].from_values(values).warm_up == warm_up
@@ -288,7 +314,8 @@ def test_every_strategy_is_kept_under_its_own_name_and_explains_every_parameter(
     assert strategy.name == name
     assert strategy.title
     assert [key for key, field in fields.items() if not (field.title and field.description)] == []
-    assert [key for key, field in fields.items() if not field.metadata] == []
+    # A choice has its values for bounds.
+    assert [key for key, field in fields.items() if not field.metadata and field.annotation is not Timeframe] == []
 
 
 def test_parameters_cannot_be_changed_after_they_were_checked() -> None:

@@ -148,6 +148,27 @@ def test_candles_begin_where_asked_oldest_first_up_to_the_limit_and_end_with_the
     assert all(candle.high >= max(candle.open, candle.close) for candle in some)
 
 
+def test_trades_of_others_come_oldest_first_from_where_asked_up_to_the_limit(stage: Stage) -> None:
+    everything = stage.gateway.trades_since(BTC, stage.now - 60 * MINUTE, 1000)
+    since = everything[-10].at
+
+    later = stage.gateway.trades_since(BTC, since, 1000)
+    some = stage.gateway.trades_since(BTC, since, 3)
+
+    assert len(everything) == 100  # the venue shows no more
+    assert everything == sorted(everything, key=lambda trade: trade.at)
+    assert {trade.at.utcoffset() for trade in everything} == {timedelta(0)}
+    assert len({trade.trade_id for trade in everything}) == 100
+    assert later[:10] == everything[-10:]
+    assert some == everything[-10:-7]
+    assert all(isinstance(trade.price, Decimal) and trade.price > 0 < trade.quantity for trade in everything)
+    assert {type(trade.is_buy) for trade in everything} == {bool}
+
+
+def test_a_spot_market_has_no_funding_rates(stage: Stage) -> None:
+    assert stage.gateway.funding_rates_since(BTC, stage.now - 600 * MINUTE, 100) == []
+
+
 def test_an_order_is_sent_once_and_answered_with_the_venues_id(stage: Stage) -> None:
     before = stage.orders_sent()
 

@@ -123,6 +123,43 @@ def test_candles_come_whole_though_the_venue_gives_few_at_once(desk: Desk) -> No
     assert many[-1].close == 50_000
 
 
+def test_trades_of_others_come_with_ids_sides_and_whole_contracts(desk: Desk) -> None:
+    now = desk.gateway.time()
+
+    trades = desk.gateway.trades_since(BTC, now - 60 * MINUTE, 1000)
+
+    assert len(trades) == 100
+    assert [trade.at for trade in trades] == sorted(trade.at for trade in trades)
+    assert now - MINUTE < trades[-1].at <= now
+    assert {trade.quantity for trade in trades} == {Decimal(1)}
+    assert trades[-1].price == 50_000
+    assert desk.gateway.trades_since(BTC, trades[-2].at, 1) == [trades[-2]]
+
+
+def test_funding_rates_come_whole_though_the_venue_gives_few_at_once(desk: Desk) -> None:
+    now = desk.gateway.time()
+    since = now - timedelta(days=100)
+
+    rates = desk.gateway.funding_rates_since(BTC, since, 1000)
+    some = desk.gateway.funding_rates_since(BTC, rates[5].at, 7)
+
+    assert len(rates) == 300
+    assert {later.at - one.at for one, later in zip(rates, rates[1:], strict=False)} == {timedelta(hours=8)}
+    assert since <= rates[0].at < since + timedelta(hours=8)
+    assert now - timedelta(hours=8) < rates[-1].at <= now
+    assert {rate.rate for rate in rates} == {Decimal("0.0001")}
+    assert some == rates[5:12]
+
+
+def test_the_last_funding_rate_costs_one_request(desk: Desk) -> None:
+    now = desk.gateway.time()
+    [last] = desk.gateway.funding_rates_since(BTC, now - timedelta(hours=8) + timedelta(seconds=1), 1000)
+
+    asked = desk.asked_by(lambda: desk.gateway.funding_rates_since(BTC, last.at, 1000))
+
+    assert asked == [("GET", "/api/v1/timestamp"), ("GET", "/api/v1/contract/funding-rates")]
+
+
 def test_the_venue_says_its_status_and_what_the_keys_may_do_with_contracts(desk: Desk) -> None:
     able = desk.gateway.key_rights()
     desk.simulator.control("accounts", apiKey=KEY, permissions="General,Spot")

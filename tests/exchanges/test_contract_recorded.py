@@ -23,6 +23,7 @@ from exchanges.gateway import (
     OrderReport,
     QuoteReport,
     StatusReport,
+    TradeReport,
     VenueStatus,
 )
 from tests.domain.reference import reference_json
@@ -215,3 +216,16 @@ def test_requests_are_signed_as_the_official_client_signs() -> None:
         assert one.headers["KC-API-SIGN"] == signed("canary-secret-of-bob", plain)
         assert one.headers["KC-API-PASSPHRASE"] == signed("canary-secret-of-bob", "canary-words-of-bob")
         assert one.headers["KC-API-KEY-VERSION"] == "2"
+
+
+def test_trades_of_others_are_known_by_their_sequence() -> None:
+    _, gateway = answering("/api/v1/market/histories", recorded("sdk_spot_market", "get_trade_history"))
+    at = datetime(2024, 10, 17, 14, 58, 37, 877000, tzinfo=UTC)
+
+    trades = gateway.trades_since("BTC/USDT", at, 2)
+
+    assert trades == [
+        TradeReport("10976028003549185", at, True, Decimal(67122), Decimal("0.000025")),
+        TradeReport("10976028003549188", at, True, Decimal(67122), Decimal("0.01792257")),
+    ]
+    assert gateway.trades_since("BTC/USDT", at + timedelta(seconds=1), 2) == []

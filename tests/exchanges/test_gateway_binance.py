@@ -19,6 +19,7 @@ from exchanges.gateway import (
     OrderRejected,
     OrderReport,
     QuoteReport,
+    TradeReport,
     VenueStatus,
 )
 from tests.exchanges.canned import Asked, Canned
@@ -374,3 +375,27 @@ def test_another_address_keeps_the_paths() -> None:
 
     assert at == SINCE + timedelta(milliseconds=123)
     assert [one.url for one in canned.asked] == ["http://127.0.0.1:9/net/api/v3/time"]
+
+
+def test_trades_are_asked_for_up_to_now_though_the_venue_would_end_an_hour_later() -> None:
+    rows = [
+        {
+            "a": 26129,
+            "p": "0.01633102",
+            "q": "4.70443515",
+            "f": 27781,
+            "l": 27781,
+            "T": 1498793709153,
+            "m": True,
+            "M": True,
+        }
+    ]
+    canned, gateway = opened({"GET /api/v3/aggTrades": rows})
+    at = datetime(2017, 6, 30, 3, 35, 9, 153000, tzinfo=UTC)
+
+    trades = gateway.trades_since("BTC/USDT", at, 1000)
+
+    assert trades == [TradeReport("26129", at, False, Decimal("0.01633102"), Decimal("4.70443515"))]
+    asked = canned.asked[-1].query
+    assert (asked["startTime"], asked["limit"]) == ("1498793709153", "1000")
+    assert int(asked["endTime"]) > 1_700_000_000_000

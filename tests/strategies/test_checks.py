@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from domain.candles import Candles
+from domain.candles import Candles, Timeframe
+from domain.informative import Informative, Others
 from domain.strategy import Parameters, SignalArrays, Strategy
-from strategies.checks import check_library, check_strategy
+from strategies.checks import TIMEFRAME, _random_walk, _walks_beside, check_library, check_strategy
+from strategies.library import LIBRARY
 
 
 class Peeking(Strategy[Parameters]):
@@ -31,3 +33,35 @@ def test_a_strategy_that_sees_the_next_candle_is_an_error_that_names_it() -> Non
 
     assert error.id == "strategies.E001"
     assert "strategy 'peeking' sees the future" in error.msg
+
+
+class PeekingIntoTheDay(Strategy[Parameters]):
+    """Buys while the day in which the hour lies closes higher than it opened, hours before it does."""
+
+    name = "peeking_into_the_day"
+    title = "Peeking into the day"
+    parameters_type = Parameters
+    warm_up = 1
+    informative = (Informative(Timeframe.D1),)
+
+    def signals_with(self, candles: Candles, others: Others) -> SignalArrays:
+        days = others[self.informative[0]]
+        found = np.searchsorted(days.open_ms, candles.open_ms, side="right") - 1
+        entries = (days.close > days.open)[found].astype(np.int8)
+        return SignalArrays(entries, np.zeros_like(entries))
+
+
+def test_a_strategy_that_peeks_into_another_timeframe_is_an_error_too() -> None:
+    [error] = check_strategy(PeekingIntoTheDay)
+
+    assert "strategy 'peeking_into_the_day' sees the future" in error.msg
+    assert "others.align" in str(error.hint)
+
+
+def test_the_check_of_the_trend_filter_sees_it_enter() -> None:
+    candles = _random_walk(TIMEFRAME)
+    strategy = LIBRARY["trend_filter"].from_values({})
+
+    said = strategy.signals_with(candles, Others(candles, TIMEFRAME, _walks_beside(strategy)))
+
+    assert said.entries.any()
