@@ -163,6 +163,7 @@ def test_only_a_refusal_for_the_time_teaches_the_time() -> None:
 
 def test_nothing_that_is_logged_at_any_level_holds_a_secret(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="urllib3")  # which our settings keep from it
     for read in READS.values():
         read(desk.gateway)
     desk.gateway.order_create(ticket())
