@@ -22,6 +22,7 @@ from benchmarks.report import Report, Spread, Table
 from domain.candles import Candles, Timeframe
 from exchanges.gateway import CandleReport
 from exchanges.models import Exchange, Market
+from marketdata.gaps import gaps_find
 from marketdata.models import Feed, SourceKind
 from marketdata.partitions import CANDLES, partitions_ensure
 from marketdata.services import candles_window
@@ -190,6 +191,11 @@ def _reads(report: Report, feed: Feed, table: pyarrow.Table) -> None:
         _row(report, shown, f"all {len(open_ms):,}", 1000.0 * len(open_ms) / 1e6, 3,
              lambda: candles_arrays(feed.pk, BEGINS, last + MINUTE), lambda: _select(floor, feed, len(open_ms)),
              len(open_ms))  # fmt: skip
+        gaps_find(feed.pk)  # what is missing is recorded: from now on it is the ordinary look
+        checks = Spread.of([_milliseconds(lambda: gaps_find(feed.pk)) for _ in range(3)])
+        opens = Spread.of([_milliseconds(lambda: _opens(floor, feed)) for _ in range(3)])
+        shown.add(f"gap check of {len(open_ms):,}", checks.p50, checks.p99, "", opens.p50, checks.p50 / opens.p50)
+        report.figures["gap_check_ms"] = {**checks.figures(), "floor": opens.figures()}
 
 
 def _row(
@@ -210,6 +216,14 @@ def _select(floor: psycopg.Connection, feed: Feed, limit: int) -> int:
         "SELECT open_at, open, high, low, close, volume FROM marketdata_candle WHERE feed_id = %s "
         "ORDER BY open_at DESC LIMIT %s",
         [feed.pk, limit],
+    ).fetchall()
+    floor.commit()
+    return len(found)
+
+
+def _opens(floor: psycopg.Connection, feed: Feed) -> int:
+    found = floor.execute(
+        "SELECT open_at FROM marketdata_candle WHERE feed_id = %s ORDER BY open_at", [feed.pk]
     ).fetchall()
     floor.commit()
     return len(found)

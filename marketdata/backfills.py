@@ -22,6 +22,7 @@ from domain.candles import Timeframe
 from marketdata.gaps import gaps_find
 from marketdata.history import PAGE, Answer, free_and_due, gaps_settle, page_of, page_store, past_tell, sources_of_past
 from marketdata.models import LIVE_BACKFILLS, Backfill, BackfillStatus, Feed
+from marketdata.partitions import CANDLES, partitions_ensure
 from marketdata.sources import SourceFailed
 from pipeline.claims import settled
 from pipeline.crashpoints import crashpoint
@@ -120,6 +121,7 @@ def backfill_step(backfill_id: int) -> bool:
         _wait_or_fail(backfill, lease, error)
         return False
     crashpoint("backfill.fetched")
+    partitions_ensure(CANDLES, (row.open_at for row in answer.rows))
     has_more = settled(lambda: _page_done(backfill, lease, answer))
     crashpoint("backfill.stored")
     if not has_more:

@@ -21,11 +21,13 @@ from django.db.models import Q
 from django.utils import timezone
 
 from domain.candles import Timeframe
-from marketdata.failover import Choice, source_failed, source_served, sources_to_ask
+from marketdata.failover import Choice, may_tell_all, source_failed, source_served, sources_to_ask
+from marketdata.gaps import gaps_note
 from marketdata.lanes import ask_in_lane
 from marketdata.looks import HISTORY, Look, looks_judge
 from marketdata.models import Feed, SourceKind
 from marketdata.outcomes import Outcome, outcome_of
+from marketdata.partitions import CANDLES, partitions_ensure
 from marketdata.quarantine import Sifted, batches_sift, jumps_doubted
 from marketdata.storage import Merged, candles_merge
 from pipeline.crashpoints import crashpoint
@@ -46,6 +48,9 @@ COLLECTORS = 2
 # Answers are stored together with those that come this soon after, as many rows at a time.
 ROUND_SECONDS = 0.1
 ROUND_ROWS = 20_000
+
+# What opened before that is history: the months about now are made ahead.
+HISTORY_AFTER = timedelta(days=1)
 
 # Answered from our own disk or database: no network to wait for.
 AT_HAND = frozenset({SourceKind.FILE, SourceKind.RESAMPLED})
@@ -216,6 +221,7 @@ def _store(looks: Sequence[Look]) -> int:
     if not looks:
         return 0
     crashpoint("candles.fetched")
+    partitions_ensure(CANDLES, _history(looks))
     try:
         with transaction.atomic():
             return _store_round(looks)
@@ -226,6 +232,13 @@ def _store(looks: Sequence[Look]) -> int:
         return sum(_store([look]) for look in looks)
 
 
+def _history(looks: Sequence[Look]) -> Iterator[datetime]:
+    """What came of long ago: a month that is over may not have been made yet."""
+    for look in looks:
+        before = look.venue_now - HISTORY_AFTER
+        yield from (row.open_at for _, batch in look.batches for row in batch.rows if row.open_at < before)
+
+
 def _store_round(looks: Sequence[Look]) -> int:
     now = timezone.now()
     looks = _still_ours(looks)
@@ -234,12 +247,22 @@ def _store_round(looks: Sequence[Look]) -> int:
     taken: dict[int, tuple[Choice, Sifted]] = {}
     for (look, choice, _), sift in zip(batches, sifted, strict=True):
         taken.setdefault(look.feed.pk, (choice, sift))
+    feeds = {look.feed.pk: look.feed for look in looks}
+    told = may_tell_all([(feeds[feed_id], choice, sift.good) for feed_id, (choice, sift) in taken.items()])
     merged = candles_merge(
-        [(feed_id, row, choice.kind) for feed_id, (choice, sift) in taken.items() for row in sift.good]
+        [
+            (feed_id, row, choice.kind)
+            for (feed_id, (choice, _)), rows in zip(taken.items(), told, strict=True)
+            for row in rows
+        ]
     )
     crashpoint("candles.stored")
     outcomes = [outcome_of(look, taken[look.feed.pk][1] if look.feed.pk in taken else None, now) for look in looks]
     _settle(outcomes)
+    for outcome in outcomes:
+        feed_id = outcome.look.feed.pk
+        if feed_id in taken and not outcome.misses:  # where it is looked at again the rest may come yet
+            gaps_note(feeds[feed_id], [row.open_at for row in taken[feed_id][1].good])
     for look in looks:
         for choice, error in look.failures:
             source_failed(look.feed, choice, error, now)

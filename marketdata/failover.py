@@ -22,6 +22,7 @@ from marketdata.models import Feed, FeedSource, SourceKind
 from marketdata.sources import Source, SourceFailed, alphavantage, yahoo
 from marketdata.sources.alphavantage import AlphaVantageSource
 from marketdata.sources.exchange import ExchangeSource
+from marketdata.sources.files import FileSource, file_path
 from marketdata.sources.resampled import ResampledSource
 from marketdata.sources.yahoo import YahooSource
 from pipeline.topics import Note, Topic, publish_all
@@ -210,6 +211,8 @@ def _kind(value: int) -> SourceKind:
 
 
 def _check_exchange(feed: Feed, symbol: str) -> None:
+    if feed.market.exchange.is_only_data:
+        raise ValidationError(f"wanted a source other than its exchange, {feed.market.exchange} is only data")
     if symbol not in ("", feed.market.symbol):
         raise ValidationError(f"wanted no symbol for the market's own exchange, was {symbol}")
 
@@ -234,6 +237,13 @@ def _check_timeframe(kind: SourceKind, feed: Feed, offered: Iterable[str]) -> No
         raise ValidationError(f"wanted a timeframe that {kind.label} has ({', '.join(offered)}), was {feed.timeframe}")
 
 
+def _check_file(feed: Feed, symbol: str) -> None:
+    try:
+        file_path(symbol)
+    except SourceFailed as error:
+        raise ValidationError(str(error)) from error
+
+
 def _check_resampled(feed: Feed, symbol: str) -> None:
     length = Timeframe(feed.timeframe).seconds
     shorter = [frame.value for frame in Timeframe if frame.seconds < length and length % frame.seconds == 0]
@@ -246,6 +256,7 @@ _OPENERS: dict[SourceKind, Callable[[Feed, str], Source]] = {
     SourceKind.EXCHANGE: lambda feed, symbol: ExchangeSource(feed.market, feed.timeframe),
     SourceKind.YAHOO: lambda feed, symbol: YahooSource(symbol, feed.timeframe),
     SourceKind.ALPHA_VANTAGE: lambda feed, symbol: AlphaVantageSource(symbol, feed.timeframe),
+    SourceKind.FILE: FileSource,
     SourceKind.RESAMPLED: lambda feed, symbol: ResampledSource(feed, Timeframe(symbol)),
 }
 
@@ -253,5 +264,6 @@ _CHECKS: dict[SourceKind, Callable[[Feed, str], None]] = {
     SourceKind.EXCHANGE: _check_exchange,
     SourceKind.YAHOO: _check_yahoo,
     SourceKind.ALPHA_VANTAGE: _check_alpha_vantage,
+    SourceKind.FILE: _check_file,
     SourceKind.RESAMPLED: _check_resampled,
 }

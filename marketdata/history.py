@@ -11,14 +11,14 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from django.db import connection
-from django.db.models import F, Q
+from django.db.models import Q
 
 from domain.calendars import Calendar, expected_opens
 from domain.candles import Candles, IntArray, Timeframe
 from domain.quality import Inspection, inspect
 from exchanges.budget import asking_for_history
 from exchanges.gateway import CandleReport
-from marketdata.failover import Choice, sources_to_ask
+from marketdata.failover import Choice, may_tell, sources_to_ask
 from marketdata.models import Candle, CandleGap, Feed, GapStatus
 from marketdata.quarantine import Batch, batches_sift
 from marketdata.sources import SourceFailed
@@ -86,18 +86,14 @@ def page_store(feed: Feed, answer: Answer, now: datetime, *, only: set[datetime]
     """Store what passed its checks, or of it what opened at the times of ``only``, and keep the rest apart. Must run in a
     transaction.
 
-    A source that stands in for the feed's first one adds what is missing and alters nothing. What is new before the feed's
-    last candle changes what was read of its past, and wakes nobody: a signal is decided once.
+    A source that stands in for another adds what is missing, and alters nothing that one told that goes before it. Nobody is
+    woken: a signal is decided once.
     """
     [sifted] = batches_sift([Batch(feed.pk, answer.choice.kind, answer.rows, answer.inspection)], now)
     taken_at = {row.open_at for row in sifted.good}
-    if only is None and taken_at and not _is_first(feed, answer.choice):
-        there = feed.candles.filter(open_at__gte=min(taken_at), open_at__lte=max(taken_at))
-        only = taken_at.difference(there.values_list("open_at", flat=True))
-    rows = [row for row in sifted.good if only is None or row.open_at in only]
+    wanted = [row for row in sifted.good if only is None or row.open_at in only]
+    rows = may_tell(feed, answer.choice, wanted)
     new = candles_merge([(feed.pk, row, answer.choice.kind) for row in rows]).new.get(feed.pk, 0)
-    if new:
-        Feed.objects.filter(pk=feed.pk, last_open_at__gte=rows[0].open_at).update(changes=F("changes") + new)
     return Stored(taken_at, new)
 
 
@@ -149,10 +145,6 @@ def free_and_due(now: datetime) -> Q:
     """Rows whose pause is over and that nobody is at."""
     free = Q(leased_until=None) | Q(leased_until__lte=now)
     return free & (Q(not_before_at=None) | Q(not_before_at__lte=now))
-
-
-def _is_first(feed: Feed, choice: Choice) -> bool:
-    return choice.row is None or not feed.sources.filter(rank__lt=choice.row.rank).exists()
 
 
 def _missing(feed: Feed, from_at: datetime, until_at: datetime) -> IntArray:

@@ -19,7 +19,7 @@ from domain.calendars import Calendar, next_open
 from domain.candles import Candles, Timeframe
 from domain.quality import Finding, Flaw, inspect
 from exchanges.gateway import CandleReport
-from marketdata.failover import Choice
+from marketdata.failover import Choice, is_worth_waiting
 from marketdata.models import Feed, SourceKind
 from marketdata.quarantine import Batch
 from marketdata.sources import SourceFailed
@@ -41,8 +41,6 @@ STALE_MARGIN = timedelta(seconds=60)
 CALM = 1.1
 FEW_ROWS = 100
 ROWS_BEFORE = 201
-# A rate that is used up for no longer than this is no reason to ask elsewhere, and nobody's failure.
-WORTH_WAITING = timedelta(seconds=10)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -123,7 +121,7 @@ class Look:
             self.answer = choice.source.candles(self.since, REQUEST_LIMIT)
         except SourceFailed as error:
             self.failures.append((self.choices.pop(0), error))
-            if error.retry_after is not None and error.retry_after <= WORTH_WAITING:
+            if is_worth_waiting(error):
                 # Thousands of feeds that close at once would go over to the next source, and back, whenever it is short.
                 self.choices.clear()
         except Exception:
@@ -195,7 +193,7 @@ def _failure(batch: Batch) -> str | None:
 def _is_old(look: Look, batch: Batch, choice: Choice) -> bool:
     """Whether a feed would be stale with nothing newer than this answer; of a source that failed when it was asked last,
     whether it has no news, for one that stands still would be taken for well otherwise."""
-    if choice.row is not None and choice.row.failures and not _has_news(look, batch):
+    if choice.is_on_trial and not _has_news(look, batch):
         return True
     stale_at = look.stale_at(_last_open_at(look, batch))
     return stale_at is not None and stale_at <= look.asked_at

@@ -17,6 +17,7 @@ from django.db import OperationalError, connection, transaction
 from django.db.backends.utils import CursorWrapper
 
 from exchanges.models import Exchange
+from marketdata.models import CandleGap
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,10 @@ def housekeep(now: datetime) -> None:
     for what, days in kept.items():
         if days is not None:
             before = min(clocks) - timedelta(days=days)
-            partitions_retire(what, min(before, _needed_since() or before) if what is CANDLES else before)
+            before = min(before, _needed_since() or before) if what is CANDLES else before
+            if partitions_retire(what, before) and what is CANDLES:
+                # What is missing of months that are gone is missed by nobody.
+                CandleGap.objects.filter(until_at__lte=_month_of(before)).delete()
 
 
 def _needed_since() -> datetime | None:

@@ -32,6 +32,7 @@ from marketdata.history import (
     sources_of_past,
 )
 from marketdata.models import LIVE_BACKFILLS, Backfill, CandleGap, Feed, GapStatus
+from marketdata.partitions import CANDLES, partitions_ensure
 from marketdata.sources import SourceFailed
 from pipeline.claims import settled
 from pipeline.crashpoints import crashpoint
@@ -142,6 +143,7 @@ def _span_repair(feed: Feed, gaps: list[CandleGap], lease: datetime) -> Found:
         return Found(0)
     answers, failure = _answers(feed, from_at, until_at, wanted)
     crashpoint("repair.fetched")
+    partitions_ensure(CANDLES, (row.open_at for answer in answers for row in answer.rows))
     filled = settled(lambda: _span_done(feed, gaps, lease, answers, wanted, is_counted=failure is None))
     return Found(filled, failure, is_answered=bool(answers))
 

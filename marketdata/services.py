@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from django.db import connection
+from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
@@ -17,8 +17,8 @@ from domain.candles import Timeframe
 from exchanges.gateway import CandleReport
 from exchanges.models import Market
 from marketdata.collection import feed_collect, feeds_collect, feeds_due
-from marketdata.models import Feed
-from marketdata.storage import candles_extremes, candles_window
+from marketdata.models import Feed, SourceKind
+from marketdata.storage import candles_extremes, candles_merge, candles_window
 
 __all__ = [
     "candles_extremes", "candles_store", "candles_window", "feed_collect", "feed_ensure", "feed_need", "feed_note_told",
@@ -78,24 +78,7 @@ def feed_note_told(feed: Feed) -> bool:
     return bool(untold.filter(stale_told_at=None).update(stale_told_at=timezone.now()))
 
 
-def candles_store(feed_id: int, rows: Sequence[CandleReport]) -> int:
-    """Insert closed candles that are not there yet; how many were new."""
-    if not rows:
-        return 0
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            INSERT INTO marketdata_candle (feed_id, open_at, open, high, low, close, volume, collected_at)
-            SELECT %s, row.*, clock_timestamp()
-            FROM unnest(%s::timestamptz[], %s::numeric[], %s::numeric[], %s::numeric[], %s::numeric[], %s::numeric[]) AS row
-            ON CONFLICT DO NOTHING
-            """,
-            [
-                feed_id,
-                *(
-                    [getattr(row, name) for row in rows]
-                    for name in ("open_at", "open", "high", "low", "close", "volume")
-                ),
-            ],
-        )
-        return int(cursor.rowcount)
+def candles_store(feed_id: int, rows: Sequence[CandleReport], source: SourceKind = SourceKind.EXCHANGE) -> int:
+    """Store closed candles of one feed; how many were not there yet."""
+    with transaction.atomic():
+        return candles_merge([(feed_id, row, source) for row in rows]).new.get(feed_id, 0)

@@ -25,6 +25,7 @@ from strategies.models import Signal, StrategyConfig, informatives_validated
 
 # How long after a candle was stored the rest is waited for: a venue that answers is collected within two seconds of a close,
 # and one that failed is asked again several times meanwhile.
+MICROSECOND = timedelta(microseconds=1)
 PATIENCE = timedelta(seconds=20)
 # Candles of one informative feed that are read for one evaluation at most, the newest of them.
 LONGEST_WINDOW = 5_000
@@ -80,7 +81,10 @@ def others_at(config: StrategyConfig, strategy: Strategy[Any], candles: Candles)
     if late:
         raise NotThereYet(", ".join(late))
     facts = {
-        one: candles_window(its_feed.pk, _length(one, close_at - from_at), until=close_at - one.timeframe.length)
+        # What opened a timeframe before our close had closed by then.
+        one: candles_window(
+            its_feed.pk, _length(one, close_at - from_at), until=close_at - one.timeframe.length + MICROSECOND
+        )
         for one, its_feed in feeds.items()
     }
     tape_facts: dict[str, Any] = {}

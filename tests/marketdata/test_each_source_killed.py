@@ -18,7 +18,7 @@ from domain.candles import Timeframe
 from exchanges import shared
 from exchanges.gateway import ExchangeUnavailable
 from marketdata.failover import feed_sources_set
-from marketdata.models import Candle, Feed, FeedSource, SourceKind
+from marketdata.models import Candle, CandleRevision, Feed, FeedSource, SourceKind
 from marketdata.services import feed_collect
 from marketdata.sources import alphavantage, yahoo
 from tests.conftest import Bells
@@ -29,16 +29,17 @@ from tests.marketdata.web import Query, Web, web_running
 pytestmark = pytest.mark.django_db
 
 FIRST = NOON - MINUTE  # the first candle that is missing
-EXCHANGE, YAHOO, ALPHA = SourceKind.EXCHANGE, SourceKind.YAHOO, SourceKind.ALPHA_VANTAGE
+EXCHANGE, YAHOO, ALPHA, FILE = SourceKind.EXCHANGE, SourceKind.YAHOO, SourceKind.ALPHA_VANTAGE, SourceKind.FILE
 
 
 @dataclass
 class Sources:
-    """Three sources of one feed, of which each tells another price, by the shelf's clock."""
+    """Four sources of one feed, of which each tells another price, by the shelf's clock."""
 
     shelf: Shelf
     yahoo: Web
     alpha: Web
+    file: Path
     feed: Feed
     dead: set[SourceKind] = field(default_factory=set)
 
@@ -46,11 +47,20 @@ class Sources:
         """Let minutes pass, and collect after each; no circuit stays open for longer than a minute."""
         for _ in range(count):
             self.shelf.now += MINUTE
+            self._write_file()
             self.shelf.error = "NetworkError: kucoin GET" if EXCHANGE in self.dead else ""
             for kind in ("yahoo", "alphavantage"):
                 for key in shared.client().keys(f"r3edge:source:{kind}:*"):  # type: ignore[union-attr]
                     shared.client().delete(key)
             feed_collect(self.feed.pk)
+
+    def _write_file(self) -> None:
+        """As whoever writes it does once a minute; dead, it is gone."""
+        self.file.unlink(missing_ok=True)
+        if FILE not in self.dead:
+            opens = [self.shelf.now.replace(second=0) - number * MINUTE for number in range(90, -1, -1)]
+            rows = "".join(f"{int(at.timestamp())},50003,50003,50003,50003,1\n" for at in opens)
+            self.file.write_text("ts,open,high,low,close,volume\n" + rows)
 
     def told_by(self) -> list[SourceKind]:
         """Who gave each candle that was collected, oldest first."""
@@ -88,6 +98,7 @@ def sources(
     data = pytest.importorskip("yfinance.data")
     monkeypatch.setattr(data.YfData, "_get_cookie_and_crumb", lambda self, timeout=30: (None, "basic"))
     settings.YAHOO_CACHE_DIR = tmp_path / "yahoo"
+    settings.CANDLE_FILES = tmp_path
     settings.ALPHA_VANTAGE_KEY = SecretStr("key")
     settings.ALPHA_VANTAGE_PER_MINUTE = settings.ALPHA_VANTAGE_PER_DAY = settings.YAHOO_PER_MINUTE = 1000
     clock = SimpleNamespace(now=lambda: shelf.now)
@@ -96,8 +107,10 @@ def sources(
             monkeypatch.setattr(module, "URL", url)
             monkeypatch.setattr(module, "timezone", clock)
         feed = needed_feed(shelf)
-        feed_sources_set(feed, [(EXCHANGE, ""), (YAHOO, "BTC-USD"), (ALPHA, "BTC/USD")])
-        sources = Sources(shelf, of_yahoo, of_alpha, feed)
+        file = tmp_path / "candles.csv"
+        file.touch()
+        feed_sources_set(feed, [(EXCHANGE, ""), (YAHOO, "BTC-USD"), (ALPHA, "BTC/USD"), (FILE, "candles.csv")])
+        sources = Sources(shelf, of_yahoo, of_alpha, file, feed)
         of_yahoo.answer, of_alpha.answer = sources.answer_of_yahoo, sources.answer_of_alpha
         yield sources
 
@@ -120,10 +133,14 @@ def test_each_source_killed_in_turn_and_brought_back_in_reverse(sources: Sources
     sources.minutes(2)
     sources.dead = {EXCHANGE, YAHOO, ALPHA}
     sources.minutes(2)
-    assert sources.told_by() == [EXCHANGE, EXCHANGE, YAHOO, YAHOO, ALPHA, ALPHA]
+    sources.dead = {EXCHANGE, YAHOO, ALPHA, FILE}
+    sources.minutes(2)
+    assert sources.told_by() == [EXCHANGE, EXCHANGE, YAHOO, YAHOO, ALPHA, ALPHA, FILE, FILE]
     sources.feed.refresh_from_db()
     assert sources.feed.last_error != ""
 
+    sources.dead = {EXCHANGE, YAHOO, ALPHA}
+    sources.minutes(62)  # a file that is not there waits for a person, and is looked for once an hour
     sources.dead = {EXCHANGE, YAHOO}
     sources.minutes(6)
     sources.dead = {EXCHANGE}
@@ -135,20 +152,36 @@ def test_each_source_killed_in_turn_and_brought_back_in_reverse(sources: Sources
     assert switches() == [
         ("Exchange", "Yahoo Finance BTC-USD", False),
         ("Yahoo Finance BTC-USD", "Alpha Vantage BTC/USD", False),
+        ("Alpha Vantage BTC/USD", "File candles.csv", False),
+        ("File candles.csv", "Alpha Vantage BTC/USD", True),
         ("Alpha Vantage BTC/USD", "Yahoo Finance BTC-USD", True),
         ("Yahoo Finance BTC-USD", "Exchange", True),
     ]
     told_by = sources.told_by()
     assert [kind for kind, after in zip(told_by, told_by[1:], strict=False) if kind != after] == [
-        EXCHANGE, YAHOO, ALPHA, YAHOO,
+        EXCHANGE, YAHOO, ALPHA, FILE, ALPHA, YAHOO,
     ]  # fmt: skip
     assert told_by[-1] == EXCHANGE
     sources.feed.refresh_from_db()
     assert (sources.feed.last_error, sources.feed.source) == ("", FeedSource.objects.get(kind=EXCHANGE))
     # What was told as new was so once.
     assert sum(event["new"] for event in events("marketdata") if "new" in event) == len(told_by)
-    prices = {EXCHANGE: 50000, YAHOO: 50001, ALPHA: 50002}
+    prices = {EXCHANGE: 50000, YAHOO: 50001, ALPHA: 50002, FILE: 50003}
     assert all(candle.close == prices[SourceKind(candle.source)] for candle in Candle.objects.all())
+
+
+def test_a_later_source_does_not_revise_what_the_exchange_told(sources: Sources) -> None:
+    sources.minutes()
+    sources.dead = {EXCHANGE}
+    sources.minutes(3)
+
+    assert sources.told_by() == [EXCHANGE, EXCHANGE, YAHOO, YAHOO, YAHOO]
+    assert not CandleRevision.objects.exists()
+
+    sources.dead = set()
+    sources.minutes()
+    revised = CandleRevision.objects.get()  # the last one that Yahoo told, as the exchange tells it
+    assert (revised.was_source, revised.source, revised.close) == (YAHOO, EXCHANGE, 50000)
 
 
 def test_an_exchange_that_stands_still_while_another_source_has_newer_candles_is_left(sources: Sources) -> None:
@@ -193,7 +226,7 @@ def test_a_rate_that_is_short_for_long_is_a_failure(sources: Sources) -> None:
 
 
 def test_a_market_without_trades_anywhere_is_nobodys_failure(sources: Sources) -> None:
-    sources.dead = {YAHOO, ALPHA}
+    sources.dead = {YAHOO, ALPHA, FILE}
     sources.minutes()
     sources.shelf.held_back = {NOON + number * MINUTE for number in range(100)}
 
