@@ -59,7 +59,8 @@ def feeds_hasten(seen: Mapping[int, datetime]) -> dict[int, bool]:
     wanted = [pk for pk, is_due in verdicts.items() if is_due]
     # Locked in the order of their ids, as the collector locks those that it stores together.
     later = Feed.objects.filter(pk__in=wanted, is_needed=True, last_error="", next_due_at__gt=now)
-    Feed.objects.filter(pk__in=later.order_by("pk").select_for_update().values("pk")).update(next_due_at=now)
+    with transaction.atomic():
+        Feed.objects.filter(pk__in=later.order_by("pk").select_for_update().values("pk")).update(next_due_at=now)
     return verdicts
 
 

@@ -209,6 +209,7 @@ def test_nobody_is_told_of_what_is_no_longer_so() -> None:
 # -- the stream was quicker -----------------------------------------------------------------------------------------------
 
 
+@in_the_open
 def test_a_feed_of_which_a_newer_candle_has_begun_is_due_now(shelf: Shelf) -> None:
     feed = needed_feed(shelf, next_due_at=NOON + MINUTE)
 
