@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -43,3 +45,11 @@ def test_a_rate_that_allows_nothing_is_refused(monkeypatch: pytest.MonkeyPatch, 
 
     with pytest.raises(ValidationError, match=name.lower()):
         Environment()
+
+
+@pytest.mark.parametrize("name", Environment.model_fields)
+def test_every_variable_is_explained_to_operators(name: str) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/operations.md").read_text()
+    plain = ("database_url", "redis_url", "broker_url")
+
+    assert f"`{'' if name in plain else 'R3EDGE_'}{name.upper()}`" in page

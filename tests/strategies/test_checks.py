@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from domain.candles import Candles, Timeframe
@@ -65,3 +69,17 @@ def test_the_check_of_the_trend_filter_sees_it_enter() -> None:
     said = strategy.signals_with(candles, Others(candles, TIMEFRAME, _walks_beside(strategy)))
 
     assert said.entries.any()
+
+
+def test_the_strategy_in_the_docs_sees_no_future_and_speaks() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs/market-data.md"
+    [program] = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(program, names)
+    kind = names["WithTheMarket"]
+
+    assert check_strategy(kind) == []
+    candles, strategy = _random_walk(TIMEFRAME), kind.from_values({})
+    said = strategy.signals_with(candles, Others(candles, TIMEFRAME, _walks_beside(strategy)))
+    assert said.entries.any()
+    assert said.exits.any()
