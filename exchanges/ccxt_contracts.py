@@ -44,6 +44,20 @@ def funding_rate_report(row: dict[str, Any]) -> FundingRateReport:
     return FundingRateReport(at=time_at(row["timestamp"]), rate=to_decimal(row["fundingRate"]))
 
 
+def funding_rates(venue: Any, symbol: str, since_ms: int, limit: int, until_ms: int) -> list[FundingRateReport]:
+    """All rates from ``since_ms`` to ``until_ms``, oldest first, ``limit`` a page. Some venues give the newest of a span,
+    some the oldest: back from the oldest seen until there is no news."""
+    rates: dict[int, FundingRateReport] = {}
+    while True:
+        page = venue.fetch_funding_rate_history(symbol, since_ms, limit, {"until": until_ms})
+        fresh = {int(row["timestamp"]): funding_rate_report(row) for row in page}
+        is_news = not fresh.keys() <= rates.keys()
+        rates |= fresh
+        if not is_news or min(fresh) <= since_ms:
+            return [rates[at] for at in sorted(rates)]
+        until_ms = min(fresh) - 1
+
+
 def funding_age(one: FundingReport) -> tuple[Any, int, str]:
     """Oldest first; numbers that count up stay in their order at one time."""
     return one.paid_at, len(one.funding_id), one.funding_id

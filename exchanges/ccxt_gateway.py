@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from domain.market import OrderType, to_decimal
-from exchanges.ccxt_contracts import funding_age, funding_rate_report, funding_report, position_report
+from exchanges.ccxt_contracts import funding_age, funding_rates, funding_report, position_report
 from exchanges.ccxt_reports import (
     fill_age,
     fill_report,
@@ -207,19 +207,9 @@ class CcxtGateway:
     def funding_rates_since(self, symbol: str, since: datetime, limit: int) -> list[FundingRateReport]:
         if not self._known.get(symbol, {}).get("contract"):
             return []
-        rates: dict[int, FundingRateReport] = {}
         with self._reading():
-            until_ms = self._now_ms()
-            while True:
-                # Some venues give the newest of a span, some the oldest: back from the oldest seen until there is no news.
-                page = self._venue.fetch_funding_rate_history(symbol, _ms(since), limit, {"until": until_ms})
-                fresh = {int(row["timestamp"]): funding_rate_report(row) for row in page}
-                is_news = not fresh.keys() <= rates.keys()
-                rates |= fresh
-                if not is_news or min(fresh) <= _ms(since):
-                    break
-                until_ms = min(fresh) - 1
-        return sorted((rate for rate in rates.values() if rate.at >= since), key=lambda rate: rate.at)[:limit]
+            rates = funding_rates(self._venue, symbol, _ms(since), limit, self._now_ms())
+            return [rate for rate in rates if rate.at >= since][:limit]
 
     def balances(self) -> list[BalanceReport]:
         with self._reading():

@@ -250,6 +250,10 @@ def _check_resampled(feed: Feed, symbol: str) -> None:
     if symbol not in shorter:
         known = ", ".join(shorter) or "there is none"
         raise ValidationError(f"wanted a timeframe that {feed.timeframe} is made of ({known}), was {symbol[:64]!r}")
+    try:
+        _OPENERS[SourceKind.RESAMPLED](feed, symbol)
+    except ValueError as error:
+        raise ValidationError(str(error)) from error
 
 
 _OPENERS: dict[SourceKind, Callable[[Feed, str], Source]] = {

@@ -23,6 +23,9 @@ class ResampledSource:
     """Candles of ``feed`` made of those of its market in the timeframe ``shorter``."""
 
     def __init__(self, feed: Feed, shorter: Timeframe) -> None:
+        if Calendar(feed.calendar) is Calendar.FX and feed.timeframe == Timeframe.D1:
+            # Those end at 17:00 in New York; here days are cut at midnight UTC.
+            raise ValueError("wanted no days of currencies from shorter candles, was a 1d feed under FX")
         self._feed = feed
         self._shorter = shorter
 
