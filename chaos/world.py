@@ -32,7 +32,7 @@ from exchanges.credentials import Credentials
 from exchanges.gateway import ExchangeUnavailable
 from exchanges.models import Account, Exchange, Market, RiskProfile
 from exchanges.services import exchange_clock_sync, exchange_sync, quotes_refresh
-from marketdata.models import Feed
+from marketdata.models import Backfill, CandleGap, Feed, Tape
 from marketdata.services import feed_ensure
 from money.halts import halts_undone
 from money.models import TradingHalt
@@ -53,6 +53,7 @@ PARAMETERS = {"fast": 2, "slow": 3}
 NAMED: dict[str, type[models.Model]] = {
     "account_ids": Account, "exchange_ids": Exchange, "feed_ids": Feed, "order_ids": Order, "session_ids": TradingSession,
     "signal_ids": Signal, "position_ids": Position, "halt_ids": TradingHalt, "funding_ids": Funding,
+    "backfill_ids": Backfill, "gap_ids": CandleGap, "tape_ids": Tape,
 }  # fmt: skip
 
 _numbers = itertools.count(1)

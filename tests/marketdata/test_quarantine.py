@@ -71,21 +71,21 @@ def test_a_row_that_fails_a_check_is_kept_as_it_came_with_the_reason_and_not_sto
     shelf: Shelf, doubts: Doubts
 ) -> None:
     feed = needed_feed(shelf)
-    doubts.prices[LAST], doubts.flaws[1.0] = "1", Flaw.BAD_OHLC
+    doubts.prices[LAST], doubts.flaws[49999.0] = "49999", Flaw.BAD_OHLC
 
     assert feed_collect(feed.pk) == 0
 
     [kept] = QuarantinedCandle.objects.all()
     assert opens(feed) == []
     assert (kept.feed_id, kept.open_at, kept.flaw, kept.source) == (feed.pk, LAST, "BAD_OHLC", SourceKind.EXCHANGE)
-    assert kept.row == {"open": "1", "high": "1", "low": "1", "close": "1", "volume": "1"}
-    assert (kept.detail, kept.times, kept.released_at) == ("wanted a close near 50000, was 1.0", 1, None)
+    assert kept.row == {"open": "49999", "high": "49999", "low": "49999", "close": "49999", "volume": "1"}
+    assert (kept.detail, kept.times, kept.released_at) == ("wanted a close near 50000, was 49999.0", 1, None)
     assert kept.seen_at == kept.last_seen_at == shelf.now
 
 
 def test_a_row_that_comes_again_and_again_is_one_row_that_counts(shelf: Shelf, doubts: Doubts) -> None:
     feed = needed_feed(shelf)
-    doubts.prices[LAST], doubts.flaws[1.0] = "1", Flaw.BAD_OHLC
+    doubts.prices[LAST], doubts.flaws[49999.0] = "49999", Flaw.BAD_OHLC
 
     for _ in range(3):
         feed_collect(feed.pk)

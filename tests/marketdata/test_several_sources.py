@@ -125,9 +125,9 @@ def test_an_answer_whose_newest_candle_is_bad_is_quarantined_and_the_next_source
 
 def test_a_bad_row_behind_a_good_one_fails_no_source(shelf: Shelf, places: Places, doubts: Doubts) -> None:
     feed = needed_feed(shelf, last_open_at=NOON - 4 * MINUTE)
-    doubts.flaws[1.0] = Flaw.BAD_OHLC
+    doubts.flaws[49999.0] = Flaw.BAD_OHLC
     places.places = [
-        Place(SourceKind.EXCHANGE, [candle(NOON - 2 * MINUTE, "1"), candle(LAST)]),
+        Place(SourceKind.EXCHANGE, [candle(NOON - 2 * MINUTE, "49999"), candle(LAST)]),
         Place(SourceKind.YAHOO, [candle(LAST, "2")]),
     ]
 
@@ -222,7 +222,7 @@ def test_where_only_a_bad_answer_is_to_be_had_its_good_rows_are_taken_and_it_is_
     shelf: Shelf, places: Places, doubts: Doubts
 ) -> None:
     feed = needed_feed(shelf, last_open_at=NOON - 3 * MINUTE)
-    doubts.flaws[1.0] = Flaw.BAD_OHLC
+    doubts.flaws[49999.0] = Flaw.BAD_OHLC
     places.places = [
         Place(SourceKind.EXCHANGE, [candle(NOON - 2 * MINUTE), candle(LAST, "1")]),
         Place(SourceKind.YAHOO, error=SourceFailed("away")),
