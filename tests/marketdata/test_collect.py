@@ -325,6 +325,19 @@ def test_a_candle_that_does_not_come_is_taken_for_a_gap_after_several_looks(shel
     assert (feed.misses, feed.next_due_at) == (0, NOON + MINUTE)
 
 
+def test_a_hole_behind_a_newer_candle_is_noted_though_the_newest_is_looked_for_again(shelf: Shelf) -> None:
+    feed = needed_feed(shelf, last_open_at=NOON - 4 * MINUTE)
+    shelf.held_back = {NOON - 3 * MINUTE, NOON - MINUTE}
+
+    feed_collect(feed.pk)
+    shelf.held_back = {NOON - 3 * MINUTE}
+    shelf.now += timedelta(seconds=1)
+    feed_collect(feed.pk)
+
+    assert opens(feed) == [NOON - 2 * MINUTE, NOON - MINUTE]
+    assert [(gap.from_at, gap.missing) for gap in feed.gaps.all()] == [(NOON - 3 * MINUTE, 1)]
+
+
 def test_a_candle_that_came_after_it_was_given_up_is_stored_with_the_next(shelf: Shelf) -> None:
     feed = needed_feed(shelf)
     shelf.held_back = {NOON - MINUTE}

@@ -224,6 +224,20 @@ def test_a_jump_among_candles_that_were_missed_is_asked_for_again_from_where_it_
     assert refreshed(feed).next_due_at == NOON + MINUTE
 
 
+def test_a_jump_among_candles_that_were_missed_is_a_gap_until_it_is_said_again(shelf: Shelf, doubts: Doubts) -> None:
+    feed = needed_feed(shelf, last_open_at=NOON - 8 * MINUTE)
+    doubts.prices[NOON - 5 * MINUTE], doubts.flaws[20000.0] = "20000", Flaw.JUMP
+    feed_collect(feed.pk)
+
+    [gap] = feed.gaps.all()
+    assert (gap.from_at, gap.missing, gap.status) == (NOON - 5 * MINUTE, 1, "OPEN")
+
+    shelf.now += SECOND
+    feed_collect(feed.pk)
+    gap.refresh_from_db()
+    assert (gap.status, gap.ended_at) == ("FILLED", shelf.now)
+
+
 def test_a_jump_of_long_ago_is_not_asked_for_for_ever(shelf: Shelf, doubts: Doubts) -> None:
     feed = needed_feed(shelf, last_open_at=NOON - 8 * MINUTE)
     doubts.prices[NOON - 5 * MINUTE], doubts.flaws[20000.0] = "20000", Flaw.JUMP
