@@ -302,7 +302,7 @@ def _still_ours(looks: Sequence[Look]) -> list[Look]:
             """
             SELECT id FROM marketdata_feed f
             JOIN unnest(%s::bigint[], %s::timestamptz[]) AS mine (feed_id, lease) ON f.id = mine.feed_id
-            WHERE f.leased_until = mine.lease ORDER BY id FOR UPDATE OF f
+            WHERE f.leased_until = mine.lease ORDER BY id FOR NO KEY UPDATE OF f
             """,
             [[look.feed.pk for look in looks], [look.feed.leased_until for look in looks]],
         )
