@@ -31,6 +31,7 @@ from marketdata.outcomes import Outcome, outcome_of
 from marketdata.partitions import CANDLES, partitions_ensure
 from marketdata.quarantine import Sifted, batches_sift, jumps_doubted
 from marketdata.storage import Merged, candles_merge
+from pipeline.claims import settled
 from pipeline.crashpoints import crashpoint
 from pipeline.topics import Note, Topic, publish_all
 
@@ -224,8 +225,7 @@ def _store(looks: Sequence[Look]) -> int:
     crashpoint("candles.fetched")
     partitions_ensure(CANDLES, _history(looks))
     try:
-        with transaction.atomic():
-            return _store_round(looks)
+        return settled(lambda: _store_round(looks))
     except Exception:
         if len(looks) == 1:
             looks[0].drop()
@@ -240,6 +240,7 @@ def _history(looks: Sequence[Look]) -> Iterator[datetime]:
         yield from (row.open_at for _, batch in look.batches for row in batch.rows if row.open_at < before)
 
 
+@transaction.atomic
 def _store_round(looks: Sequence[Look]) -> int:
     now = timezone.now()
     looks = _still_ours(looks)
