@@ -20,7 +20,17 @@ from django.utils import timezone
 
 from domain.candles import Timeframe
 from marketdata.gaps import gaps_find
-from marketdata.history import PAGE, Answer, free_and_due, gaps_settle, page_of, page_store, past_tell, sources_of_past
+from marketdata.history import (
+    PAGE,
+    Answer,
+    feed_lock,
+    free_and_due,
+    gaps_settle,
+    page_of,
+    page_store,
+    past_tell,
+    sources_of_past,
+)
 from marketdata.models import LIVE_BACKFILLS, Backfill, BackfillStatus, Feed
 from marketdata.partitions import CANDLES, partitions_ensure
 from marketdata.sources import SourceFailed
@@ -251,6 +261,7 @@ def _page_done(backfill: Backfill, lease: datetime, answer: Answer) -> bool:
             cursor_at=answer.told_until, failures=0, last_error="", leased_until=None, not_before_at=now
         ):  # fmt: skip
             return False
+        feed_lock(feed.pk)
         stored = page_store(feed, answer, now)
         mine.update(rows_seen=F("rows_seen") + len(stored.taken_at), rows_new=F("rows_new") + stored.new)
         gaps_settle(feed, backfill.cursor_at, answer.told_until, now, is_last=is_last)

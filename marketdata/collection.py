@@ -23,6 +23,7 @@ from django.utils import timezone
 from domain.candles import Timeframe
 from marketdata.failover import Choice, may_tell_all, source_failed, source_served, sources_to_ask
 from marketdata.gaps import gaps_note
+from marketdata.history import gaps_settle
 from marketdata.lanes import ask_in_lane
 from marketdata.looks import HISTORY, Look, looks_judge
 from marketdata.models import Feed, SourceKind
@@ -30,6 +31,7 @@ from marketdata.outcomes import Outcome, outcome_of
 from marketdata.partitions import CANDLES, partitions_ensure
 from marketdata.quarantine import Sifted, batches_sift, jumps_doubted
 from marketdata.storage import Merged, candles_merge
+from pipeline.claims import settled
 from pipeline.crashpoints import crashpoint
 from pipeline.topics import Note, Topic, publish_all
 
@@ -223,8 +225,7 @@ def _store(looks: Sequence[Look]) -> int:
     crashpoint("candles.fetched")
     partitions_ensure(CANDLES, _history(looks))
     try:
-        with transaction.atomic():
-            return _store_round(looks)
+        return settled(lambda: _store_round(looks))
     except Exception:
         if len(looks) == 1:
             looks[0].drop()
@@ -239,6 +240,7 @@ def _history(looks: Sequence[Look]) -> Iterator[datetime]:
         yield from (row.open_at for _, batch in look.batches for row in batch.rows if row.open_at < before)
 
 
+@transaction.atomic
 def _store_round(looks: Sequence[Look]) -> int:
     now = timezone.now()
     looks = _still_ours(looks)
@@ -259,13 +261,10 @@ def _store_round(looks: Sequence[Look]) -> int:
     crashpoint("candles.stored")
     outcomes = [outcome_of(look, taken[look.feed.pk][1] if look.feed.pk in taken else None, now) for look in looks]
     _settle(outcomes)
-    for outcome in outcomes:
-        feed_id = outcome.look.feed.pk
-        if feed_id in taken and not outcome.misses:  # where it is looked at again the rest may come yet
-            gaps_note(feeds[feed_id], [row.open_at for row in taken[feed_id][1].good])
+    for feed_id, (_, sift) in taken.items():
+        _note_gaps(feeds[feed_id], [row.open_at for row in sift.good], now)
     for look in looks:
-        for choice, error in look.failures:
-            source_failed(look.feed, choice, error, now)
+        _note_failures(look, now)
         if look.served is not None and look.has_news:
             source_served(look.feed, look.served[0], now)
     _announce(outcomes, merged)
@@ -273,11 +272,27 @@ def _store_round(looks: Sequence[Look]) -> int:
 
 
 def _release(looks: Sequence[Look]) -> None:
-    """Leave feeds that were not asked for to whoever comes next."""
+    """Leave feeds of which not every source was asked to whoever comes next: who then asks none that took all the time."""
     if looks:
+        now = timezone.now()
         with transaction.atomic():
-            mine = [look.feed.pk for look in _still_ours(looks)]
-            Feed.objects.filter(pk__in=mine).update(leased_until=None)
+            mine = _still_ours(looks)
+            for look in mine:
+                _note_failures(look, now)
+            Feed.objects.filter(pk__in=[look.feed.pk for look in mine]).update(leased_until=None)
+
+
+def _note_gaps(feed: Feed, opens: Sequence[datetime], now: datetime) -> None:
+    """Record holes behind the newest candle at once, whatever is looked for again: nobody looks behind it later."""
+    gaps_note(feed, opens)
+    past = [open_at for open_at in opens if feed.last_open_at is not None and open_at < feed.last_open_at]
+    if past:  # a jump that was said again
+        gaps_settle(feed, past[0], past[-1] + Timeframe(feed.timeframe).length, now)
+
+
+def _note_failures(look: Look, now: datetime) -> None:
+    for choice, error in look.failures:
+        source_failed(look.feed, choice, error, now)
 
 
 def _still_ours(looks: Sequence[Look]) -> list[Look]:
@@ -288,7 +303,7 @@ def _still_ours(looks: Sequence[Look]) -> list[Look]:
             """
             SELECT id FROM marketdata_feed f
             JOIN unnest(%s::bigint[], %s::timestamptz[]) AS mine (feed_id, lease) ON f.id = mine.feed_id
-            WHERE f.leased_until = mine.lease ORDER BY id FOR UPDATE OF f
+            WHERE f.leased_until = mine.lease ORDER BY id FOR NO KEY UPDATE OF f
             """,
             [[look.feed.pk for look in looks], [look.feed.leased_until for look in looks]],
         )

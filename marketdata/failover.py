@@ -78,7 +78,7 @@ def source_served(feed: Feed, choice: Choice, now: datetime) -> None:
     if row is None or (not row.failures and row.pk == feed.source_id):
         return
     # The feed before its sources, as whoever lists others in their place does.
-    serving_id = Feed.objects.select_for_update().values_list("source_id", flat=True).get(pk=feed.pk)
+    serving_id = Feed.objects.select_for_update(no_key=True).values_list("source_id", flat=True).get(pk=feed.pk)
     rows = {other.pk: other for other in FeedSource.objects.filter(feed=feed)}
     if row.pk not in rows:
         return
@@ -190,7 +190,7 @@ def feed_sources_set(feed: Feed, sources: Sequence[tuple[int, str]], *, actor: s
             raise ValidationError(f"wanted each source once, was {kind.label} {symbol} twice")
         _CHECKS[kind](feed, symbol)
     with transaction.atomic():
-        Feed.objects.select_for_update().get(pk=feed.pk)
+        Feed.objects.select_for_update(no_key=True).get(pk=feed.pk)
         if list(FeedSource.objects.filter(feed=feed).values_list("kind", "symbol")) == wanted:
             return False
         FeedSource.objects.filter(feed=feed).delete()

@@ -82,9 +82,15 @@ def page_of(choice: Choice, feed: Feed, from_at: datetime, until_at: datetime, v
     return Answer(choice, rows, inspection, told_until)
 
 
+def feed_lock(feed_id: int) -> None:
+    """Hold a feed until the transaction ends: before its gaps and its rows in quarantine, as its collector does, so that
+    nobody waits in a circle. What only names the feed need not wait."""
+    Feed.objects.select_for_update(no_key=True).get(pk=feed_id)
+
+
 def page_store(feed: Feed, answer: Answer, now: datetime, *, only: set[datetime] | None = None) -> Stored:
     """Store what passed its checks, or of it what opened at the times of ``only``, and keep the rest apart. Must run in a
-    transaction.
+    transaction that holds the feed (``feed_lock``).
 
     A source that stands in for another adds what is missing, and alters nothing that one told that goes before it. Nobody is
     woken: a signal is decided once.

@@ -218,8 +218,8 @@ def _arrays(rows: Sequence[CandleReport]) -> Candles:
 
 
 def _stored_before(looks: Sequence[Look]) -> dict[int, Candles]:
-    """By feed, the last candles that are stored from before what was asked for: one statement for all, and each column as the
-    bytes of an array."""
+    """By feed, the last candles that are stored, up to the first one asked for, which an answer may be without: one statement
+    for all, and each column as the bytes of an array."""
     if not looks:
         return {}
     with connection.cursor() as cursor:
@@ -234,7 +234,7 @@ def _stored_before(looks: Sequence[Look]) -> dict[int, Candles]:
                        string_agg(float8send(close::float8), '' ORDER BY open_at),
                        string_agg(float8send(volume::float8), '' ORDER BY open_at)
                 FROM (
-                    SELECT * FROM marketdata_candle WHERE feed_id = asked.feed_id AND open_at < asked.since
+                    SELECT * FROM marketdata_candle WHERE feed_id = asked.feed_id AND open_at <= asked.since
                     ORDER BY open_at DESC LIMIT %s
                 ) AS last
             ) AS found

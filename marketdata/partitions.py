@@ -8,12 +8,12 @@ and a function of TimescaleDB's name and signature, not against the extension.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from django.conf import settings
-from django.db import OperationalError, connection, transaction
+from django.db import IntegrityError, OperationalError, connection, transaction
 from django.db.backends.utils import CursorWrapper
 
 from exchanges.models import Exchange
@@ -61,7 +61,10 @@ def partitions_ensure(what: Partitioned, moments: Iterable[datetime]) -> list[st
         try:
             if what.partition(month) not in there and _make(what, month):
                 made.append(what.partition(month))
-        except OperationalError as error:
+        except (
+            OperationalError,
+            IntegrityError,
+        ) as error:  # IntegrityError: rows of it have come into the rest just now
             logger.warning(
                 "%s was not made, a later run will (%s)", what.partition(month), str(error).strip().splitlines()[0]
             )
@@ -125,14 +128,14 @@ def _make(what: Partitioned, month: datetime) -> bool:
     span = [month, _following(month)]
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_PATIENCE}'")
-        cursor.execute(f"SELECT EXISTS (SELECT FROM {rest} WHERE {column} >= %s AND {column} < %s)", span)  # noqa: S608
-        [(has_rows,)] = cursor.fetchall()
-        # Attaching conflicts with itself and with no insert: of two makers the second sees what the first has made. To move
-        # rows, readers are kept out too: one that has chosen its partitions already would miss what has moved since.
-        mode = "ACCESS EXCLUSIVE" if has_rows else "SHARE UPDATE EXCLUSIVE"
-        cursor.execute(f"LOCK TABLE ONLY {what.table} IN {mode} MODE")
+        # Attaching conflicts with itself and with no insert: of two makers the second sees what the first has made, and
+        # nobody who waits for this holds anything of the rest, whichever month it is for.
+        cursor.execute(f"LOCK TABLE ONLY {what.table} IN SHARE UPDATE EXCLUSIVE MODE")
         if name in _partitions(cursor, what):
             return False
+        if has_rows := _has_rows(cursor, rest, column, span):
+            # To move rows, readers are kept out too: one that has chosen its partitions already would miss what has moved.
+            cursor.execute(f"LOCK TABLE ONLY {what.table} IN ACCESS EXCLUSIVE MODE")
         cursor.execute(f"LOCK TABLE {rest} IN ACCESS EXCLUSIVE MODE")
         cursor.execute(
             f"CREATE TABLE {name} (LIKE {what.table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES)"
@@ -145,6 +148,12 @@ def _make(what: Partitioned, month: datetime) -> bool:
             )
         cursor.execute(f"ALTER TABLE {what.table} ATTACH PARTITION {name} FOR VALUES FROM (%s) TO (%s)", span)
     return True
+
+
+def _has_rows(cursor: CursorWrapper, table: str, column: str, span: Sequence[datetime]) -> bool:
+    cursor.execute(f"SELECT EXISTS (SELECT FROM {table} WHERE {column} >= %s AND {column} < %s)", span)  # noqa: S608
+    [(has_rows,)] = cursor.fetchall()
+    return bool(has_rows)
 
 
 def _drop(what: Partitioned, name: str) -> bool:

@@ -23,6 +23,7 @@ from marketdata.failover import Choice
 from marketdata.history import (
     PAGE,
     Answer,
+    feed_lock,
     free_and_due,
     gap_settle,
     gap_tell,
@@ -115,7 +116,7 @@ def _feed_repair(feed_id: int, gaps: list[CandleGap], lease: datetime) -> int:
         if found.failure is not None:
             # Where nobody answered, nobody need be asked for the rest.
             waiting = span if found.is_answered else [gap for rest in spans[number:] for gap in rest]
-            _pause(waiting, lease, found.failure)
+            _pause(feed, waiting, lease, found.failure)
             if not found.is_answered:
                 break
     return filled
@@ -192,8 +193,7 @@ def _span_done(
     now = timezone.now()
     filled = 0
     with transaction.atomic():
-        # Before its gaps, as whoever looks for gaps locks them.
-        Feed.objects.select_for_update(no_key=True).get(pk=feed.pk)
+        feed_lock(feed.pk)
         ids = [gap.pk for gap in gaps]
         mine = list(CandleGap.objects.filter(pk__in=ids, status=GapStatus.OPEN, leased_until=lease).locked())
         if not mine:
@@ -226,6 +226,7 @@ def _hand_to_backfill(feed: Feed, gap: CandleGap, lease: datetime) -> None:
     """A gap longer than a page is a backfill's, which can be stopped and resumed; while one is at it, it is not asked for."""
     now = timezone.now()
     with transaction.atomic():
+        feed_lock(feed.pk)
         mine = CandleGap.objects.filter(pk=gap.pk, status=GapStatus.OPEN, leased_until=lease).locked().first()
         if mine is None:
             return
@@ -239,9 +240,10 @@ def _hand_to_backfill(feed: Feed, gap: CandleGap, lease: datetime) -> None:
                 backfill_request(feed, gap.from_at, gap.until_at)
 
 
-def _pause(gaps: Sequence[CandleGap], lease: datetime, error: SourceFailed) -> None:
+def _pause(feed: Feed, gaps: Sequence[CandleGap], lease: datetime, error: SourceFailed) -> None:
     """No source may be asked: what is left of the feed's gaps waits. It was no attempt."""
     pause = max(error.retry_after or UNASKED_PAUSE, timedelta(seconds=1))
-    CandleGap.objects.filter(pk__in=[gap.pk for gap in gaps], status=GapStatus.OPEN, leased_until=lease).update(
-        leased_until=None, not_before_at=timezone.now() + pause, last_error=str(error)[:200]
-    )
+    mine = CandleGap.objects.filter(pk__in=[gap.pk for gap in gaps], status=GapStatus.OPEN, leased_until=lease)
+    with transaction.atomic():
+        feed_lock(feed.pk)
+        mine.update(leased_until=None, not_before_at=timezone.now() + pause, last_error=str(error)[:200])

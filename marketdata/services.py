@@ -60,7 +60,9 @@ def feeds_hasten(seen: Mapping[int, datetime]) -> dict[int, bool]:
     # Locked in the order of their ids, as the collector locks those that it stores together.
     later = Feed.objects.filter(pk__in=wanted, is_needed=True, last_error="", next_due_at__gt=now)
     with transaction.atomic():
-        Feed.objects.filter(pk__in=later.order_by("pk").select_for_update().values("pk")).update(next_due_at=now)
+        Feed.objects.filter(pk__in=later.order_by("pk").select_for_update(no_key=True).values("pk")).update(
+            next_due_at=now
+        )
     return verdicts
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
+from django.db import OperationalError
 from django.utils import timezone
+from psycopg import errors
 
 from domain.candles import Timeframe
 from exchanges.gateway import ExchangeUnavailable
+from marketdata import collection
 from marketdata.collection import LEASE, feed_collect, feeds_due
 from marketdata.looks import HISTORY
 from marketdata.models import Candle, Feed
@@ -323,6 +327,37 @@ def test_a_candle_that_does_not_come_is_taken_for_a_gap_after_several_looks(shel
     feed.refresh_from_db()
     assert len(shelf.asked) == LOOKS_BEFORE_GAP + 1
     assert (feed.misses, feed.next_due_at) == (0, NOON + MINUTE)
+
+
+@in_the_open
+def test_a_collection_that_lost_a_deadlock_is_stored_again_without_asking_again(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = needed_feed(shelf)
+    merge, lost = collection.candles_merge, [errors.DeadlockDetected("deadlock")]
+
+    def losing(rows: Any) -> Any:
+        if lost:
+            raise OperationalError("gave way") from lost.pop()
+        return merge(rows)
+
+    monkeypatch.setattr(collection, "candles_merge", losing)
+
+    assert feed_collect(feed.pk) == 1
+    assert (opens(feed), len(shelf.asked), lost) == ([NOON - MINUTE], 1, [])
+
+
+def test_a_hole_behind_a_newer_candle_is_noted_though_the_newest_is_looked_for_again(shelf: Shelf) -> None:
+    feed = needed_feed(shelf, last_open_at=NOON - 4 * MINUTE)
+    shelf.held_back = {NOON - 3 * MINUTE, NOON - MINUTE}
+
+    feed_collect(feed.pk)
+    shelf.held_back = {NOON - 3 * MINUTE}
+    shelf.now += timedelta(seconds=1)
+    feed_collect(feed.pk)
+
+    assert opens(feed) == [NOON - 2 * MINUTE, NOON - MINUTE]
+    assert [(gap.from_at, gap.missing) for gap in feed.gaps.all()] == [(NOON - 3 * MINUTE, 1)]
 
 
 def test_a_candle_that_came_after_it_was_given_up_is_stored_with_the_next(shelf: Shelf) -> None:

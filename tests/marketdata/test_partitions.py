@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from marketdata.storage import candles_merge
 from marketdata.tasks import housekeep as housekeep_task
 from tests.factories import NOON, make_exchange, make_feed, make_market
 from tests.marketdata.conftest import candle
-from tests.race import at_once
+from tests.race import at_once, happens_after
 
 JANUARY = datetime(2042, 1, 5, tzinfo=UTC)
 DECEMBER = datetime(2041, 12, 31, 23, 59, tzinfo=UTC)
@@ -97,6 +98,35 @@ def test_makers_at_once_make_each_month_once(swept: None) -> None:
     made = at_once([lambda: partitions_ensure(CANDLES, [JANUARY, DECEMBER])] * 6)
 
     assert sorted(name for names in made for name in names) == NAMES
+
+
+def test_makers_of_different_months_at_once_do_not_wait_in_a_circle(
+    swept: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    months = [datetime(2042, month, 1, tzinfo=UTC) for month in range(1, 7)]
+
+    made = at_once([partial(partitions_ensure, CANDLES, [month]) for month in months])
+
+    assert caplog.text == ""
+    assert made == [[f"marketdata_candle_2042_{month:02}"] for month in range(1, 7)]
+
+
+def test_a_row_that_comes_into_the_rest_while_its_month_is_made_is_moved_by_the_next_run(
+    swept: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    feed = make_feed()
+
+    def insert() -> None:
+        with transaction.atomic():
+            store(feed, JANUARY)
+
+    happens_after(monkeypatch, partitions, "_has_rows", insert)
+
+    assert partitions_ensure(CANDLES, [JANUARY]) == []
+    assert "marketdata_candle_2042_01 was not made, a later run will" in caplog.text
+    assert place_of(JANUARY) == "marketdata_candle_rest"
+    assert partitions_ensure(CANDLES, [JANUARY]) == NAMES[1:]
+    assert place_of(JANUARY) == NAMES[1]
 
 
 def test_a_reader_that_waited_for_the_move_finds_every_row(swept: None, monkeypatch: pytest.MonkeyPatch) -> None:

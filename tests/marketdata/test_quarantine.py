@@ -71,21 +71,21 @@ def test_a_row_that_fails_a_check_is_kept_as_it_came_with_the_reason_and_not_sto
     shelf: Shelf, doubts: Doubts
 ) -> None:
     feed = needed_feed(shelf)
-    doubts.prices[LAST], doubts.flaws[49999.0] = "49999", Flaw.BAD_OHLC
+    doubts.prices[LAST], doubts.flaws[49000.0] = "49000", Flaw.BAD_OHLC
 
     assert feed_collect(feed.pk) == 0
 
     [kept] = QuarantinedCandle.objects.all()
     assert opens(feed) == []
     assert (kept.feed_id, kept.open_at, kept.flaw, kept.source) == (feed.pk, LAST, "BAD_OHLC", SourceKind.EXCHANGE)
-    assert kept.row == {"open": "49999", "high": "49999", "low": "49999", "close": "49999", "volume": "1"}
-    assert (kept.detail, kept.times, kept.released_at) == ("wanted a close near 50000, was 49999.0", 1, None)
+    assert kept.row == dict.fromkeys(("open", "high", "low", "close"), "49000") | {"volume": "1"}
+    assert (kept.detail, kept.times, kept.released_at) == ("wanted a close near 50000, was 49000.0", 1, None)
     assert kept.seen_at == kept.last_seen_at == shelf.now
 
 
 def test_a_row_that_comes_again_and_again_is_one_row_that_counts(shelf: Shelf, doubts: Doubts) -> None:
     feed = needed_feed(shelf)
-    doubts.prices[LAST], doubts.flaws[49999.0] = "49999", Flaw.BAD_OHLC
+    doubts.prices[LAST], doubts.flaws[49000.0] = "49000", Flaw.BAD_OHLC
 
     for _ in range(3):
         feed_collect(feed.pk)
@@ -224,6 +224,20 @@ def test_a_jump_among_candles_that_were_missed_is_asked_for_again_from_where_it_
     assert refreshed(feed).next_due_at == NOON + MINUTE
 
 
+def test_a_jump_among_candles_that_were_missed_is_a_gap_until_it_is_said_again(shelf: Shelf, doubts: Doubts) -> None:
+    feed = needed_feed(shelf, last_open_at=NOON - 8 * MINUTE)
+    doubts.prices[NOON - 5 * MINUTE], doubts.flaws[20000.0] = "20000", Flaw.JUMP
+    feed_collect(feed.pk)
+
+    [gap] = feed.gaps.all()
+    assert (gap.from_at, gap.missing, gap.status) == (NOON - 5 * MINUTE, 1, "OPEN")
+
+    shelf.now += SECOND
+    feed_collect(feed.pk)
+    gap.refresh_from_db()
+    assert (gap.status, gap.ended_at) == ("FILLED", shelf.now)
+
+
 def test_a_jump_of_long_ago_is_not_asked_for_for_ever(shelf: Shelf, doubts: Doubts) -> None:
     feed = needed_feed(shelf, last_open_at=NOON - 8 * MINUTE)
     doubts.prices[NOON - 5 * MINUTE], doubts.flaws[20000.0] = "20000", Flaw.JUMP
@@ -259,9 +273,7 @@ def test_a_jump_that_is_wrong_in_itself_is_not_taken_however_often_it_is_said(
 # -- what a jump is measured by ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("price", "measured_by"), [("54000", None), ("56000", [49990.0 - number for number in range(5)])]
-)
+@pytest.mark.parametrize(("price", "measured_by"), [("54000", None), ("56000", [50000.0, *range(49990, 49985, -1)])])
 def test_stored_candles_are_read_only_where_a_price_moves(
     shelf: Shelf, doubts: Doubts, monkeypatch: pytest.MonkeyPatch, price: str, measured_by: list[float] | None
 ) -> None:
@@ -280,5 +292,5 @@ def test_stored_candles_are_read_only_where_a_price_moves(
     [before] = seen
     assert (None if before is None else before.close.tolist()[::-1]) == measured_by
     if before is not None:
-        assert before.open_ms[-1] == int((LAST - 2 * MINUTE).timestamp() * 1000)
-        assert before.volume.tolist() == [1.0] * 5
+        assert before.open_ms[-1] == int((LAST - MINUTE).timestamp() * 1000)
+        assert before.volume.tolist() == [1.0] * 6

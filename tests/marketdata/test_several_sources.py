@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -39,9 +40,11 @@ class Place:
     error: SourceFailed | None = None
     failures: int = 0
     asked: int = 0
+    meanwhile: Callable[[], object] = lambda: None
 
     def candles(self, since: datetime, limit: int) -> list[CandleReport]:
         self.asked += 1
+        self.meanwhile()
         if self.error:
             raise self.error
         return self.rows
@@ -105,6 +108,23 @@ def test_where_one_fails_the_next_is_asked_in_the_same_collection(shelf: Shelf, 
     assert (stored.close, stored.source) == (2, SourceKind.YAHOO)
     assert places.told == ["EXCHANGE failed: away", "YAHOO served"]
     assert (refreshed(feed).last_error, feed.misses, feed.next_due_at) == ("", 0, NOON + MINUTE)
+
+
+def test_one_that_hangs_for_so_long_that_no_other_can_be_asked_has_failed_and_the_next_collection_asks_another(
+    shelf: Shelf, places: Places
+) -> None:
+    feed = needed_feed(shelf)
+
+    def hang() -> None:
+        shelf.now += timedelta(seconds=10)
+
+    second = Place(SourceKind.YAHOO, [candle(LAST, "2")])
+    places.places = [Place(SourceKind.EXCHANGE, error=SourceFailed("timed out"), meanwhile=hang), second]
+
+    assert feed_collect(feed.pk) == 0
+
+    assert (refreshed(feed).leased_until, second.asked) == (None, 0)
+    assert places.told == ["EXCHANGE failed: timed out"]
 
 
 def test_an_answer_whose_newest_candle_is_bad_is_quarantined_and_the_next_source_s_is_taken(
