@@ -11,7 +11,8 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from django.db import connection
-from django.db.models import Q
+from django.db.models import Q, Value
+from django.db.models.functions import Greatest
 
 from domain.calendars import Calendar, expected_opens
 from domain.candles import Candles, IntArray, Timeframe
@@ -87,13 +88,16 @@ def page_store(feed: Feed, answer: Answer, now: datetime, *, only: set[datetime]
     transaction.
 
     A source that stands in for another adds what is missing, and alters nothing that one told that goes before it. Nobody is
-    woken: a signal is decided once.
+    woken: a signal is decided once. ``last_open_at`` of a feed that nobody collects goes forward with what came.
     """
     [sifted] = batches_sift([Batch(feed.pk, answer.choice.kind, answer.rows, answer.inspection)], now)
     taken_at = {row.open_at for row in sifted.good}
     wanted = [row for row in sifted.good if only is None or row.open_at in only]
     rows = may_tell(feed, answer.choice, wanted)
     new = candles_merge([(feed.pk, row, answer.choice.kind) for row in rows]).new.get(feed.pk, 0)
+    if rows:  # while it is needed that is for its collector to say, who announces it
+        last_open_at = Greatest("last_open_at", Value(max(row.open_at for row in rows)))
+        Feed.objects.filter(pk=feed.pk, is_needed=False).update(last_open_at=last_open_at)
     return Stored(taken_at, new)
 
 

@@ -476,7 +476,7 @@ def test_a_jump_that_its_source_tells_again_is_taken(places: Places, monkeypatch
 
 
 def test_candles_before_the_last_one_change_the_past_and_later_ones_do_not(places: Places) -> None:
-    feed = minutes_feed(last_open_at=START + 5 * MINUTE)
+    feed = minutes_feed(is_needed=True, last_open_at=START + 5 * MINUTE)
 
     played(asked_for(START, START + 2 * MINUTE, feed))
     feed.refresh_from_db()
@@ -486,6 +486,17 @@ def test_candles_before_the_last_one_change_the_past_and_later_ones_do_not(place
 
     assert changes > 0
     assert (feed.changes, feed.last_open_at) == (changes, START + 5 * MINUTE)
+
+
+def test_a_feed_that_nobody_collects_ends_with_the_last_candle_that_came(places: Places) -> None:
+    feed = minutes_feed()
+    ends = []
+    for until_at in (START + 9 * MINUTE, START + 6 * MINUTE):
+        played(asked_for(START, until_at, feed))
+        feed.refresh_from_db()
+        ends.append(feed.last_open_at)
+
+    assert ends == [START + 8 * MINUTE] * 2
 
 
 def test_a_clock_that_was_set_back_ends_no_span_at_an_open_candle(places: Places) -> None:
