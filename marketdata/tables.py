@@ -69,7 +69,7 @@ class TableJson(JSONRenderer):
         ]
         row = ",".join(['{{"open_at":"{}Z"', *(f'"{name}":{{}}' for name in data.columns)]) + "}}"
         rows = ",".join(map(row.format, times, *columns))
-        head = super().render({**data.head, "results": []}, accepted_media_type, {})
+        head = super().render({**data.head, "results": []}, None, {})  # compact, however it was to be indented
         return bytes(head)[:-2] + rows.encode() + b"]}"
 
 
@@ -208,7 +208,8 @@ def _feed_meant(attrs: dict[str, Any], may_resample: bool) -> Feed:
     if timeframe not in by_timeframe and may_resample:
         shorter = [one for one in by_timeframe.values() if _makes_up(one, Timeframe(timeframe))]
         if shorter:
-            return max(shorter, key=lambda one: Timeframe(one.timeframe).seconds)
+            # The fewest rows to read, of a feed that has some.
+            return max(shorter, key=lambda one: (one.last_open_at is not None, Timeframe(one.timeframe).seconds))
     if timeframe not in by_timeframe:
         known = ", ".join(frame for frame in TIMEFRAMES if frame in by_timeframe)
         raise serializers.ValidationError(
