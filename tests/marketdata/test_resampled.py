@@ -20,6 +20,7 @@ from marketdata.sources import SourceFailed
 from marketdata.sources.resampled import ResampledSource
 from tests.domain.reference import reference_json, reference_path
 from tests.factories import NOON, make_feed
+from tests.marketdata.conftest import candle
 
 pytestmark = pytest.mark.django_db
 
@@ -148,10 +149,7 @@ def test_a_day_of_currencies_begins_on_the_evening_before() -> None:
     feed = make_feed(timeframe=Timeframe.D1, calendar=Calendar.FX)
     hours = make_feed(feed.market, Timeframe.H1, calendar=Calendar.FX, is_needed=True)
     sunday = datetime(2024, 5, 5, 21, tzinfo=UTC)  # 17:00 in New York
-    rows = [
-        CandleReport(sunday + number * timedelta(hours=1), *[Decimal(number + 1)] * 4, Decimal(1))
-        for number in range(48)
-    ]
+    rows = [candle(sunday + number * timedelta(hours=1), str(number + 1)) for number in range(48)]
     candles_store(hours.pk, rows)
     Feed.objects.filter(pk=hours.pk).update(last_open_at=rows[-1].open_at)
 
@@ -167,9 +165,7 @@ def test_the_day_of_a_market_that_closes_is_told_when_its_last_hour_is_there() -
     feed = make_feed(timeframe=Timeframe.D1, calendar=Calendar.XNYS)
     hours = make_feed(feed.market, Timeframe.H1, calendar=Calendar.XNYS, is_needed=True)
     friday = datetime(2024, 5, 3, tzinfo=UTC)
-    rows = [
-        CandleReport(friday + hour * timedelta(hours=1), *[Decimal(hour)] * 4, Decimal(1)) for hour in range(13, 20)
-    ]
+    rows = [candle(friday + hour * timedelta(hours=1), str(hour)) for hour in range(13, 20)]
     candles_store(hours.pk, rows)
     told = []
     for last in rows[-2:]:
