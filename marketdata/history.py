@@ -64,16 +64,18 @@ def sources_of_past(feed: Feed, now: datetime) -> list[Choice]:
 
 
 def page_of(choice: Choice, feed: Feed, from_at: datetime, until_at: datetime, venue_now: datetime) -> Answer:
-    """Ask one source for the candles of a span of a page at most, all of them closed at ``venue_now``. Raises SourceFailed;
-    asks outside of any transaction."""
-    timeframe = Timeframe(feed.timeframe)
+    """Ask one source for the candles of a span of a page at most, all of them closed at ``venue_now``; nobody is asked what a
+    closed market was like. Raises SourceFailed; asks outside of any transaction."""
+    timeframe, calendar = Timeframe(feed.timeframe), Calendar(feed.calendar)
+    if not len(expected_opens(calendar, timeframe, _ms(from_at), _ms(until_at))):
+        return Answer(choice, [], Inspection(np.zeros(0, dtype=np.bool_), ()), until_at)
     with asking_for_history():
         reports = choice.source.candles(from_at, (until_at - from_at) // timeframe.length)
     rows = [report for report in reports if from_at <= report.open_at < until_at]
     inspection = inspect(
         _as_arrays(rows),
         timeframe,
-        Calendar(feed.calendar),
+        calendar,
         now_ms=_ms(venue_now),
         before=_stored_before(feed, from_at),
     )

@@ -8,6 +8,7 @@ from decimal import Decimal
 import pytest
 from django.utils import timezone
 
+from domain.calendars import Calendar
 from domain.quality import Flaw
 from exchanges.gateway import CandleReport
 from marketdata.backfills import (
@@ -486,6 +487,16 @@ def test_candles_before_the_last_one_change_the_past_and_later_ones_do_not(place
 
     assert changes > 0
     assert (feed.changes, feed.last_open_at) == (changes, START + 5 * MINUTE)
+
+
+def test_what_a_closed_market_was_like_is_asked_of_nobody(places: Places) -> None:
+    saturday = datetime(2024, 4, 27, 12, tzinfo=NOON.tzinfo)
+    places.first.error = SourceFailed("wanted candles from 2024-04-27 12:00 on, were none")
+
+    one = played(asked_for(saturday, saturday + 60 * MINUTE, minutes_feed(calendar=Calendar.XNYS)))
+
+    assert (one.status, one.cursor_at, one.last_error) == ("DONE", saturday + 60 * MINUTE, "")
+    assert places.first.asked == []
 
 
 def test_a_feed_that_nobody_collects_ends_with_the_last_candle_that_came(places: Places) -> None:
