@@ -311,7 +311,7 @@ class TableView(viewsets.ViewSet):
         # What opened before the last candle is as it is told by ``changes``; what may still come depends on the last one.
         is_past = until is not None and feed.last_open_at is not None and until <= feed.last_open_at
         state = (
-            request.build_absolute_uri(), request.accepted_media_type, feed.pk, feed.changes,
+            request.build_absolute_uri(), request.accepted_media_type, feed.pk, feed.calendar, feed.changes,
             None if is_past else feed.last_open_at,
         )  # fmt: skip
         tag = f'"{hashlib.blake2b(repr(state).encode(), digest_size=16).hexdigest()}"'

@@ -16,6 +16,7 @@ from django.db import transaction
 from django.db.models import F
 from rest_framework.test import APIClient
 
+from domain.calendars import Calendar
 from domain.candles import Timeframe
 from domain.quality import Inspection
 from exchanges.gateway import CandleReport
@@ -411,3 +412,15 @@ def test_a_longer_candle_is_made_of_a_feed_that_has_candles(alice: Api, feed: Fe
     answer = alice.get("candles", exchange=feed.market.exchange.name, symbol=feed.market.symbol, timeframe="15m")
 
     assert answer.json()["feed"] == feed.pk
+
+
+def test_longer_candles_of_another_calendar_are_others(alice: Api, minutes: Feed) -> None:
+    path = f"candles?exchange={minutes.market.exchange.name}&symbol=BTC/USDT&timeframe=5m"
+    tag = ask(alice, path)["ETag"]
+    Feed.objects.filter(pk=minutes.pk).update(calendar=Calendar.FX)
+
+    answers = [ask(alice, path, **{"If-None-Match": tag}).status_code]
+    Feed.objects.filter(pk=minutes.pk).update(calendar=Calendar.ALWAYS)
+    answers.append(ask(alice, path, **{"If-None-Match": tag}).status_code)
+
+    assert answers == [200, 304]
