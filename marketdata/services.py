@@ -13,6 +13,7 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
+from domain.calendars import Calendar
 from domain.candles import Timeframe
 from exchanges.gateway import CandleReport
 from exchanges.models import Market
@@ -27,8 +28,13 @@ __all__ = [
 
 
 def feed_ensure(market: Market, timeframe: Timeframe) -> Feed:
-    """The feed of ``market`` and ``timeframe``, made if it is the first of its kind."""
-    return Feed.objects.get_or_create(market=market, timeframe=timeframe.value)[0]
+    """The feed of ``market`` and ``timeframe``, made if it is the first of its kind, open when the market's others are."""
+
+    def calendar() -> str:
+        known = Feed.objects.filter(market=market).order_by("pk").values_list("calendar", flat=True).first()
+        return known or Calendar.ALWAYS.value
+
+    return Feed.objects.get_or_create(market=market, timeframe=timeframe.value, defaults={"calendar": calendar})[0]
 
 
 def feed_need(feed_id: int, is_needed: bool) -> bool:
