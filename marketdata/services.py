@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from django.db import transaction
 from django.db.models import Q
@@ -29,12 +30,13 @@ __all__ = [
 
 def feed_ensure(market: Market, timeframe: Timeframe) -> Feed:
     """The feed of ``market`` and ``timeframe``, made if it is the first of its kind, open when the market's others are."""
+    defaults: dict[str, Any] = {"calendar": lambda: _calendar_of(market)}
+    return Feed.objects.get_or_create(market=market, timeframe=timeframe.value, defaults=defaults)[0]
 
-    def calendar() -> str:
-        known = Feed.objects.filter(market=market).order_by("pk").values_list("calendar", flat=True).first()
-        return known or Calendar.ALWAYS.value
 
-    return Feed.objects.get_or_create(market=market, timeframe=timeframe.value, defaults={"calendar": calendar})[0]
+def _calendar_of(market: Market) -> str:
+    known = Feed.objects.filter(market=market).order_by("pk").values_list("calendar", flat=True).first()
+    return known or Calendar.ALWAYS.value
 
 
 def feed_need(feed_id: int, is_needed: bool) -> bool:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from domain.candles import Timeframe
 from exchanges.gateway import CandleReport
 from marketdata.columns import Part
-from marketdata.layouts import parts
+from marketdata.layouts import files_of, parts
 from marketdata.models import Feed
 from marketdata.sources import SourceFailed, files
 from marketdata.sources.files import FileSource
@@ -269,10 +269,9 @@ def test_a_file_that_goes_while_it_is_looked_at_is_a_source_that_failed(
     path = write(shelf_dir / "a.csv", range(3))
     source = FileSource(hourly(), "a.csv")
     source.candles(NOON, 10)
-    real = files.files_of
 
     def gone(*asked: Any) -> list[Path]:
-        found = real(*asked)
+        found = files_of(*asked)
         path.unlink()
         return found
 
