@@ -16,6 +16,7 @@ from exchanges.models import Exchange, Market
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _SYMBOL = re.compile(r"([A-Z0-9.^-]{1,20})/([A-Z0-9]{1,20})(?::([A-Z0-9]{1,20}))?")
+LONGEST_SYMBOL = 40  # what the column holds
 # No price that a file may have is rounded by it.
 FINEST = Decimal("0.00000001")
 
@@ -32,7 +33,7 @@ def market_of_data(exchange_name: str, symbol: str) -> Market:
             f"wanted a name of up to 40 small letters, digits, - and _ for an exchange, was {exchange_name!r}"
         )
     found = _SYMBOL.fullmatch(symbol)
-    if found is None:
+    if found is None or len(symbol) > LONGEST_SYMBOL:
         raise MarketUnknown(f"wanted a symbol such as SPY/USD, was {symbol!r}")
     base, quote, settled = found.groups()
     with transaction.atomic():

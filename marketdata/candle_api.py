@@ -27,12 +27,12 @@ from marketdata.tables import ARROW, EPOCH, Span, Table, TableQuery, TableView, 
 from pipeline.rest import RowSerializer, exact_text
 
 PRICES = ("open", "high", "low", "close", "volume")
+RAW_PRICES = "".join(f", {name}" for name in PRICES)
 # Exact, and without the zeros that fill the columns: PostgreSQL writes them faster than we do.
+EXACT_PRICES = "".join(f", trim_scale({name})::text" for name in PRICES)
 # The most candles that are read for one page of longer ones; what is left of it is on the next.
 MOST_READ = 100_000
 DAY = timedelta(days=1)
-RAW_PRICES = "".join(f", {name}" for name in PRICES)
-EXACT_PRICES = "".join(f", trim_scale({name})::text" for name in PRICES)
 
 
 class CandleQuery(TableQuery):

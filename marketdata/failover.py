@@ -16,7 +16,9 @@ from django.db import connection, transaction
 from django.db.models import F, Value
 from django.db.models.functions import Coalesce
 
+from domain.calendars import Calendar
 from domain.candles import Timeframe
+from domain.resampling import require_shorter
 from exchanges.gateway import CandleReport
 from marketdata.models import Feed, FeedSource, SourceKind
 from marketdata.sources import Source, SourceFailed, alphavantage, yahoo
@@ -251,7 +253,7 @@ def _check_resampled(feed: Feed, symbol: str) -> None:
         known = ", ".join(shorter) or "there is none"
         raise ValidationError(f"wanted a timeframe that {feed.timeframe} is made of ({known}), was {symbol[:64]!r}")
     try:
-        _OPENERS[SourceKind.RESAMPLED](feed, symbol)
+        require_shorter(Timeframe(symbol), Timeframe(feed.timeframe), Calendar(feed.calendar))
     except ValueError as error:
         raise ValidationError(str(error)) from error
 

@@ -11,7 +11,8 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from django.db import connection
-from django.db.models import Q
+from django.db.models import Q, Value
+from django.db.models.functions import Greatest
 
 from domain.calendars import Calendar, expected_opens
 from domain.candles import Candles, IntArray, Timeframe
@@ -63,16 +64,18 @@ def sources_of_past(feed: Feed, now: datetime) -> list[Choice]:
 
 
 def page_of(choice: Choice, feed: Feed, from_at: datetime, until_at: datetime, venue_now: datetime) -> Answer:
-    """Ask one source for the candles of a span of a page at most, all of them closed at ``venue_now``. Raises SourceFailed;
-    asks outside of any transaction."""
-    timeframe = Timeframe(feed.timeframe)
+    """Ask one source for the candles of a span of a page at most, all of them closed at ``venue_now``; nobody is asked what a
+    closed market was like. Raises SourceFailed; asks outside of any transaction."""
+    timeframe, calendar = Timeframe(feed.timeframe), Calendar(feed.calendar)
+    if not len(expected_opens(calendar, timeframe, _ms(from_at), _ms(until_at))):
+        return Answer(choice, [], Inspection(np.zeros(0, dtype=np.bool_), ()), until_at)
     with asking_for_history():
         reports = choice.source.candles(from_at, (until_at - from_at) // timeframe.length)
     rows = [report for report in reports if from_at <= report.open_at < until_at]
     inspection = inspect(
         _as_arrays(rows),
         timeframe,
-        Calendar(feed.calendar),
+        calendar,
         now_ms=_ms(venue_now),
         before=_stored_before(feed, from_at),
     )
@@ -93,13 +96,16 @@ def page_store(feed: Feed, answer: Answer, now: datetime, *, only: set[datetime]
     transaction that holds the feed (``feed_lock``).
 
     A source that stands in for another adds what is missing, and alters nothing that one told that goes before it. Nobody is
-    woken: a signal is decided once.
+    woken: a signal is decided once. ``last_open_at`` of a feed that nobody collects goes forward with what came.
     """
     [sifted] = batches_sift([Batch(feed.pk, answer.choice.kind, answer.rows, answer.inspection)], now)
     taken_at = {row.open_at for row in sifted.good}
     wanted = [row for row in sifted.good if only is None or row.open_at in only]
     rows = may_tell(feed, answer.choice, wanted)
     new = candles_merge([(feed.pk, row, answer.choice.kind) for row in rows]).new.get(feed.pk, 0)
+    if rows:  # while it is needed that is for its collector to say, who announces it
+        last_open_at = Greatest("last_open_at", Value(max(row.open_at for row in rows)))
+        Feed.objects.filter(pk=feed.pk, is_needed=False).update(last_open_at=last_open_at)
     return Stored(taken_at, new)
 
 

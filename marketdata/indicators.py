@@ -15,18 +15,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
-from django.db import connection
 
+from domain.calendars import FIRST_YEAR
 from domain.candles import Candles, FloatArray, IntArray, Timeframe
 from domain.catalogue import Indicator, Parameters
 from exchanges import shared
 from marketdata.models import Feed
+from marketdata.storage import candles_arrays, candles_window
 
 # Candles of a block where none is missing. All that is kept is 256 blocks of some 30 kB: a few megabytes, here and there.
 BLOCK = 1024
 KEPT = 256
 KEPT_SECONDS = 3600
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+BEGINNING = datetime(FIRST_YEAR, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,23 +90,13 @@ def _computed(feed: Feed, indicator: Indicator, parameters: Parameters, numbers:
 
 def _candles(feed: Feed, from_ms: int, until_ms: int, memory: int | None) -> Candles:
     """The candles of the span and, before it, as many as are remembered."""
-    columns = """(extract(epoch FROM open_at) * 1000)::float8,
-                 open::float8, high::float8, low::float8, close::float8, volume::float8"""
-    from_at = EPOCH + timedelta(milliseconds=from_ms)
-    until_at = EPOCH + timedelta(milliseconds=until_ms)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"""
-            (SELECT {columns} FROM marketdata_candle WHERE feed_id = %s AND open_at < %s
-             ORDER BY open_at DESC LIMIT %s)
-            UNION ALL
-            (SELECT {columns} FROM marketdata_candle
-             WHERE feed_id = %s AND open_at >= %s AND open_at < %s AND open_at <= %s)
-            ORDER BY 1
-            """,  # noqa: S608  # columns are ours
-            [feed.pk, from_at, memory, feed.pk, from_at, until_at, feed.last_open_at],
-        )
-        return Candles.from_rows(cursor.fetchall())
+    assert feed.last_open_at is not None
+    from_at, until_at = (EPOCH + timedelta(milliseconds=at_ms) for at_ms in (from_ms, until_ms))
+    until_at = min(until_at, feed.last_open_at + timedelta(milliseconds=1))
+    if memory is None:
+        return candles_arrays(feed.pk, BEGINNING, until_at)
+    parts = candles_window(feed.pk, memory, until=from_at), candles_arrays(feed.pk, from_at, until_at)
+    return Candles(*(np.concatenate([getattr(part, name) for part in parts]) for name in Candles.__slots__))
 
 
 # What is kept

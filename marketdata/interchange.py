@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import os
 import time
 from collections import Counter
@@ -44,7 +43,8 @@ from marketdata.layouts import (
     require_timeframe,
 )
 from marketdata.models import Feed, SourceKind
-from marketdata.storage import candles_import
+from marketdata.quarantine import Key, jumps_release, rows_keep
+from marketdata.storage import candles_import, candles_window
 
 T = TypeVar("T")
 
@@ -106,7 +106,7 @@ def candles_read_in(
     for number, path in enumerate(files):
         for part in _ahead(_checked(path, timeframe)):
             if before is None:
-                before = _stored_before(feed.pk, int(part.candles.open_ms.min()))
+                before = candles_window(feed.pk, BEFORE, until=_at(int(part.candles.open_ms.min())))
             kept = _part_read_in(feed, path.name, part, before, takes_jumps, done)
             before = kept if len(kept) else before
             share = (sum(sizes[:number]) + sizes[number] * part.done) / (sum(sizes) or 1)
@@ -178,19 +178,22 @@ def _part_read_in(
     by_row: dict[int, list[Finding]] = {}
     for finding in inspection.findings:
         by_row.setdefault(finding.index, []).append(finding)
-    bad: list[tuple[Finding, dict[str, str]]] = []
+    bad: list[tuple[Key, Finding, dict[str, str]]] = []
     rows: set[int] = set()
+    jumps: list[int] = []
     for at, findings in by_row.items():
         flaws = {finding.flaw for finding in findings}
         if Flaw.STILL_OPEN in flaws:
             done.still_open += 1
         elif takes_jumps and flaws == {Flaw.JUMP}:
             is_taken[at] = True
+            jumps.append(at)
         else:
             words = part.table.slice(at, 1).to_pylist()[0]
-            bad += [(finding, {word: words[word] for word in NUMBERS}) for finding in findings]
+            key = _key(feed, part, at)
+            bad += [(key, finding, {word: words[word] for word in NUMBERS}) for finding in findings]
             rows.add(at)
-    _quarantine(feed.pk, bad, now)
+    rows_keep(bad, now)
     is_ahead = is_taken & _is_ahead(feed.pk, part.candles)
     is_taken &= ~is_ahead
     if is_taken.any():
@@ -198,16 +201,21 @@ def _part_read_in(
         done.new += imported.new
         done.revised += imported.revised
         done.unchanged += imported.unchanged
+        jumps_release({_key(feed, part, at) for at in jumps if is_taken[at]}, now)
     done.seen += len(part.candles)
     done.quarantined += len(rows)
     done.ahead += int(is_ahead.sum())
-    done.flaws.update(finding.flaw for finding, _ in bad)
+    done.flaws.update(finding.flaw for _, finding, _ in bad)
     taken = _rows_of(part.candles, np.flatnonzero(is_taken))
     if len(taken):
         first, last = _at(int(taken.open_ms[0])), _at(int(taken.open_ms[-1]))
         done.first_at = first if done.first_at is None else min(done.first_at, first)
         done.last_at = last if done.last_at is None else max(done.last_at, last)
     return taken
+
+
+def _key(feed: Feed, part: Part, at: int) -> Key:
+    return feed.pk, _at(int(part.candles.open_ms[at])), SourceKind.FILE
 
 
 def _require_some_good(name: str, part: Part, inspection: Inspection) -> None:
@@ -230,43 +238,6 @@ def _is_ahead(feed_id: int, candles: Candles) -> NDArray[np.bool_]:
         return np.zeros(len(candles), dtype=np.bool_)
     ahead: NDArray[np.bool_] = candles.open_ms > last_open_at.timestamp() * 1000
     return ahead
-
-
-def _quarantine(feed_id: int, bad: Sequence[tuple[Finding, dict[str, str]]], now: datetime) -> None:
-    """Keep rows as they came, with what was found of each; one that came before is counted."""
-    # Once for each time and flaw, in the order of the key: two who keep the same never wait for each other in a circle.
-    kept = {(finding.open_ms, finding.flaw.value): (finding, row) for finding, row in bad}
-    if not kept:
-        return
-    rows = [kept[key] for key in sorted(kept)]
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            INSERT INTO marketdata_quarantinedcandle AS q
-                (feed_id, source, open_at, flaw, detail, "row", times, seen_at, last_seen_at)
-            SELECT %s, %s, bad.*, 1, %s, %s FROM unnest(%s::timestamptz[], %s::text[], %s::text[], %s::jsonb[]) AS bad
-            ON CONFLICT (feed_id, open_at, flaw, source) DO UPDATE
-            SET times = q.times + 1, last_seen_at = excluded.last_seen_at, detail = excluded.detail, "row" = excluded."row"
-            """,
-            [
-                feed_id, int(SourceKind.FILE), now, now,
-                [_at(finding.open_ms) for finding, _ in rows], [finding.flaw.value for finding, _ in rows],
-                [finding.detail[:200] for finding, _ in rows], [json.dumps(row) for _, row in rows],
-            ],
-        )  # fmt: skip
-
-
-def _stored_before(feed_id: int, open_ms: int) -> Candles:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            SELECT (extract(epoch FROM open_at) * 1000)::float8,
-                   open::float8, high::float8, low::float8, close::float8, volume::float8
-            FROM marketdata_candle WHERE feed_id = %s AND open_at < %s ORDER BY open_at DESC LIMIT %s
-            """,
-            [feed_id, _at(open_ms), BEFORE],
-        )
-        return Candles.from_rows(reversed(cursor.fetchall()))
 
 
 def _rows_of(candles: Candles, rows: NDArray[np.intp]) -> Candles:

@@ -28,6 +28,10 @@ FIELDS = ("open", "high", "low", "close", "volume")
 PRICES = FIELDS[:-1]  # of a candle that has just closed the volume may still grow
 
 
+# A row: of which feed and time, and who said so.
+Key = tuple[int, datetime, SourceKind]
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What one source said of one feed, as it came, and what was found in it."""
@@ -58,8 +62,8 @@ class _Bad:
         return all(finding.flaw is Flaw.JUMP for finding in self.findings)
 
     @property
-    def key(self) -> tuple[int, datetime, int]:
-        return self.batch.feed_id, self.row.open_at, int(self.batch.source)
+    def key(self) -> Key:
+        return self.batch.feed_id, self.row.open_at, self.batch.source
 
     def words(self) -> dict[str, str]:
         return {name: str(getattr(self.row, name)) for name in FIELDS}
@@ -72,8 +76,10 @@ def batches_sift(batches: Sequence[Batch], now: datetime) -> list[Sifted]:
     bad = [_bad_rows(batch) for batch in batches]
     every = [one for some in bad for one in some]
     repeated = _repeated([one for one in every if one.is_jump], now)
-    _keep([one for one in every if one.key not in repeated], now)
-    _release(repeated, now)
+    rows_keep(
+        [(one.key, finding, one.words()) for one in every if one.key not in repeated for finding in one.findings], now
+    )
+    jumps_release(repeated, now)
     sifted = []
     for batch, some in zip(batches, bad, strict=True):
         good = {row.open_at: row for row, is_good in zip(batch.rows, batch.inspection.is_good, strict=True) if is_good}
@@ -102,7 +108,7 @@ def _bad_rows(batch: Batch) -> list[_Bad]:
     ]
 
 
-def _repeated(jumps: Sequence[_Bad], now: datetime) -> set[tuple[int, datetime, int]]:
+def _repeated(jumps: Sequence[_Bad], now: datetime) -> set[Key]:
     """The keys of those jumps that the same source told alike on a look before this one."""
     if not jumps:
         return set()
@@ -123,7 +129,8 @@ def _repeated(jumps: Sequence[_Bad], now: datetime) -> set[tuple[int, datetime, 
     return repeated
 
 
-def _release(keys: set[tuple[int, datetime, int]], now: datetime) -> None:
+def jumps_release(keys: set[Key], now: datetime) -> None:
+    """Note of rows that were kept for their jump that they were taken after all."""
     if not keys:
         return
     feed_ids, opens, sources = zip(*sorted(keys), strict=True)
@@ -139,13 +146,17 @@ def _release(keys: set[tuple[int, datetime, int]], now: datetime) -> None:
         )
 
 
-def _keep(bad: Sequence[_Bad], now: datetime) -> None:
+def rows_keep(bad: Iterable[tuple[Key, Finding, dict[str, str]]], now: datetime) -> None:
+    """Keep rows as they came, in the words of their source, with what was found of each; one that came before is counted,
+    and one that was taken and comes otherwise is doubted again."""
     # The last word of a batch about a time counts, and once: it may say the same twice, which is a flaw of its own. In the
     # order of the key, so that two who keep at once never wait for each other in a circle.
-    kept = {(*one.key, finding.flaw.value): (one, finding) for one in bad for finding in one.findings}
+    kept = {(*key, finding.flaw): (finding, words) for key, finding, words in bad}
     if not kept:
         return
-    rows = [kept[key] for key in sorted(kept)]
+    keys = sorted(kept)
+    feed_ids, opens, sources, flaws = zip(*keys, strict=True)
+    found = [kept[key] for key in keys]
     with connection.cursor() as cursor:
         cursor.execute(
             """
@@ -156,16 +167,16 @@ def _keep(bad: Sequence[_Bad], now: datetime) -> None:
             ) AS bad
             ON CONFLICT (feed_id, open_at, flaw, source) DO UPDATE
             SET times = q.times + 1, last_seen_at = excluded.last_seen_at, detail = excluded.detail, "row" = excluded."row",
-                released_at = NULL
+                released_at = CASE WHEN q."row" = excluded."row" THEN q.released_at END
             """,
             [
                 now,
                 now,
-                [one.batch.feed_id for one, _ in rows],
-                [one.row.open_at for one, _ in rows],
-                [int(one.batch.source) for one, _ in rows],
-                [finding.flaw.value for _, finding in rows],
-                [finding.detail[:200] for _, finding in rows],
-                [json.dumps(one.words()) for one, _ in rows],
+                list(feed_ids),
+                list(opens),
+                list(sources),
+                [flaw.value for flaw in flaws],
+                [finding.detail[:200] for finding, _ in found],
+                [json.dumps(words) for _, words in found],
             ],
         )

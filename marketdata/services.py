@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
+from domain.calendars import Calendar
 from domain.candles import Timeframe
 from exchanges.gateway import CandleReport
 from exchanges.models import Market
@@ -27,8 +29,14 @@ __all__ = [
 
 
 def feed_ensure(market: Market, timeframe: Timeframe) -> Feed:
-    """The feed of ``market`` and ``timeframe``, made if it is the first of its kind."""
-    return Feed.objects.get_or_create(market=market, timeframe=timeframe.value)[0]
+    """The feed of ``market`` and ``timeframe``, made if it is the first of its kind, open when the market's others are."""
+    defaults: dict[str, Any] = {"calendar": lambda: _calendar_of(market)}
+    return Feed.objects.get_or_create(market=market, timeframe=timeframe.value, defaults=defaults)[0]
+
+
+def _calendar_of(market: Market) -> str:
+    known = Feed.objects.filter(market=market).order_by("pk").values_list("calendar", flat=True).first()
+    return known or Calendar.ALWAYS.value
 
 
 def feed_need(feed_id: int, is_needed: bool) -> bool:

@@ -69,7 +69,7 @@ class TableJson(JSONRenderer):
         ]
         row = ",".join(['{{"open_at":"{}Z"', *(f'"{name}":{{}}' for name in data.columns)]) + "}}"
         rows = ",".join(map(row.format, times, *columns))
-        head = super().render({**data.head, "results": []}, accepted_media_type, {})
+        head = super().render({**data.head, "results": []}, None, {})  # compact, however it was to be indented
         return bytes(head)[:-2] + rows.encode() + b"]}"
 
 
@@ -208,7 +208,8 @@ def _feed_meant(attrs: dict[str, Any], may_resample: bool) -> Feed:
     if timeframe not in by_timeframe and may_resample:
         shorter = [one for one in by_timeframe.values() if _makes_up(one, Timeframe(timeframe))]
         if shorter:
-            return max(shorter, key=lambda one: Timeframe(one.timeframe).seconds)
+            # The fewest rows to read, of a feed that has some.
+            return max(shorter, key=lambda one: (one.last_open_at is not None, Timeframe(one.timeframe).seconds))
     if timeframe not in by_timeframe:
         known = ", ".join(frame for frame in TIMEFRAMES if frame in by_timeframe)
         raise serializers.ValidationError(
@@ -310,7 +311,7 @@ class TableView(viewsets.ViewSet):
         # What opened before the last candle is as it is told by ``changes``; what may still come depends on the last one.
         is_past = until is not None and feed.last_open_at is not None and until <= feed.last_open_at
         state = (
-            request.build_absolute_uri(), request.accepted_media_type, feed.pk, feed.changes,
+            request.build_absolute_uri(), request.accepted_media_type, feed.pk, feed.calendar, feed.changes,
             None if is_past else feed.last_open_at,
         )  # fmt: skip
         tag = f'"{hashlib.blake2b(repr(state).encode(), digest_size=16).hexdigest()}"'

@@ -23,9 +23,9 @@ from marketdata.services import candles_window, feed_ensure
 from marketdata.tapes import funding_window, tape_ensure, trades_window
 from strategies.models import Signal, StrategyConfig, informatives_validated
 
+MICROSECOND = timedelta(microseconds=1)
 # How long after a candle was stored the rest is waited for: a venue that answers is collected within two seconds of a close,
 # and one that failed is asked again several times meanwhile.
-MICROSECOND = timedelta(microseconds=1)
 PATIENCE = timedelta(seconds=20)
 # Candles of one informative feed that are read for one evaluation at most, the newest of them.
 LONGEST_WINDOW = 5_000

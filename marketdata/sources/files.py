@@ -117,7 +117,10 @@ def _require_inside(path: Path, symbol: str) -> None:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    found = path.stat()
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise SourceFailed(f"wanted a file, was at {path.name}: {error.strerror}") from error
     return found.st_size, found.st_mtime_ns
 
 

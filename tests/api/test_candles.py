@@ -9,13 +9,19 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from django.db import transaction
 from django.db.models import F
 from rest_framework.test import APIClient
 
+from domain.calendars import Calendar
 from domain.candles import Timeframe
+from domain.quality import Inspection
 from exchanges.gateway import CandleReport
+from marketdata.failover import sources_to_ask
+from marketdata.history import Answer, page_store
 from marketdata.models import Feed
 from marketdata.services import candles_store
 from marketdata.tables import ARROW
@@ -326,7 +332,7 @@ def test_a_timeframe_without_a_feed_is_made_of_a_shorter_one_where_it_is_whole(a
 
 def test_the_longest_timeframe_that_makes_it_up_is_taken(alice: Api, minutes: Feed) -> None:
     make_feed(timeframe=Timeframe.M3)  # makes up no whole 5m
-    five = make_feed(timeframe=Timeframe.M5)
+    five = make_feed(timeframe=Timeframe.M5, last_open_at=NOON)
     make_feed(timeframe=Timeframe.H1)
 
     assert alice.get("candles", **{**FIVES, "timeframe": "30m"}).json()["feed"] == five.pk
@@ -376,3 +382,45 @@ def test_longer_candles_that_one_has_are_out_of_date_when_their_last_part_comes(
     answer = ask(alice, path, **{"if-none-match": tag})
 
     assert closes(answer)[-1] == "124"
+
+
+def test_json_that_is_to_be_indented_is_json(alice: Api, feed: Feed) -> None:
+    answer = ask(alice, f"candles?feed={feed.pk}&limit=2", Accept="application/json; indent=4")
+
+    assert closes(answer) == ["9", "10"]
+
+
+def test_what_is_filled_in_of_a_feed_that_nobody_collects_is_told_to_who_has_seen_it_empty(
+    alice: Api, db: None
+) -> None:
+    feed = make_feed()
+    tag = ask(alice, f"candles?feed={feed.pk}")["ETag"]
+    [choice] = sources_to_ask(feed, NOON)
+    rows = [CandleReport(NOON, *[Decimal(1)] * 5)]
+    answer = Answer(choice, rows, Inspection(np.array([True]), ()), NOON + MINUTE)
+    with transaction.atomic():
+        page_store(feed, answer, NOON)
+
+    again = ask(alice, f"candles?feed={feed.pk}", **{"If-None-Match": tag})
+
+    assert closes(again) == ["1"]
+
+
+def test_a_longer_candle_is_made_of_a_feed_that_has_candles(alice: Api, feed: Feed) -> None:
+    make_feed(feed.market, Timeframe.M3)
+
+    answer = alice.get("candles", exchange=feed.market.exchange.name, symbol=feed.market.symbol, timeframe="15m")
+
+    assert answer.json()["feed"] == feed.pk
+
+
+def test_longer_candles_of_another_calendar_are_others(alice: Api, minutes: Feed) -> None:
+    path = f"candles?exchange={minutes.market.exchange.name}&symbol=BTC/USDT&timeframe=5m"
+    tag = ask(alice, path)["ETag"]
+    Feed.objects.filter(pk=minutes.pk).update(calendar=Calendar.FX)
+
+    answers = [ask(alice, path, **{"If-None-Match": tag}).status_code]
+    Feed.objects.filter(pk=minutes.pk).update(calendar=Calendar.ALWAYS)
+    answers.append(ask(alice, path, **{"If-None-Match": tag}).status_code)
+
+    assert answers == [200, 304]

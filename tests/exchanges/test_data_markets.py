@@ -58,6 +58,7 @@ def test_a_contract_is_one_by_what_it_is_settled_in() -> None:
     [
         ("NYSE", "SPY/USD", "wanted a name of up to 40 small letters, digits, - and _ for an exchange, was 'NYSE'"),
         ("nyse", "SPY", "wanted a symbol such as SPY/USD, was 'SPY'"),
+        ("nyse", f"{'A' * 20}/{'B' * 20}", f"wanted a symbol such as SPY/USD, was '{'A' * 20}/{'B' * 20}'"),
         ("simulator", "SPY/USD", "wanted a market that simulator lists, was SPY/USD; are its markets read?"),
     ],
 )

@@ -8,6 +8,7 @@ from decimal import Decimal
 import pytest
 from django.utils import timezone
 
+from domain.calendars import Calendar
 from domain.quality import Flaw
 from exchanges.gateway import CandleReport
 from marketdata.backfills import (
@@ -476,7 +477,7 @@ def test_a_jump_that_its_source_tells_again_is_taken(places: Places, monkeypatch
 
 
 def test_candles_before_the_last_one_change_the_past_and_later_ones_do_not(places: Places) -> None:
-    feed = minutes_feed(last_open_at=START + 5 * MINUTE)
+    feed = minutes_feed(is_needed=True, last_open_at=START + 5 * MINUTE)
 
     played(asked_for(START, START + 2 * MINUTE, feed))
     feed.refresh_from_db()
@@ -486,6 +487,27 @@ def test_candles_before_the_last_one_change_the_past_and_later_ones_do_not(place
 
     assert changes > 0
     assert (feed.changes, feed.last_open_at) == (changes, START + 5 * MINUTE)
+
+
+def test_what_a_closed_market_was_like_is_asked_of_nobody(places: Places) -> None:
+    saturday = datetime(2024, 4, 27, 12, tzinfo=NOON.tzinfo)
+    places.first.error = SourceFailed("wanted candles from 2024-04-27 12:00 on, were none")
+
+    one = played(asked_for(saturday, saturday + 60 * MINUTE, minutes_feed(calendar=Calendar.XNYS)))
+
+    assert (one.status, one.cursor_at, one.last_error) == ("DONE", saturday + 60 * MINUTE, "")
+    assert places.first.asked == []
+
+
+def test_a_feed_that_nobody_collects_ends_with_the_last_candle_that_came(places: Places) -> None:
+    feed = minutes_feed()
+    ends = []
+    for until_at in (START + 9 * MINUTE, START + 6 * MINUTE):
+        played(asked_for(START, until_at, feed))
+        feed.refresh_from_db()
+        ends.append(feed.last_open_at)
+
+    assert ends == [START + 8 * MINUTE] * 2
 
 
 def test_a_clock_that_was_set_back_ends_no_span_at_an_open_candle(places: Places) -> None:

@@ -8,7 +8,6 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.db import transaction
 
-from domain.calendars import Calendar
 from domain.candles import Timeframe
 from exchanges.gateway import CandleReport
 from marketdata.failover import (
@@ -356,13 +355,6 @@ def test_a_list_that_cannot_serve_is_refused_with_what_was_wanted(
 
     assert raised.value.messages[0].startswith(words)
     assert listed(feed) == before
-
-
-def test_days_of_currencies_are_not_made_of_shorter_candles() -> None:
-    feed = make_feed(timeframe=Timeframe.D1, calendar=Calendar.FX)
-    with pytest.raises(ValidationError) as refused:
-        feed_sources_set(feed, [(SourceKind.RESAMPLED, "1h")])
-    assert refused.value.messages == ["wanted no days of currencies from shorter candles, was a 1d feed under FX"]
 
 
 @pytest.mark.parametrize(("kind", "symbol", "timeframe", "words"), [

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
+from domain.calendars import Calendar
 from domain.candles import Timeframe
 from marketdata.models import Feed
 from marketdata.services import (
@@ -34,6 +35,14 @@ def test_there_is_one_feed_of_a_market_and_timeframe() -> None:
 
     assert len({feed.pk for feed in feeds}) == 1
     assert not feeds[0].is_needed
+
+
+def test_a_market_is_open_in_one_timeframe_when_it_is_in_another() -> None:
+    hours = make_feed(timeframe=Timeframe.H1, calendar=Calendar.XNYS)
+
+    days = feed_ensure(hours.market, Timeframe.D1)
+
+    assert (days.calendar, feed_ensure(make_market(symbol="ETH/USDT"), Timeframe.D1).calendar) == ("XNYS", "24/7")
 
 
 @in_the_open

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from domain.candles import Timeframe
 from exchanges.gateway import CandleReport
 from marketdata.columns import Part
-from marketdata.layouts import parts
+from marketdata.layouts import files_of, parts
 from marketdata.models import Feed
 from marketdata.sources import SourceFailed, files
 from marketdata.sources.files import FileSource
@@ -261,3 +261,21 @@ def test_times_are_utc(shelf_dir: Path) -> None:
 
     assert report.open_at == datetime.fromisoformat("2024-05-01T12:00:00+00:00")
     assert report.open_at.utcoffset() == timedelta(0)
+
+
+def test_a_file_that_goes_while_it_is_looked_at_is_a_source_that_failed(
+    shelf_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(shelf_dir / "a.csv", range(3))
+    source = FileSource(hourly(), "a.csv")
+    source.candles(NOON, 10)
+
+    def gone(*asked: Any) -> list[Path]:
+        found = files_of(*asked)
+        path.unlink()
+        return found
+
+    monkeypatch.setattr(files, "files_of", gone)
+
+    with pytest.raises(SourceFailed, match="wanted a file, was at a.csv: No such file or directory"):
+        source.candles(NOON, 10)

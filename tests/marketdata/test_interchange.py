@@ -216,6 +216,29 @@ def test_prices_that_jump_are_taken_when_somebody_says_so(tmp_path: Path) -> Non
     assert Candle.objects.get(feed=feed, open_at=NOON + 32 * HOUR).close == 500000
 
 
+def test_a_jump_that_was_taken_is_doubted_no_more(tmp_path: Path) -> None:
+    feed = hourly()
+    path = write(tmp_path / "a.csv", [*(quiet(hour) for hour in range(30)), BAD_ROWS[2][0], quiet(33)])
+
+    for takes_jumps in (False, True, False):
+        candles_read_in(feed, [path], takes_jumps=takes_jumps)
+
+    kept = QuarantinedCandle.objects.get()
+    assert (kept.flaw, kept.times, kept.released_at is not None) == (Flaw.JUMP, 3, True)
+
+
+def test_a_row_that_is_told_otherwise_after_it_was_taken_is_doubted_again(tmp_path: Path) -> None:
+    feed, jump = hourly(), BAD_ROWS[2][0]
+    calm = [*(quiet(hour) for hour in range(30)), quiet(33)]
+    candles_read_in(feed, [write(tmp_path / "a.csv", [*calm[:-1], jump, calm[-1]])])
+    candles_read_in(feed, [write(tmp_path / "a.csv", [*calm[:-1], jump, calm[-1]])], takes_jumps=True)
+
+    candles_read_in(feed, [write(tmp_path / "b.csv", [*calm[:-1], (*jump[:5], "7"), calm[-1]])])
+
+    kept = QuarantinedCandle.objects.get()
+    assert (kept.row["volume"], kept.released_at) == ("7", None)
+
+
 def test_the_first_rows_are_measured_by_what_is_stored(tmp_path: Path) -> None:
     feed = hourly()
     candles_read_in(feed, [write(tmp_path / "a.csv", [quiet(hour) for hour in range(30)])])

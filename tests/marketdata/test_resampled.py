@@ -8,15 +8,19 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
+from django.core.exceptions import ValidationError
 
+from domain.calendars import Calendar
 from domain.candles import Timeframe
 from exchanges.gateway import CandleReport
-from marketdata.models import Feed
+from marketdata.failover import feed_sources_set
+from marketdata.models import Feed, SourceKind
 from marketdata.services import candles_store
 from marketdata.sources import SourceFailed
 from marketdata.sources.resampled import ResampledSource
 from tests.domain.reference import reference_json, reference_path
 from tests.factories import NOON, make_feed
+from tests.marketdata.conftest import candle
 
 pytestmark = pytest.mark.django_db
 
@@ -139,3 +143,45 @@ def real_candles(name: str) -> list[CandleReport]:
     return [
         CandleReport(datetime.fromtimestamp(int(at) / 1000, tz=UTC), *map(Decimal, figures)) for at, *figures in cells
     ]
+
+
+def test_a_day_of_currencies_begins_on_the_evening_before() -> None:
+    feed = make_feed(timeframe=Timeframe.D1, calendar=Calendar.FX)
+    hours = make_feed(feed.market, Timeframe.H1, calendar=Calendar.FX, is_needed=True)
+    sunday = datetime(2024, 5, 5, 21, tzinfo=UTC)  # 17:00 in New York
+    rows = [candle(sunday + number * timedelta(hours=1), str(number + 1)) for number in range(48)]
+    candles_store(hours.pk, rows)
+    Feed.objects.filter(pk=hours.pk).update(last_open_at=rows[-1].open_at)
+
+    days = ResampledSource(feed, Timeframe.H1).candles(datetime(2024, 5, 4, tzinfo=UTC), 10)
+
+    assert days == [
+        CandleReport(datetime(2024, 5, 6, tzinfo=UTC), *map(Decimal, (1, 24, 1, 24, 24))),
+        CandleReport(datetime(2024, 5, 7, tzinfo=UTC), *map(Decimal, (25, 48, 25, 48, 24))),
+    ]
+
+
+def test_the_day_of_a_market_that_closes_is_told_when_its_last_hour_is_there() -> None:
+    feed = make_feed(timeframe=Timeframe.D1, calendar=Calendar.XNYS)
+    hours = make_feed(feed.market, Timeframe.H1, calendar=Calendar.XNYS, is_needed=True)
+    friday = datetime(2024, 5, 3, tzinfo=UTC)
+    rows = [candle(friday + hour * timedelta(hours=1), str(hour)) for hour in range(13, 20)]
+    candles_store(hours.pk, rows)
+    told = []
+    for last in rows[-2:]:
+        Feed.objects.filter(pk=hours.pk).update(last_open_at=last.open_at)
+        told.append([row.open_at for row in ResampledSource(feed, Timeframe.H1).candles(friday, 10)])
+
+    assert told == [[], [friday]]
+
+
+def test_days_of_currencies_are_not_made_of_candles_that_see_the_end_of_one_and_the_next() -> None:
+    feed = make_feed(timeframe=Timeframe.D1, calendar=Calendar.FX)
+    hours = make_feed(feed.market, Timeframe.H4, calendar=Calendar.FX, is_needed=True, last_open_at=NOON)
+    candles_store(hours.pk, [CandleReport(NOON, *[Decimal(1)] * 5)])
+
+    with pytest.raises(SourceFailed, match="wanted candles of 1h or shorter for days of currencies, was 4h") as raised:
+        ResampledSource(feed, Timeframe.H4).candles(NOON, 10)
+    assert raised.value.is_final
+    with pytest.raises(ValidationError, match="wanted candles of 1h or shorter for days of currencies, was 4h"):
+        feed_sources_set(feed, [(SourceKind.RESAMPLED, "4h")])

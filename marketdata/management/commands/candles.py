@@ -24,7 +24,7 @@ from django.utils import timezone
 from domain.calendars import Calendar
 from domain.candles import Timeframe
 from exchanges.data_markets import MarketUnknown, market_of_data
-from marketdata.backfills import UnableToBackfill, backfill_request, progress
+from marketdata.backfills import UnableToBackfill, backfill_request, progress, span_end
 from marketdata.columns import Unreadable
 from marketdata.gaps import Report, feed_check
 from marketdata.interchange import ReadIn, UnableToWriteOut, candles_read_in, candles_write_out
@@ -129,8 +129,7 @@ class Command(BaseCommand):
 
     def _backfill(self, options: dict[str, Any]) -> None:
         feed = _feed(options)
-        now = timezone.now()
-        until_at = options["until_at"] or Timeframe(feed.timeframe).open_of(feed.market.exchange.time_at(now))
+        until_at = options["until_at"] or span_end(feed, timezone.now())
         asked = backfill_request(feed, options["from_at"], until_at)
         self.stdout.write(f"backfill {asked.pk}: {asked}")
         if options["no_wait"]:
