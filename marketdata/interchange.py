@@ -44,6 +44,7 @@ from marketdata.layouts import (
     require_timeframe,
 )
 from marketdata.models import Feed, SourceKind
+from marketdata.quarantine import jumps_release
 from marketdata.storage import candles_import
 
 T = TypeVar("T")
@@ -133,6 +134,8 @@ def candles_write_out(
     opened = _writer_for(path, is_freqtrade)
     if path.exists() and not may_replace:
         raise UnableToWriteOut(f"wanted the name of a new file, {path} is there already")
+    if not path.absolute().parent.is_dir():
+        raise UnableToWriteOut(f"wanted a directory that is there, was {path.parent}")
     where = "feed_id = %s" + " AND open_at >= %s" * (from_at is not None) + " AND open_at < %s" * (until_at is not None)
     values: list[Any] = [feed.pk, *(at for at in (from_at, until_at) if at is not None)]
     with connection.cursor() as cursor:
@@ -180,12 +183,14 @@ def _part_read_in(
         by_row.setdefault(finding.index, []).append(finding)
     bad: list[tuple[Finding, dict[str, str]]] = []
     rows: set[int] = set()
+    jumps: list[int] = []
     for at, findings in by_row.items():
         flaws = {finding.flaw for finding in findings}
         if Flaw.STILL_OPEN in flaws:
             done.still_open += 1
         elif takes_jumps and flaws == {Flaw.JUMP}:
             is_taken[at] = True
+            jumps.append(at)
         else:
             words = part.table.slice(at, 1).to_pylist()[0]
             bad += [(finding, {word: words[word] for word in NUMBERS}) for finding in findings]
@@ -198,6 +203,8 @@ def _part_read_in(
         done.new += imported.new
         done.revised += imported.revised
         done.unchanged += imported.unchanged
+    if jumps:
+        jumps_release(feed.pk, (_at(int(part.candles.open_ms[at])) for at in jumps if is_taken[at]), now)
     done.seen += len(part.candles)
     done.quarantined += len(rows)
     done.ahead += int(is_ahead.sum())

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from django.db import connection
-from django.db.models import Min
+from django.db.models import F, Min
 
 from domain.quality import Finding, Flaw, Inspection
 from exchanges.gateway import CandleReport
@@ -89,6 +89,13 @@ def jumps_doubted(feed_ids: Iterable[int], now: datetime) -> dict[int, datetime]
         feed_id__in=list(feed_ids), flaw=Flaw.JUMP, released_at=None, last_seen_at__gt=now - ASKED_AGAIN_WITHIN
     )
     return dict(fresh.values_list("feed_id").annotate(first=Min("open_at")))
+
+
+def jumps_release(feed_id: int, opens: Iterable[datetime], now: datetime) -> None:
+    """Note that a person had the jumps taken that opened then, whichever source told of them."""
+    QuarantinedCandle.objects.filter(feed_id=feed_id, open_at__in=list(opens), flaw=Flaw.JUMP, released_at=None).update(
+        released_at=now, last_seen_at=now, times=F("times") + 1
+    )
 
 
 def _bad_rows(batch: Batch) -> list[_Bad]:

@@ -214,6 +214,19 @@ def test_prices_that_jump_are_taken_when_somebody_says_so(tmp_path: Path) -> Non
 
     assert (careful.quarantined, bold.quarantined, bold.new) == (1, 0, 1)
     assert Candle.objects.get(feed=feed, open_at=NOON + 32 * HOUR).close == 500000
+    jump = QuarantinedCandle.objects.get()
+    assert (jump.times, jump.released_at) == (2, jump.last_seen_at)
+
+
+def test_of_jumps_only_those_that_were_taken_leave_the_quarantine(tmp_path: Path) -> None:
+    feed = hourly(is_needed=True, last_open_at=NOON + 31 * HOUR)
+    path = write(tmp_path / "a.csv", [*(quiet(hour) for hour in range(30)), BAD_ROWS[2][0], quiet(33)])
+    candles_read_in(feed, [path])
+
+    done = candles_read_in(feed, [path], takes_jumps=True)
+
+    assert (done.new, done.ahead) == (0, 2)
+    assert QuarantinedCandle.objects.get().released_at is None
 
 
 def test_the_first_rows_are_measured_by_what_is_stored(tmp_path: Path) -> None:
@@ -320,6 +333,7 @@ def test_a_span_is_written_out(tmp_path: Path, from_hour: int | None, until_hour
         ("a.csv", True, "wanted a file that ends in .json, .json.gz, .feather or .parquet for freqtrade, was a.csv"),
         ("a.zip", False, "wanted a file that ends in .csv, .csv.gz, .parquet or .feather, was a.zip"),
         ("given.csv", False, "wanted the name of a new file, "),
+        ("nowhere/a.csv", False, "wanted a directory that is there, was "),
     ],
 )
 def test_what_cannot_be_written_is_refused_and_no_file_is_left(
