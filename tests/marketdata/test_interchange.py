@@ -144,6 +144,8 @@ def test_progress_is_told_over_all_files(tmp_path: Path) -> None:
     assert (done.files, done.seen, told[-1].rows, told[-1].percent) == (2, 200, 200, 100.0)
     assert percents == sorted(percents)
     assert len(told) > 5
+    # By the rows that were read in, not by how far ahead of them the file was read.
+    assert [progress.percent for progress in told] == pytest.approx([progress.rows / 2 for progress in told], abs=8)
     assert told[-1].left == timedelta(0)
     assert all(progress.rows_per_second > 0 for progress in told)
 
