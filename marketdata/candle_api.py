@@ -23,7 +23,7 @@ from domain.resampling import resample_exact
 from exchanges.gateway import CandleReport
 from marketdata.indicators import indicator_values
 from marketdata.models import Candle, Feed
-from marketdata.tables import ARROW, EPOCH, Span, Table, TableQuery, TableView, rows_between
+from marketdata.tables import ARROW, EARLIEST, EPOCH, LATEST, Span, Table, TableQuery, TableView, rows_between
 from pipeline.rest import RowSerializer, exact_text
 
 PRICES = ("open", "high", "low", "close", "volume")
@@ -137,6 +137,10 @@ def _resampled(feed: Feed, longer: Timeframe, span: Span) -> tuple[list[tuple[An
     if len(made) > limit:
         made = made[:limit] if span.is_forward else made[-limit:]
         next_ms = span.next_after(np.array([at for at, _ in made]))
+    if next_ms is not None and (
+        next_ms >= _ms(span.until or LATEST) if span.is_forward else next_ms <= _ms(span.from_at or EARLIEST)
+    ):
+        next_ms = None  # all that is left lies outside of the span
     rows = [(at, *(exact_text(getattr(one, name)) for name in PRICES)) for at, one in made]
     return (rows[::-1] if span.is_newest_first else rows), next_ms
 

@@ -133,6 +133,8 @@ def candles_write_out(
     opened = _writer_for(path, is_freqtrade)
     if path.exists() and not may_replace:
         raise UnableToWriteOut(f"wanted the name of a new file, {path} is there already")
+    if not path.absolute().parent.is_dir():
+        raise UnableToWriteOut(f"wanted a directory that is there, was {path.parent}")
     where = "feed_id = %s" + " AND open_at >= %s" * (from_at is not None) + " AND open_at < %s" * (until_at is not None)
     values: list[Any] = [feed.pk, *(at for at in (from_at, until_at) if at is not None)]
     with connection.cursor() as cursor:

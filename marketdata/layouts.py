@@ -16,6 +16,7 @@ A time is a number of s, ms, us or ns since 1970 (told by its size) or ISO 8601,
 from __future__ import annotations
 
 import csv
+import io
 import re
 import zipfile
 import zlib
@@ -111,6 +112,14 @@ def files_of(paths: Sequence[Path], symbol: str, timeframe: Timeframe) -> list[P
     return list(dict.fromkeys(found))
 
 
+def require_candles(paths: Sequence[Path], symbol: str, timeframe: Timeframe) -> None:
+    """Raises Unreadable, or OSError, where ``paths`` are of something else by their names, or cannot be read from the
+    beginning: what would be made or changed for them can be left alone."""
+    for path in files_of(paths, symbol, timeframe):
+        if (part := next(parts(path, _HEAD_BYTES), None)) is not None:
+            require_timeframe(part, timeframe, path.name)
+
+
 def in_order(files: Sequence[Path]) -> list[Path]:
     """``files`` in the order of their first candles; those without any come first. Raises as ``parts``."""
     return sorted(files, key=_first_open) if len(files) > 1 else list(files)
@@ -164,8 +173,9 @@ def _csv_file(path: Path, packed: str | None, size: int) -> Iterator[tuple[Any, 
     with _stream(path, packed) as (stream, _):
         head = _first_line(stream.read(_HEAD_BYTES))
     with _stream(path, packed) as (stream, raw):
-        for batch in _csv_batches(path.name, stream, head, size):
-            yield batch, raw.tell() / whole
+        blocks = _Blocks(stream, raw.tell)
+        for number, batch in enumerate(_csv_batches(path.name, blocks, head, size)):
+            yield batch, blocks.end_of(number) / whole
 
 
 def _zip_file(path: Path, packed: str | None, size: int) -> Iterator[tuple[Any, float]]:
@@ -178,8 +188,9 @@ def _zip_file(path: Path, packed: str | None, size: int) -> Iterator[tuple[Any, 
             with archive.open(member) as stream:
                 head = _first_line(stream.read(_HEAD_BYTES))
             with archive.open(member) as stream:
-                for batch in _csv_batches(f"{path.name}, {member.filename}", stream, head, size):
-                    yield batch, (number + stream.tell() / (member.file_size or 1)) / len(members)
+                blocks = _Blocks(stream, stream.tell)
+                for block, batch in enumerate(_csv_batches(f"{path.name}, {member.filename}", blocks, head, size)):
+                    yield batch, (number + blocks.end_of(block) / (member.file_size or 1)) / len(members)
 
 
 def _csv_batches(name: str, stream: Any, head: list[str], size: int) -> Iterator[Any]:
@@ -235,9 +246,10 @@ def _json_file(path: Path, packed: str | None, size: int) -> Iterator[tuple[Any,
         raise Unreadable(f"{path.name}: wanted a list of [ms, open, high, low, close, volume], was {was}")
     # Rows of numbers with no bracket in them: the same as lines, and read as such.
     lines = text[2:-2].replace(b"],[", b"\n")
-    stream = arrow().BufferReader(lines)
-    for batch in _lines(path.name, stream, (TIMES[0], *NUMBERS), 0, size):
-        yield batch, stream.tell() / (len(lines) or 1)
+    stream = io.BytesIO(lines)
+    blocks = _Blocks(stream, stream.tell)
+    for number, batch in enumerate(_lines(path.name, blocks, (TIMES[0], *NUMBERS), 0, size)):
+        yield batch, blocks.end_of(number) / (len(lines) or 1)
 
 
 def _parquet_file(path: Path, packed: str | None, size: int) -> Iterator[tuple[Any, float]]:
@@ -268,6 +280,25 @@ _READ: dict[str, Callable[[Path, str | None, int], Iterator[tuple[Any, float]]]]
     PARQUET: _parquet_file,
     FEATHER: _feather_file,
 }
+
+
+class _Blocks(io.BufferedIOBase):
+    """Text of a file that notes how far it was when each block ended: the reader is blocks ahead of the rows it gives."""
+
+    def __init__(self, text: Any, where: Callable[[], int]) -> None:
+        self._text, self._where = text, where
+        self._ends: list[int] = []
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        block: bytes = self._text.read(size)
+        self._ends.append(self._where())
+        return block
+
+    def end_of(self, number: int) -> int:
+        return self._ends[min(number, len(self._ends) - 1)]
 
 
 @contextmanager

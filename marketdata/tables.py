@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 from django.db import connection
-from django.http import HttpResponse
+from django.http import Http404, HttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.cache import get_conditional_response
 from django.utils.dateparse import parse_datetime
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers, viewsets
+from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -176,6 +177,11 @@ class TableQuery(serializers.Serializer[Any]):
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         feed = _feed_meant(attrs, self.may_resample)
+        from_at, until = attrs.get("from"), attrs.get("until")
+        if from_at is not None and until is not None and until < from_at:
+            raise serializers.ValidationError(
+                {"until": f"wanted a time not before {_words(from_at)}, was {_words(until)}"}
+            )
         longer = attrs.get("timeframe")
         return {**attrs, "feed": feed, "longer": Timeframe(longer) if longer not in (None, feed.timeframe) else None}
 
@@ -245,6 +251,10 @@ class Span:
         return str(replace_query_param(url, "from" if self.is_forward else "until", _iso(at_ms)))
 
 
+def _words(at: datetime) -> str:
+    return at.isoformat().replace("+00:00", "Z")
+
+
 def _iso(open_ms: int) -> str:
     at = EPOCH + timedelta(milliseconds=open_ms)
     return at.isoformat(timespec="milliseconds" if at.microsecond else "seconds").replace("+00:00", "Z")
@@ -292,10 +302,22 @@ def _rows(
         return list(cursor.fetchall())
 
 
+class FormatNegotiation(DefaultContentNegotiation):
+    """A format that nobody speaks is told, instead of an address that is not there."""
+
+    def filter_renderers(self, renderers: list[Any], format: str) -> list[Any]:  # type: ignore[override]
+        try:
+            return list(super().filter_renderers(renderers, format))
+        except Http404 as error:
+            known = ", ".join(renderer.format for renderer in renderers)
+            raise serializers.ValidationError({"format": f"wanted one of {known}, was {format!r:.40}"}) from error
+
+
 class TableView(viewsets.ViewSet):
     """A view whose answers are tables, in the format that is asked for."""
 
     renderer_classes = (TableJson, TableCsv, TableArrow)
+    content_negotiation_class = FormatNegotiation
 
     def handle_exception(self, exc: Exception) -> Response:
         response = super().handle_exception(exc)

@@ -1,7 +1,7 @@
 """Candles made of the shorter ones of the same market that are stored: exact, and without a call to anybody.
 
 A candle is given only when every shorter one that its calendar expects is there: the next source is asked for what cannot
-be made whole. Serves while the shorter candles are collected for somebody anyway.
+be made whole. What is stored serves; what is still to come only while the shorter candles are collected for somebody anyway.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ResampledSource:
 
     def candles(self, since: datetime, limit: int) -> list[CandleReport]:
         base = Feed.objects.filter(market=self._feed.market_id, timeframe=self._shorter.value).first()
-        if base is None or not base.is_needed or base.last_open_at is None:
+        if base is None or base.last_open_at is None:
             raise SourceFailed(f"wanted candles of {self._shorter} to be collected for somebody, were not")
         frame, calendar = Timeframe(self._feed.timeframe), Calendar(base.calendar)
         try:
@@ -39,6 +39,8 @@ class ResampledSource:
             raise SourceFailed(str(error), is_final=True) from error
         first = frame.open_of(since)
         first = first if first == since else first + frame.length
+        if not base.is_needed and first + frame.length > base.last_open_at + self._shorter.length:
+            raise SourceFailed(f"wanted candles of {self._shorter} to be collected for somebody, were not")
         expected = _expected(calendar, self._shorter, frame, first, first + limit * frame.length)
         # What is not over yet, or whose last candles are not there yet.
         expected = [one for one in expected if one.last_at <= base.last_open_at]

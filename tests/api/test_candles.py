@@ -229,6 +229,22 @@ def test_a_format_by_the_header_that_nobody_speaks_is_refused_in_json(alice: Api
     assert (answer.status_code, answer.json()["code"]) == (406, "not_acceptable")
 
 
+def test_a_format_by_its_name_that_nobody_speaks_is_refused_with_those_there_are(alice: Api, feed: Feed) -> None:
+    answer = alice.get("candles", feed=feed.pk, format="xml")
+
+    assert (answer.status_code, answer.json()["detail"]) == (400, "format: wanted one of json, csv, arrow, was 'xml'")
+
+
+def test_a_span_that_ends_before_it_begins_is_refused_and_an_empty_one_is_not(alice: Api, feed: Feed) -> None:
+    refused = alice.get("candles", feed=feed.pk, **{"from": "2024-05-02", "until": "2024-05-01T12:00"})
+    empty = alice.get("candles", feed=feed.pk, **{"from": "2024-05-02", "until": "2024-05-02"})
+
+    assert (refused.status_code, refused.json()["detail"]) == (
+        400, "until: wanted a time not before 2024-05-02T00:00:00Z, was 2024-05-01T12:00:00Z",
+    )  # fmt: skip
+    assert (empty.status_code, empty.json()["results"]) == (200, [])
+
+
 def test_a_refusal_is_json_whatever_was_asked_for(alice: Api, nobody: Api) -> None:
     answers = alice.get("candles", format="csv"), ask(nobody, "candles", accept=ARROW)
 

@@ -69,6 +69,7 @@ def test_files_are_imported_into_a_feed_that_is_made_with_its_market(tmp_path: P
 
     feed = Feed.objects.get()
     assert said == (
+        "made nyse, an exchange of which there is only data: nobody is called for it\n"
         "nyse-SPY/USD-1h: 5 rows of 2 files, 5 new, 0 revised, 0 there already; 2024-05-01 12:00 to 2024-05-01 16:00\n"
     )
     assert (feed.market.exchange.is_only_data, feed.candles.count(), feed.is_needed) == (True, 5, False)
@@ -99,6 +100,24 @@ def test_a_market_that_a_venue_does_not_list_is_not_made(tmp_path: Path) -> None
         "wanted a market that kucoin lists, was BTC/USDT; are its markets read?", 1,
     )  # fmt: skip
     assert not Feed.objects.exists()
+
+
+@pytest.mark.parametrize(("name", "text", "words"), [
+    ("ETH_USDT-1h.csv", "", "ETH_USDT-1h.csv: wanted candles of BTC/USDT 1h, was named those of ETH/USDT 1h"),
+    ("a.csv", "hello", "a.csv: wanted a column for "),
+])  # fmt: skip
+def test_for_files_of_something_else_nothing_is_made_or_changed(
+    tmp_path: Path, name: str, text: str, words: str
+) -> None:
+    (path := tmp_path / name).write_text(text)
+    which = ("--symbol", "BTC/USDT", "--timeframe", "1h", "--calendar", "FX")
+
+    assert refused("import", path, "--exchange", "nyse", *which, "--make")[0].startswith(words)
+    assert not Exchange.objects.exists()
+    feed = hourly()
+    assert refused("import", path, "--exchange", "simulator", *which)[0].startswith(words)
+    feed.refresh_from_db()
+    assert feed.calendar == "24/7"
 
 
 def test_a_calendar_is_set_and_told(tmp_path: Path) -> None:

@@ -144,6 +144,8 @@ def test_progress_is_told_over_all_files(tmp_path: Path) -> None:
     assert (done.files, done.seen, told[-1].rows, told[-1].percent) == (2, 200, 200, 100.0)
     assert percents == sorted(percents)
     assert len(told) > 5
+    # By the rows that were read in, not by how far ahead of them the file was read.
+    assert [progress.percent for progress in told] == pytest.approx([progress.rows / 2 for progress in told], abs=8)
     assert told[-1].left == timedelta(0)
     assert all(progress.rows_per_second > 0 for progress in told)
 
@@ -214,6 +216,19 @@ def test_prices_that_jump_are_taken_when_somebody_says_so(tmp_path: Path) -> Non
 
     assert (careful.quarantined, bold.quarantined, bold.new) == (1, 0, 1)
     assert Candle.objects.get(feed=feed, open_at=NOON + 32 * HOUR).close == 500000
+    jump = QuarantinedCandle.objects.get()
+    assert (jump.times, jump.released_at) == (2, jump.last_seen_at)
+
+
+def test_of_jumps_only_those_that_were_taken_leave_the_quarantine(tmp_path: Path) -> None:
+    feed = hourly(is_needed=True, last_open_at=NOON + 31 * HOUR)
+    path = write(tmp_path / "a.csv", [*(quiet(hour) for hour in range(30)), BAD_ROWS[2][0], quiet(33)])
+    candles_read_in(feed, [path])
+
+    done = candles_read_in(feed, [path], takes_jumps=True)
+
+    assert (done.new, done.ahead) == (0, 2)
+    assert QuarantinedCandle.objects.get().released_at is None
 
 
 def test_a_jump_that_was_taken_is_doubted_no_more(tmp_path: Path) -> None:
@@ -343,6 +358,7 @@ def test_a_span_is_written_out(tmp_path: Path, from_hour: int | None, until_hour
         ("a.csv", True, "wanted a file that ends in .json, .json.gz, .feather or .parquet for freqtrade, was a.csv"),
         ("a.zip", False, "wanted a file that ends in .csv, .csv.gz, .parquet or .feather, was a.zip"),
         ("given.csv", False, "wanted the name of a new file, "),
+        ("nowhere/a.csv", False, "wanted a directory that is there, was "),
     ],
 )
 def test_what_cannot_be_written_is_refused_and_no_file_is_left(

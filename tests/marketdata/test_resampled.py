@@ -99,15 +99,23 @@ def test_no_more_than_asked_come_back_and_none_that_began_before(
     assert [row.open_at for row in source(feed).candles(since, limit)] == opens
 
 
-@pytest.mark.parametrize("is_needed", [None, False])
-def test_shorter_candles_that_nobody_collects_are_a_failure(is_needed: bool | None) -> None:
+@pytest.mark.parametrize("is_there", [False, True])
+def test_shorter_candles_that_nobody_collects_are_a_failure_once_there_are_no_more(is_there: bool) -> None:
     feed = make_feed(timeframe=Timeframe.M5)
-    if is_needed is not None:
+    if is_there:
         minutes = minutes_stored(feed, range(10))
-        Feed.objects.filter(pk=minutes.pk).update(is_needed=is_needed)
+        Feed.objects.filter(pk=minutes.pk).update(is_needed=False)
 
     with pytest.raises(SourceFailed, match="wanted candles of 1m to be collected for somebody, were not"):
-        source(feed).candles(NOON, 10)
+        source(feed).candles(NOON + 10 * MINUTE, 10)
+
+
+def test_history_is_made_of_shorter_candles_that_nobody_collects_any_more() -> None:
+    feed = make_feed(timeframe=Timeframe.M5)
+    minutes = minutes_stored(feed, range(10))
+    Feed.objects.filter(pk=minutes.pk).update(is_needed=False)
+
+    assert [row.open_at for row in source(feed).candles(NOON, 10)] == [NOON, NOON + 5 * MINUTE]
 
 
 def test_days_of_real_hours_are_those_that_the_venue_tells_itself() -> None:

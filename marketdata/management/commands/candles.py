@@ -24,11 +24,12 @@ from django.utils import timezone
 from domain.calendars import Calendar
 from domain.candles import Timeframe
 from exchanges.data_markets import MarketUnknown, market_of_data
+from exchanges.models import Exchange
 from marketdata.backfills import UnableToBackfill, backfill_request, progress, span_end
 from marketdata.columns import Unreadable
 from marketdata.gaps import Report, feed_check
 from marketdata.interchange import ReadIn, UnableToWriteOut, candles_read_in, candles_write_out
-from marketdata.layouts import named
+from marketdata.layouts import named, require_candles
 from marketdata.models import LIVE_BACKFILLS, Backfill, BackfillStatus, Feed
 from marketdata.services import feed_ensure
 
@@ -92,7 +93,13 @@ class Command(BaseCommand):
 
     def _import(self, options: dict[str, Any]) -> None:
         _tell_from_names(options)
-        feed = self._made(options) if options["make"] else _feed(options)
+        if options["make"]:
+            _require_new(options)
+            require_candles(options["files"], options["symbol"], Timeframe(options["timeframe"]))
+            feed = self._made(options)
+        else:
+            feed = _feed(options)
+            require_candles(options["files"], feed.market.symbol, Timeframe(feed.timeframe))
         if options["calendar"] and feed.calendar != options["calendar"]:
             Feed.objects.filter(pk=feed.pk).update(calendar=options["calendar"])
             self.stdout.write(f"calendar {options['calendar']} of {feed}, was {feed.calendar}")
@@ -177,10 +184,12 @@ class Command(BaseCommand):
             self.stdout.write(f"{feed.pk} {feed} ({feed.calendar}): {rows} rows{span}{needed}")
 
     def _made(self, options: dict[str, Any]) -> Feed:
-        _require(options)
-        if options["feed"] is not None:
-            raise CommandError("--make: wanted --exchange, --symbol and --timeframe, was --feed", returncode=USAGE)
+        was_there = Exchange.objects.filter(name=options["exchange"]).exists()
         market = market_of_data(options["exchange"], options["symbol"])
+        if not was_there:
+            self.stdout.write(
+                f"made {market.exchange}, an exchange of which there is only data: nobody is called for it"
+            )
         return feed_ensure(market, Timeframe(options["timeframe"]))
 
     @contextmanager
@@ -261,6 +270,12 @@ def _require(options: dict[str, Any]) -> None:
         raise CommandError(f"wanted --feed, or {' and '.join(missing)} beside what was given", returncode=USAGE)
     if options["feed"] is not None and len(missing) < 3:
         raise CommandError("wanted --feed, or --exchange with --symbol and --timeframe, was both", returncode=USAGE)
+
+
+def _require_new(options: dict[str, Any]) -> None:
+    _require(options)
+    if options["feed"] is not None:
+        raise CommandError("--make: wanted --exchange, --symbol and --timeframe, was --feed", returncode=USAGE)
 
 
 def _feed(options: dict[str, Any]) -> Feed:
