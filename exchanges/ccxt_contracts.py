@@ -1,4 +1,4 @@
-"""ccxt's rows about markets of contracts as our reports: what is held, what funding was paid, whose order it was.
+"""ccxt's rows about markets of contracts as our reports: what is held, what funding was paid; and what an order there says.
 
 Quantities are contracts, never negative; whoever calls this has told ccxt to leave numbers as the text they came in.
 """
@@ -9,7 +9,18 @@ from typing import Any
 
 from domain.market import ZERO, MarginMode, PositionSide, to_decimal
 from exchanges.ccxt_reports import time_at
-from exchanges.gateway import FundingReport, PositionReport
+from exchanges.gateway import FundingReport, OrderTicket, PositionReport
+
+
+def contracts_params(ticket: OrderTicket) -> dict[str, Any]:
+    """What KuCoin's futures desk is told of any order, beside what every venue is."""
+    leverage = ticket.leverage
+    return {
+        "clientOid": ticket.client_order_id,
+        "leverage": int(leverage) if leverage == leverage.to_integral_value() else str(leverage),
+        "marginMode": ticket.margin_mode.value,
+        "reduceOnly": ticket.is_reduce_only,
+    }
 
 
 def position_report(row: dict[str, Any]) -> PositionReport | None:

@@ -15,7 +15,8 @@ from functools import partial
 from typing import Any
 
 from domain.market import to_decimal
-from exchanges.ccxt_stops import KUCOIN_STOPS, Stops
+from exchanges.ccxt_contracts import contracts_params
+from exchanges.ccxt_stops import KUCOIN_FUTURES_STOPS, KUCOIN_STOPS, Stops
 from exchanges.gateway import BalanceReport, KeyRights, OrderTicket, StatusReport, VenueStatus
 from exchanges.paging import Row, Walk, walk_backward, walk_both_ways, walk_by_cursor, walk_by_page, walk_forward
 
@@ -271,13 +272,7 @@ _SETTLED_IN = ("USDT", "USDC")
 
 
 def _contracts_order_params(ticket: OrderTicket, sent_ms: int) -> dict[str, Any]:
-    leverage = ticket.leverage
-    return {
-        "clientOid": ticket.client_order_id,
-        "leverage": int(leverage) if leverage == leverage.to_integral_value() else str(leverage),
-        "marginMode": ticket.margin_mode.value,
-        "reduceOnly": ticket.is_reduce_only,
-    }
+    return contracts_params(ticket)
 
 
 def _whole_contracts(quantity: Decimal) -> int:
@@ -360,6 +355,7 @@ _KUCOIN_FUTURES = Venue(
     status=_kucoin_status,
     key_rights=_contracts_key_rights,
     symbols_open=_contracts_symbols_open,
+    stops=KUCOIN_FUTURES_STOPS,
     balances=_contracts_balances,
     # For an ordinary account (VIP 0).
     allowance=Allowance(
