@@ -70,10 +70,12 @@ def position_rest(one: Facts, now: datetime, wishes: Wishes) -> None:
 
 def exit_rested(one: Facts) -> str:
     """The reason of a resting order that has ended the position, or all of it but what cannot be sold; empty where none has.
-    A stop that was carried out in part is carried through."""
+    A stop that was carried out in part is carried through. Which was the last is the venue's word: we may have heard of them
+    the other way round."""
     position = one.position
     ended = [order for order in one.orders if order.is_exit and order.filled and order.closed_at and not is_live(order)]
-    ended.sort(key=lambda order: order.closed_at or order.requested_at)
+    filled_at = {fill.order_id: fill.filled_at for fill in sorted(one.fills, key=lambda fill: fill.filled_at)}
+    ended.sort(key=lambda order: (filled_at.get(order.pk, order.requested_at), order.closed_at))
     if position is None or not ended:
         return ""
     last, rules = ended[-1], one.market.rules

@@ -28,7 +28,7 @@ LONG, SHORT = PositionSide.LONG, PositionSide.SHORT
 TWO_TARGETS = {"stop_loss_percent": "2", "targets": [{"percent": "4", "fraction": "0.5"}, {"percent": "6"}]}
 STOP_ONLY = {"stop_loss_percent": "2", "targets": []}
 ORDERS = "/api/v1/orders"
-Rows = list[tuple[str, int, Decimal]]
+Rows = list[tuple[str, int, Any]]
 
 
 def rested(futures: FuturesVenue, side: PositionSide = LONG, **exits: Any) -> Position:
@@ -71,7 +71,7 @@ def held_there(futures: FuturesVenue) -> list[int]:
     return [one["currentQty"] for one in futures.books["positions"] if one["currentQty"]]
 
 
-def sold(position: Position) -> Decimal:
+def sold(position: Position) -> Any:
     intents = position.intents.exclude(purpose="ENTRY").values("pk")
     return sum((fill.quantity for fill in Fill.objects.filter(order__intent_id__in=intents)), Decimal(0))
 
