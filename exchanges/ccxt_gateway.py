@@ -9,12 +9,13 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
-from domain.market import OrderType, to_decimal
+from domain.market import MarginMode, OrderType, to_decimal
 from exchanges.ccxt_contracts import funding_age, funding_report, position_report
 from exchanges.ccxt_reports import fill_age, fill_report, market_report, order_age, order_report, time_at
 from exchanges.ccxt_stops import BECOMES_WITHIN, StopShown
@@ -214,6 +215,11 @@ class CcxtGateway:
         if not order.get("id"):
             raise OrderOutcomeUnknown("the venue answered without an order id")
         return str(order["id"])
+
+    def margin_match(self, symbol: str, mode: MarginMode, leverage: Decimal) -> None:
+        if self._traits.margin is not None:
+            with self._reading():
+                self._traits.margin(self._venue, symbol, mode, leverage)
 
     def order_find(self, symbol: str, client_order_id: str) -> OrderReport | None:
         try:
@@ -471,7 +477,10 @@ class CcxtGateway:
         if codes & self._traits.not_looked_at:
             return self._unavailable(error)
         if is_refused_key or codes & self._traits.rejected:
-            return OrderRejected(self._brief(error), code=min(codes, key=len), is_refused_key=is_refused_key)
+            return OrderRejected(
+                self._brief(error), code=min(codes, key=len), is_refused_key=is_refused_key,
+                is_other_margin=bool(codes & self._traits.other_margin),
+            )  # fmt: skip
         return OrderOutcomeUnknown(self._brief(error))
 
     def _codes(self) -> set[str]:

@@ -505,3 +505,37 @@ def test_a_waiting_client_order_id_sent_again_makes_no_second_order_and_is_no_re
         desk.gateway.order_create(stop("stop-1"))
 
     assert [order.exchange_order_id for order in desk.gateway.stops_open(BTC)] == [order_id]
+
+
+def mode_of(desk: Desk) -> tuple[str, str]:
+    """Margin mode and cross leverage of the market there."""
+    client = desk.simulator.client(KEY, SECRET, PASSPHRASE)
+    mode = client.futuresPrivateGetPositionGetMarginMode({"symbol": "XBTUSDTM"})["data"]["marginMode"]
+    return mode, client.futuresPrivateGetGetCrossUserLeverage({"symbol": "XBTUSDTM"})["data"]["leverage"]
+
+
+def test_margin_mode_and_cross_leverage_are_brought_to_those_of_the_next_order(desk: Desk) -> None:
+    desk.gateway.margin_match(BTC, MarginMode.CROSS, Decimal(5))
+    crossed = mode_of(desk)
+    desk.gateway.order_create(market("order-1", margin_mode=MarginMode.CROSS))
+    again = desk.asked_by(lambda: desk.gateway.margin_match(BTC, MarginMode.CROSS, Decimal(5)))
+    [held] = desk.gateway.positions()
+    desk.gateway.order_create(market("order-2", side=Side.SELL, margin_mode=MarginMode.CROSS, is_reduce_only=True))
+    desk.gateway.margin_match(BTC, MarginMode.ISOLATED, Decimal(2))
+
+    assert (crossed, mode_of(desk)) == (("CROSS", "5"), ("ISOLATED", "5"))
+    assert (held.margin_mode, held.leverage) == (MarginMode.CROSS, Decimal(5))
+    assert again == [("GET", "/api/v2/position/getMarginMode"), ("GET", "/api/v2/getCrossUserLeverage")]
+
+
+def test_no_other_mode_and_no_other_leverage_come_to_what_is_held(desk: Desk) -> None:
+    desk.gateway.margin_match(BTC, MarginMode.CROSS, Decimal(5))
+    desk.gateway.order_create(market("order-1", margin_mode=MarginMode.CROSS))
+
+    with pytest.raises(ExchangeUnavailable, match="330006") as switched:
+        desk.gateway.margin_match(BTC, MarginMode.ISOLATED, Decimal(5))
+    with pytest.raises(OrderRejected, match="wanted a leverage of 3, what is held there has 5") as levered:
+        desk.gateway.margin_match(BTC, MarginMode.CROSS, Decimal(3))
+
+    assert (switched.value.is_answer, levered.value.code) == (True, "LEVERAGE")
+    assert mode_of(desk) == ("CROSS", "5")
