@@ -44,6 +44,10 @@ class PositionSide(StrEnum):
         return self.entry_side.opposite
 
     @property
+    def opposite(self) -> PositionSide:
+        return PositionSide.SHORT if self is PositionSide.LONG else PositionSide.LONG
+
+    @property
     def sign(self) -> int:
         return 1 if self is PositionSide.LONG else -1
 

@@ -1,15 +1,43 @@
-"""ccxt's rows about markets of contracts as our reports: what is held, what funding was paid, whose order it was.
+"""ccxt's rows about markets of contracts as our reports: what is held, what funding was paid; and what an order there says.
 
 Quantities are contracts, never negative; whoever calls this has told ccxt to leave numbers as the text they came in.
 """
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 from domain.market import ZERO, MarginMode, PositionSide, to_decimal
 from exchanges.ccxt_reports import time_at
-from exchanges.gateway import FundingRateReport, FundingReport, PositionReport
+from exchanges.gateway import FundingRateReport, FundingReport, OrderRejected, OrderTicket, PositionReport
+
+
+def contracts_params(ticket: OrderTicket) -> dict[str, Any]:
+    """What KuCoin's futures desk is told of any order, beside what every venue is."""
+    leverage = ticket.leverage
+    return {
+        "clientOid": ticket.client_order_id,
+        "leverage": int(leverage) if leverage == leverage.to_integral_value() else str(leverage),
+        "marginMode": ticket.margin_mode.value,
+        "reduceOnly": ticket.is_reduce_only,
+    }
+
+
+def contracts_margin(ccxt: Any, symbol: str, mode: MarginMode, leverage: Decimal) -> None:
+    """Bring margin mode and cross leverage of a market at KuCoin's futures desk to these. It refuses another mode itself
+    while anything is held or open there; another leverage it would give to what is held."""
+    if str(ccxt.fetch_margin_mode(symbol)["marginMode"]).upper() != mode:
+        ccxt.set_margin_mode(mode.value.lower(), symbol)
+    if mode is not MarginMode.CROSS:
+        return  # every order brings its own
+    market = {"symbol": ccxt.market(symbol)["id"]}
+    has = to_decimal(ccxt.futuresPrivateGetGetCrossUserLeverage(market)["data"]["leverage"])
+    if has == leverage:
+        return
+    if ccxt.futuresPrivateGetPosition(market)["data"]["isOpen"]:
+        raise OrderRejected(f"wanted a leverage of {leverage}, what is held there has {has}", code="LEVERAGE")
+    ccxt.set_leverage(leverage, symbol, {"marginMode": "cross"})
 
 
 def position_report(row: dict[str, Any]) -> PositionReport | None:

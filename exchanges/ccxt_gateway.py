@@ -9,17 +9,19 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
-from domain.market import OrderType, to_decimal
+from domain.market import MarginMode, OrderType, to_decimal
 from exchanges.ccxt_contracts import funding_age, funding_rates, funding_report, position_report
 from exchanges.ccxt_reports import (
     fill_age,
     fill_report,
     market_report,
+    markets_add,
     order_age,
     order_report,
     time_at,
@@ -57,8 +59,6 @@ RATE_LIMIT_PAUSE = timedelta(seconds=10)
 SEARCH_BACK = timedelta(days=7)
 # Whatever a header says, somebody looks again after this.
 LONGEST_RETRY_AFTER = timedelta(hours=1)
-# Where ccxt keeps what it knows of markets.
-MARKET_TABLES = ("markets", "markets_by_id", "currencies", "currencies_by_id")
 # A Date header is cut to the second: on average half of one has passed.
 DATE_GRAIN_MS = 1000
 
@@ -135,15 +135,7 @@ class CcxtGateway:
         if not is_new:
             self._venue.set_markets(list(self._known.values()))
             return
-        # Beside what is known: ccxt would read all of it again, for a thousand markets learned one by one half a million.
-        before = {name: getattr(self._venue, name) for name in MARKET_TABLES}
-        self._venue.currencies = {}
-        self._venue.set_markets(list(fresh.values()))
-        for name, table in before.items():
-            table.update({key: row for key, row in getattr(self._venue, name).items() if key not in table})
-            setattr(self._venue, name, table)
-        self._venue.symbols, self._venue.ids = list(self._venue.markets), list(self._venue.markets_by_id)
-        self._venue.codes = list(self._venue.currencies)
+        markets_add(self._venue, list(fresh.values()))
 
     # -- the venue ------------------------------------------------------------------------------------------------------
 
@@ -255,6 +247,11 @@ class CcxtGateway:
         if not order.get("id"):
             raise OrderOutcomeUnknown("the venue answered without an order id")
         return str(order["id"])
+
+    def margin_match(self, symbol: str, mode: MarginMode, leverage: Decimal) -> None:
+        if self._traits.margin is not None:
+            with self._reading():
+                self._traits.margin(self._venue, symbol, mode, leverage)
 
     def order_find(self, symbol: str, client_order_id: str) -> OrderReport | None:
         try:
@@ -514,7 +511,10 @@ class CcxtGateway:
         if codes & self._traits.not_looked_at:
             return self._unavailable(error)
         if is_refused_key or codes & self._traits.rejected:
-            return OrderRejected(self._brief(error), code=min(codes, key=len), is_refused_key=is_refused_key)
+            return OrderRejected(
+                self._brief(error), code=min(codes, key=len), is_refused_key=is_refused_key,
+                is_other_margin=bool(codes & self._traits.other_margin),
+            )  # fmt: skip
         return OrderOutcomeUnknown(self._brief(error))
 
     def _codes(self) -> set[str]:

@@ -21,6 +21,23 @@ _DONE = {"closed"}
 _LIQUIDATIONS = {"liquid", "liquidation"}
 
 
+# Where ccxt keeps what it knows of markets.
+MARKET_TABLES = ("markets", "markets_by_id", "currencies", "currencies_by_id")
+
+
+def markets_add(venue: Any, infos: list[dict[str, Any]]) -> None:
+    """Have ccxt know these markets beside those that it knows: it would read all of them again, for a thousand learned one by
+    one half a million."""
+    before = {name: getattr(venue, name) for name in MARKET_TABLES}
+    venue.currencies = {}
+    venue.set_markets(infos)
+    for name, table in before.items():
+        table.update({key: row for key, row in getattr(venue, name).items() if key not in table})
+        setattr(venue, name, table)
+    venue.symbols, venue.ids = list(venue.markets), list(venue.markets_by_id)
+    venue.codes = list(venue.currencies)
+
+
 def time_at(milliseconds: Any) -> datetime:
     return datetime.fromtimestamp(int(milliseconds) / 1000, tz=UTC)
 

@@ -1,8 +1,8 @@
 """Stop orders where a venue keeps those that wait for their price apart from all others.
 
-Such a venue shows them under ids of their own by calls of their own, makes an ordinary order of one whose price is met, and
-forgets one that is cancelled. What links the two is our client order id. A row of ``exchanges.venues`` says which venue does
-so; any other is given no stop orders, because they could not be looked up.
+Such a venue shows them by calls of their own, under ids of their own perhaps, makes an ordinary order of one whose price is
+met, and may forget one that is cancelled. What links the two is our client order id. A row of ``exchanges.venues`` says which
+venue does so; any other is given no stop orders, because they could not be looked up.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import count
 from typing import Any
 
 from domain.market import OrderType, Trigger
+from exchanges.ccxt_contracts import contracts_params
 from exchanges.ccxt_reports import order_age, order_report, time_at
-from exchanges.gateway import OrderReport, OrderTicket
+from exchanges.gateway import ExchangeUnavailable, OrderReport, OrderTicket
 from exchanges.paging import Row
 
 # By the venue's clock: for so long after its price was met the order that a stop order became may not be shown yet.
@@ -45,6 +47,22 @@ class Stops:
     waiting: Callable[[Any, str], list[OrderReport]]
     cancel: Callable[[Any, str, str], bool]
     refuses_late_requests: bool = False
+
+
+# -- lists by pages -----------------------------------------------------------------------------------------------------
+
+
+def _waiting_by_page(ccxt: Any, symbol: str, size: int) -> list[OrderReport]:
+    rows: dict[str, Row] = {}
+    for number in count(1):
+        paging = {"trigger": True, "pageSize": size, "currentPage": number}
+        page = {str(row["id"]): row for row in ccxt.fetch_open_orders(symbol, None, None, paging)}
+        is_last = len(page) < size or page.keys() <= rows.keys()
+        rows |= page
+        if is_last:
+            break
+    reports = [replace(order_report(row), order_type=OrderType.STOP, is_waiting=True) for row in rows.values()]
+    return sorted(reports, key=order_age)
 
 
 # -- KuCoin -------------------------------------------------------------------------------------------------------------
@@ -80,22 +98,58 @@ def _kucoin_find(ccxt: Any, symbol: str, client_order_id: str) -> StopShown | No
     )
 
 
-def _kucoin_waiting(ccxt: Any, symbol: str) -> list[OrderReport]:
-    rows: dict[str, Row] = {}
-    for number in count(1):
-        paging = {"trigger": True, "pageSize": _KUCOIN_PAGE, "currentPage": number}
-        page = {str(row["id"]): row for row in ccxt.fetch_open_orders(symbol, None, None, paging)}
-        is_last = len(page) < _KUCOIN_PAGE or page.keys() <= rows.keys()
-        rows |= page
-        if is_last:
-            break
-    reports = [replace(order_report(row), order_type=OrderType.STOP, is_waiting=True) for row in rows.values()]
-    return sorted(reports, key=order_age)
-
-
 def _kucoin_cancel(ccxt: Any, symbol: str, exchange_order_id: str) -> bool:
     answer = ccxt.cancel_order(exchange_order_id, symbol, {"trigger": True})
     return exchange_order_id in answer["info"]["cancelledOrderIds"]
 
 
-KUCOIN_STOPS = Stops(_kucoin_order_params, _kucoin_find, _kucoin_waiting, _kucoin_cancel)
+KUCOIN_STOPS = Stops(_kucoin_order_params, _kucoin_find, partial(_waiting_by_page, size=_KUCOIN_PAGE), _kucoin_cancel)
+
+
+# -- KuCoin's contracts -------------------------------------------------------------------------------------------------
+#
+# Documented: "up" fires at or above the stop price and "down" at or below it, "TP" watches the last traded price; nothing is
+# held back for one that waits; a look-up by our id or the venue's, and a cancellation by the venue's, take it for an order
+# like any other, while the list of orders at work does not show it; one that was met is among the ordinary orders; an order
+# that only reduces is cut to what is held then. At most 50 may wait on a contract.
+# Assumed, for it is written nowhere: what was met keeps its id and its time of making. Should it get an id of its own all the
+# same, the row that waited shows neither a fill nor a cancellation: then it is called unknown, and the account's lists, which
+# are read every minute, show what it became by our client order id.
+# Not relied upon: whether one that was cancelled is remembered, for "not found" is counted as at the spot desk; and that the
+# answer to a cancellation means that it is done, for it says only that the request has come.
+
+_CONTRACTS_PAGE = 1000
+
+
+def _contracts_order_params(ticket: OrderTicket) -> dict[str, Any]:
+    return {
+        **contracts_params(ticket),
+        # ccxt would take the direction from the side of the order, and the mark price: what is said last counts.
+        "stop": "down" if ticket.trigger is Trigger.FALLING else "up",
+        "stopPrice": str(ticket.stop_price),
+        "stopPriceType": "TP",
+    }
+
+
+def _contracts_find(ccxt: Any, symbol: str, client_order_id: str) -> StopShown:
+    row = ccxt.fetch_order(None, symbol, {"clientOrderId": client_order_id})
+    report, info = order_report(row, client_order_id), row["info"]
+    if info.get("stop") in ("up", "down") and not info.get("stopTriggered") and not report.filled:
+        return StopShown(
+            replace(report, order_type=OrderType.STOP, is_waiting=report.is_open, is_canceled=not report.is_open)
+        )
+    if not (report.is_open or report.is_canceled or report.filled):
+        raise ExchangeUnavailable("the stop price was met, and the order that came of it is not shown", is_answer=True)
+    return StopShown(report)
+
+
+def _contracts_cancel(ccxt: Any, symbol: str, exchange_order_id: str) -> bool:
+    ccxt.cancel_order(exchange_order_id, symbol)
+    return False
+
+
+KUCOIN_FUTURES_STOPS = Stops(
+    _contracts_order_params, _contracts_find, partial(_waiting_by_page, size=_CONTRACTS_PAGE), _contracts_cancel,
+    # Signed with the time of the claim, as every order there.
+    refuses_late_requests=True,
+)  # fmt: skip

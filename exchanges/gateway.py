@@ -40,10 +40,12 @@ class ExchangeUnavailable(Exception):
 class OrderRejected(Exception):
     """The venue looked at the order and refused it; final. ``code`` is the venue's own."""
 
-    def __init__(self, message: str, *, code: str, is_refused_key: bool = False) -> None:
+    def __init__(self, message: str, *, code: str, is_refused_key: bool = False, is_other_margin: bool = False) -> None:
         super().__init__(message)
         self.code = code
         self.is_refused_key = is_refused_key
+        # For its margin mode, which is not the one that the account has on that market: see ``margin_match``.
+        self.is_other_margin = is_other_margin
 
 
 class OrderOutcomeUnknown(Exception):
@@ -285,6 +287,13 @@ class Gateway(Protocol):
     def order_create(self, ticket: OrderTicket) -> str:
         """Send once; the venue's order id, which for one with a stop price names it while it waits. Raises OrderRejected,
         OrderOutcomeUnknown, or ExchangeUnavailable where the venue certainly did not look at it."""
+        ...
+
+    def margin_match(self, symbol: str, mode: MarginMode, leverage: Decimal) -> None:
+        """Have the account's margin mode on ``symbol``, and where all of the account stands for its positions their leverage,
+        be those of the next order; asks and changes nothing where they are, or where every order brings its own. Raises
+        ExchangeUnavailable, also where the venue does not change them while something is held or open there, and
+        OrderRejected where it would change them for what is held."""
         ...
 
     def order_find(self, symbol: str, client_order_id: str) -> OrderReport | None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, TypeVar
 
+from domain.market import MarginMode
 from exchanges import shared
 from exchanges.breaker import Breaker, Entrance
 from exchanges.budget import Budget, Use
@@ -108,6 +110,9 @@ class GuardedGateway:
     def order_create(self, ticket: OrderTicket) -> str:
         use = Use.EXIT if ticket.is_exit else Use.ENTRY
         return self._ask("order_create", use, lambda: self._gateway.order_create(ticket))
+
+    def margin_match(self, symbol: str, mode: MarginMode, leverage: Decimal) -> None:
+        self._ask("margin_match", Use.ENTRY, lambda: self._gateway.margin_match(symbol, mode, leverage))
 
     def order_cancel(self, symbol: str, exchange_order_id: str) -> None:
         self._ask("order_cancel", Use.EXIT, lambda: self._gateway.order_cancel(symbol, exchange_order_id))

@@ -24,7 +24,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from domain.candles import Timeframe
-from domain.market import ZERO, MarketRules, OrderType, Side, Trigger
+from domain.market import ZERO, MarginMode, MarketRules, OrderType, Side, Trigger
 from domain.paper import PaperTerms, fee, needed, notional, price_at, price_in, trigger_at, trigger_in, worst_price
 from exchanges.gateway import (
     BalanceReport,
@@ -166,6 +166,9 @@ class PaperGateway:
     def stops_open(self, symbol: str) -> list[OrderReport]:
         self._match()
         return self._reports(WAITING, market__symbol=symbol, is_open=True)
+
+    def margin_match(self, symbol: str, mode: MarginMode, leverage: Decimal) -> None:
+        pass  # the paper books know no margin
 
     def stop_cancel(self, symbol: str, exchange_order_id: str) -> bool:
         # What the price reached before the cancellation came is filled, not cancelled.

@@ -14,8 +14,9 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 
-from domain.market import to_decimal
-from exchanges.ccxt_stops import KUCOIN_STOPS, Stops
+from domain.market import MarginMode, to_decimal
+from exchanges.ccxt_contracts import contracts_margin, contracts_params
+from exchanges.ccxt_stops import KUCOIN_FUTURES_STOPS, KUCOIN_STOPS, Stops
 from exchanges.gateway import BalanceReport, KeyRights, OrderTicket, StatusReport, VenueStatus
 from exchanges.paging import Row, Walk, walk_backward, walk_both_ways, walk_by_cursor, walk_by_page, walk_forward
 
@@ -86,7 +87,7 @@ _PUBLIC_CALLS = ("time", "status", "markets", "quotes", "candles", "trades_since
 _ACCOUNT_CALLS = (
     "order_create", "order_cancel", "order_find", "order_get", "order_fills", "orders_open", "symbols_open",
     "orders_done", "fills_since", "stop_find", "stops_open", "stop_cancel", "balances", "key_rights", "positions",
-    "fundings_since",
+    "fundings_since", "margin_match",
 )  # fmt: skip
 # For a venue whose figures nobody has written down: less than any venue we know of allows.
 CAUTIOUS = Allowance(
@@ -111,12 +112,14 @@ class Venue:
     ``stops`` is how it keeps orders that wait for a price; without any it is given none. ``allowance`` is how much it may be
     asked.
 
-    Where its markets are of contracts, ``amount`` is how ccxt takes a quantity, and ``fundings`` reads the list of funding
-    payments whole. ``is_signed_at_claim`` stamps the request of an order with the time of its claim
-    instead of its own: the venue then refuses what arrives late by the signature alone. ``candles_at_most`` is the most that
-    one request gives, 0 where that is as many as we ask for. ``open_params`` make the list of open orders one page, and
-    ``page_size`` is what the venue calls the length of one. ``no_paper`` says why nobody trades there on paper.
-    ``bounds_trades``: its list of trades ends an hour after it begins, unless it is told where to end.
+    Where its markets are of contracts, ``amount`` is how ccxt takes a quantity, ``fundings`` reads the list of funding
+    payments whole, ``margin`` brings a market's margin mode and leverage to those of the next order, where that has to be
+    done, and ``other_margin`` are refusals for want of it. ``is_signed_at_claim`` stamps the request of an order with the
+    time of its claim instead of its own: the venue then refuses what arrives late by the signature alone.
+    ``candles_at_most`` is the most that one request gives, 0 where that is as many as we ask for. ``open_params`` make the
+    list of open orders one page, and ``page_size`` is what the venue calls the length of one. ``no_paper`` says why nobody
+    trades there on paper. ``bounds_trades``: its list of trades ends an hour after it begins, unless it is told
+    where to end.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -143,6 +146,8 @@ class Venue:
     balances: Callable[[Any], list[BalanceReport]] = _unified_balances
     amount: Callable[[Decimal], Any] = str
     fundings: Walk = walk_both_ways
+    margin: Callable[[Any, str, MarginMode, Decimal], None] | None = None
+    other_margin: frozenset[str] = frozenset()
     is_signed_at_claim: bool = False
     candles_at_most: int = 0
     open_params: Mapping[str, Any] = field(default_factory=dict)
@@ -260,7 +265,7 @@ _KUCOIN = Venue(
             "stop_find": ("spot", 5), "stops_open": ("spot", 8), "stop_cancel": ("spot", 3),
             "balances": ("management", 5), "key_rights": ("management", 20),
             # It has none, and nothing is asked.
-            "positions": ("spot", 0), "fundings_since": ("spot", 0),
+            "positions": ("spot", 0), "fundings_since": ("spot", 0), "margin_match": ("spot", 0),
         },
     ),
 )  # fmt: skip
@@ -273,13 +278,7 @@ _SETTLED_IN = ("USDT", "USDC")
 
 
 def _contracts_order_params(ticket: OrderTicket, sent_ms: int) -> dict[str, Any]:
-    leverage = ticket.leverage
-    return {
-        "clientOid": ticket.client_order_id,
-        "leverage": int(leverage) if leverage == leverage.to_integral_value() else str(leverage),
-        "marginMode": ticket.margin_mode.value,
-        "reduceOnly": ticket.is_reduce_only,
-    }
+    return contracts_params(ticket)
 
 
 def _whole_contracts(quantity: Decimal) -> int:
@@ -362,6 +361,9 @@ _KUCOIN_FUTURES = Venue(
     status=_kucoin_status,
     key_rights=_contracts_key_rights,
     symbols_open=_contracts_symbols_open,
+    stops=KUCOIN_FUTURES_STOPS,
+    margin=contracts_margin,
+    other_margin=frozenset({"330005"}),
     balances=_contracts_balances,
     # For an ordinary account (VIP 0).
     allowance=Allowance(
@@ -374,7 +376,7 @@ _KUCOIN_FUTURES = Venue(
             "symbols_open": ("futures", 2), "orders_done": ("futures", 4), "fills_since": ("futures", 10),
             "stop_find": ("futures", 5), "stops_open": ("futures", 6), "stop_cancel": ("futures", 1),
             "balances": ("futures", 10), "positions": ("futures", 2), "fundings_since": ("futures", 10),
-            "key_rights": ("management", 20),
+            "key_rights": ("management", 20), "margin_match": ("futures", 6),
         },
     ),
 )  # fmt: skip
@@ -477,6 +479,7 @@ _BINANCE = Venue(
             "orders_done": (PUBLIC, 40), "fills_since": (PUBLIC, 40),
             "stop_find": (PUBLIC, 4), "stops_open": (PUBLIC, 6), "stop_cancel": (PUBLIC, 1),
             "balances": (PUBLIC, 20), "key_rights": (PUBLIC, 1), "positions": (PUBLIC, 0), "fundings_since": (PUBLIC, 0),
+            "margin_match": (PUBLIC, 0),
         },
     ),
 )  # fmt: skip

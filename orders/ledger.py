@@ -217,10 +217,12 @@ def _record(order: Order, report: OrderReport, fills: Sequence[FillReport]) -> s
 
 
 def _take_over(totals: Order, report: OrderReport) -> None:
-    """The stop price was met: from here on the order goes by the id of what it became, and so do its fills. Never back:
-    what is read late of the time when it waited says nothing new."""
-    if report.exchange_order_id != totals.exchange_order_id:
-        Order.objects.filter(pk=totals.pk).update(exchange_order_id=report.exchange_order_id)
+    """The stop price was met: from here on the order goes by the id of what it became, and so do its fills; where that is
+    the id that it waited under, none is kept for the time of its waiting. Never back: what is read late of the time when it
+    waited says nothing new."""
+    is_same = report.exchange_order_id == totals.exchange_order_id
+    changes = {"stop_order_id": ""} if is_same else {"exchange_order_id": report.exchange_order_id}
+    Order.objects.filter(pk=totals.pk).update(**changes)
 
 
 def _wait_for_more(order: Order, report: OrderReport, now: datetime) -> None:

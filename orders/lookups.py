@@ -25,7 +25,7 @@ from exchanges.gateway import ExchangeUnavailable, FillReport, Gateway, OrderRep
 from exchanges.models import Account, Exchange, Market
 from exchanges.services import gateway_for
 from orders.ledger import LOOK_AGAIN, order_alert_once, order_loaded, order_record, order_settle, order_take_in
-from orders.models import Fill, FillCursor, Order
+from orders.models import WAITS_FOR_PRICE, Fill, FillCursor, Order
 from pipeline.claims import GuardedQuerySet
 from pipeline.crashpoints import crashpoint
 
@@ -341,8 +341,9 @@ def _sent_times(account: Account, market: Market) -> list[datetime]:
     """By the venue's clock, when those of our orders were sent that a list may show as news."""
     given_up = Q(status=S.NOT_PLACED, sent_at__gte=timezone.now() - GIVEN_UP_IS_WATCHED_FOR)
     # What a waiting stop order becomes is made when its price is met: after the last reading, or shown by that.
-    waits = Q(status=S.OPENED, stop_price__isnull=False, exchange_order_id=F("stop_order_id"))
-    sent = Order.objects.filter(Q(status__in=AT_VENUE_STATUSES) & ~waits | given_up, account=account, market=market)
+    sent = Order.objects.filter(
+        Q(status__in=AT_VENUE_STATUSES) & ~WAITS_FOR_PRICE | given_up, account=account, market=market
+    )
     times = sent.filter(is_foreign=False, sent_at__isnull=False).order_by("sent_at").values_list("sent_at", flat=True)
     return [account.exchange.time_at(sent_at) for sent_at in times[:1] if sent_at is not None]
 

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 
 from domain.market import MarginMode, OrderType, PositionSide, Side, Trigger
 from domain.orders import AT_VENUE_STATUSES, LIVE_STATUSES, ORDER_TRANSITIONS, Execution, OrderStatus, execution_of
@@ -38,6 +38,10 @@ def foreign_order_id(account_id: int, symbol: str, exchange_order_id: str) -> st
     """What we call somebody else's order: the same name whoever finds it, so it gets one row."""
     found_at = f"{account_id}:{symbol}:{exchange_order_id}"
     return FOREIGN_ORDER_ID_PREFIX + hashlib.sha256(found_at.encode()).hexdigest()[:32]
+
+
+# A stop order at the venue whose price was not met yet, for all that was seen of it.
+WAITS_FOR_PRICE = Q(status=OrderStatus.OPENED, stop_price__isnull=False, exchange_order_id=F("stop_order_id"))
 
 
 class Order(Guarded):

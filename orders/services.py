@@ -21,7 +21,7 @@ from domain.market import MarginMode, OrderType, Side, Trigger
 from domain.orders import AT_VENUE_STATUSES, LIVE_STATUSES, OrderStatus
 from exchanges.accounts import account_pause
 from exchanges.credentials import UnableToDecrypt
-from exchanges.gateway import ExchangeUnavailable, OrderOutcomeUnknown, OrderRejected, OrderTicket, VenueStatus
+from exchanges.gateway import ExchangeUnavailable, Gateway, OrderOutcomeUnknown, OrderRejected, OrderTicket, VenueStatus
 from exchanges.models import Account, Exchange
 from exchanges.services import gateway_for
 from orders.ledger import (
@@ -72,6 +72,9 @@ def order_submit(order_id: int) -> str | None:
     crashpoint("order.claimed")
     try:
         gateway = gateway_for(order.account.exchange, order.account, [order.market])
+        if order.margin_mode == MarginMode.CROSS and not order.is_exit:
+            # Its leverage is the market's at the venue, whatever the order says.
+            _margin_prepare(gateway, order)
         exchange_order_id = gateway.order_create(_ticket(order))
     except UnableToDecrypt as error:
         account_pause(order.account_id, str(error), keys=order.account.credentials)
@@ -79,6 +82,8 @@ def order_submit(order_id: int) -> str | None:
     except ExchangeUnavailable as error:
         return _submit_later(order, str(error), error.retry_after)
     except OrderRejected as error:
+        if error.is_other_margin and not order.is_exit and _margin_switched(gateway, order):
+            return _submit_later(order, "the venue's margin mode was switched", None)
         if error.is_refused_key:
             account_pause(order.account_id, str(error), keys=order.account.credentials)
         return order_settle(order, S.REJECTED, among=(S.SUBMITTING,), reason=error.code[:40], detail=str(error)[:200])
@@ -227,6 +232,28 @@ def _ticket(order: Order) -> OrderTicket:
         margin_mode=MarginMode(order.margin_mode),
         is_reduce_only=order.is_reduce_only,
     )
+
+
+def _margin_match(gateway: Gateway, order: Order) -> None:
+    gateway.margin_match(order.market.symbol, MarginMode(order.margin_mode), order.leverage)
+
+
+def _margin_prepare(gateway: Gateway, order: Order) -> None:
+    try:
+        _margin_match(gateway, order)
+    except ExchangeUnavailable as error:
+        if not error.is_answer:
+            raise
+        # The venue does not change it now: it will refuse the order, and its reason is the one to write down.
+
+
+def _margin_switched(gateway: Gateway, order: Order) -> bool:
+    """Whether the venue has the order's margin mode now; not while anything is held or open on that market."""
+    try:
+        _margin_match(gateway, order)
+    except (ExchangeUnavailable, OrderRejected):
+        return False
+    return True
 
 
 def _submit_later(order: Order, reason: str, retry_after: timedelta | None) -> str:

@@ -25,7 +25,7 @@ from exchanges.gateway import ExchangeUnavailable, PositionReport
 from exchanges.models import Account, Market
 from exchanges.services import gateway_for
 from orders.ledger import FOREIGN, LIQUIDATION, orders_announce
-from orders.models import Fill, Funding, Order, foreign_order_id
+from orders.models import WAITS_FOR_PRICE, Fill, Funding, Order, foreign_order_id
 from pipeline.topics import Topic, publish
 from positions.discrepancies import Difference, figure, tolerance_of
 from positions.late import positions_fund
@@ -101,6 +101,7 @@ def _is_news(account: Account, market: Market, reports: Iterable[PositionReport]
     if abs(ours - theirs) <= tolerance_of(ours, theirs):
         return False
     in_flight = account.orders.filter(market=market, status__in=LIVE_STATUSES, is_foreign=False)
+    in_flight = in_flight.exclude(WAITS_FOR_PRICE)  # it rests for days; if it was met just now, that is worth a look
     kinds = (Kind.MANUAL_CLOSE, Kind.BALANCE_DRIFT)
     told = account.discrepancies.filter(market=market, status=Status.OPEN, kind__in=kinds)
     return not in_flight.exists() and not told.exists()

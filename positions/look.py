@@ -11,6 +11,7 @@ from uuid import UUID
 from domain.candles import Extremes
 from domain.exit_plan import ExitPlan
 from domain.exits import NO_LEVELS, ExitLevels
+from domain.market import PositionSide
 from domain.orders import LIVE_STATUSES, OrderStatus
 from exchanges.models import Market, Quote
 from orders.models import Fill, Order
@@ -48,6 +49,8 @@ class Facts:
     plan: ExitPlan = field(default_factory=ExitPlan)
     levels: ExitLevels = NO_LEVELS
     is_time_up: bool = False
+    # By session, the sides of the account's other positions on a market of contracts: the venue holds the sum of them all.
+    beside: dict[int, PositionSide] = field(default_factory=dict)
 
     @property
     def market(self) -> Market:
@@ -98,7 +101,8 @@ class Facts:
         """What must have ended before all that is left can be sold: any order at work that is no entry, and not that exit
         itself, nor one that was to rest at the venue and got lost on its way there."""
         others = [order for order in self.orders if not self._is_entry_or_whole_exit(order)]
-        lost = {order.pk for order in self.resting() if _is_lost(order, now)}
+        # Beside others it would find theirs to sell: there it is waited for until its end is certain.
+        lost = {order.pk for order in self.resting() if _is_lost(order, now) and not self.beside}
         return [order for order in others if is_live(order) and order.pk not in lost]
 
     def note(self, **data: object) -> Note:

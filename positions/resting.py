@@ -5,7 +5,9 @@ cancelled, and replaced once its end is certain. Whoever leaves the position has
 and no order of it stays at work when the position is gone.
 
 A stop over all and targets are more together than what is held. On spot it is the lack of coins that keeps two of them from
-filling; of an account that has coins enough for both, targets are tracked only.
+filling; of an account that has coins enough for both, targets are tracked only. On contracts both only reduce what the venue
+holds, which is the sum of all that the account has on that market: where that is more than the position, targets are tracked
+only, and where it may be less, for another position is of the other side, nothing rests.
 """
 
 from __future__ import annotations
@@ -16,10 +18,11 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from domain.exits import ExitReason, TakeProfit, exit_due, take_profits_ahead
-from domain.market import ZERO, OrderType, PositionSide, Trigger, round_price, round_quantity
+from domain.market import ZERO, OrderType, PositionSide, Side, Trigger, round_price, round_quantity
 from domain.orders import LIVE_STATUSES, OrderStatus
 from exchanges.models import Balance, Market
 from exchanges.services import rests_exits
+from orders.ledger import FOREIGN
 from orders.models import Order
 from orders.services import orders_cancel, stops_hasten
 from pipeline.topics import Topic, ring
@@ -30,6 +33,8 @@ from sessions.models import SessionStatus
 
 # How long the venue may take over an exit that rests there before ours takes its place, in our time.
 VENUE_HAS = timedelta(seconds=4)
+# More than any target is for.
+ANY = Decimal("Infinity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +70,12 @@ def position_rest(one: Facts, now: datetime, wishes: Wishes) -> None:
 
 def exit_rested(one: Facts) -> str:
     """The reason of a resting order that has ended the position, or all of it but what cannot be sold; empty where none has.
-    A stop that was carried out in part is carried through."""
+    A stop that was carried out in part is carried through. Which was the last is the venue's word: we may have heard of them
+    the other way round."""
     position = one.position
     ended = [order for order in one.orders if order.is_exit and order.filled and order.closed_at and not is_live(order)]
-    ended.sort(key=lambda order: order.closed_at or order.requested_at)
+    filled_at = {fill.order_id: fill.filled_at for fill in sorted(one.fills, key=lambda fill: fill.filled_at)}
+    ended.sort(key=lambda order: (filled_at.get(order.pk, order.requested_at), order.closed_at))
     if position is None or not ended:
         return ""
     last, rules = ended[-1], one.market.rules
@@ -121,6 +128,8 @@ def _wanted(one: Facts, position: Position) -> list[Rest]:
     if not rests_exits(one.session.account):
         return []
     side, rules = PositionSide(position.side), one.market.rules
+    if side.opposite in one.beside.values():
+        return []  # the venue holds the difference: no order that only reduces fits what either side holds
     against = Trigger.FALLING if side is PositionSide.LONG else Trigger.RISING
     gains = Trigger.RISING if side is PositionSide.LONG else Trigger.FALLING
     wanted = []
@@ -132,7 +141,7 @@ def _wanted(one: Facts, position: Position) -> list[Rest]:
     ahead = take_profits_ahead(
         one.plan, position.entry_facts, position.targets_done, position.entered, position.exited, position.quantity, rules
     )  # fmt: skip
-    spare = _spare_coins(one, position) if ahead and wanted else ZERO
+    spare = _spare(one, position) if ahead and wanted else ZERO
     wanted += [_target(target, gains) for target in ahead if spare < target.quantity]
     return wanted
 
@@ -143,14 +152,25 @@ def _target(target: TakeProfit, trigger: Trigger) -> Rest:
     )  # fmt: skip
 
 
-def _spare_coins(one: Facts, position: Position) -> Decimal:
-    """What a resting order could sell beyond the position, as far as the account's balance was read: of what only reduces a
-    position, nothing."""
+def _spare(one: Facts, position: Position) -> Decimal:
+    """What the account could sell after the stop has sold the position, as far as is known: a target that is for no more than
+    this would be carried out as well."""
     if one.market.kind != Market.Kind.SPOT:
-        return ZERO
+        # An order that only reduces is cut to what is there: one contract of somebody else's is one too many.
+        return ANY if one.beside or _held_by_hand(position) > ZERO else ZERO
     balance = Balance.objects.filter(account=position.account_id, currency=one.market.base).first()
     spare: Decimal = balance.total - position.quantity if balance is not None else ZERO
     return spare
+
+
+def _held_by_hand(position: Position) -> Decimal:
+    """Contracts that orders of others have brought to the position's side, and that no position has adopted."""
+    theirs = Order.objects.filter(
+        account=position.account_id, market=position.market_id, is_foreign=True, reason=FOREIGN, filled__gt=0
+    )
+    adopted = Intent.objects.filter(position__account=position.account_id).values("pk")
+    rows = theirs.exclude(intent_id__in=adopted).values_list("side", "filled")
+    return sum((Side(side).sign * filled for side, filled in rows), ZERO) * PositionSide(position.side).sign
 
 
 def _differs(order: Order, rest: Rest) -> bool:

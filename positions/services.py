@@ -32,7 +32,7 @@ from orders.ledger import orders_announce
 from orders.models import Fill, Order
 from orders.services import orders_cancel
 from pipeline.crashpoints import crashpoint
-from pipeline.topics import Note, Topic, publish, publish_all
+from pipeline.topics import Note, Topic, publish, publish_all, ring
 from positions.following import position_added_to, position_follow
 from positions.funding import funding_is_news, fundings_of
 from positions.look import Facts, Purpose, Wishes, is_live
@@ -223,6 +223,7 @@ def _gather(session_ids: Sequence[int]) -> list[Facts]:
     if by_position:
         _gather_orders(by_position)
         _gather_progress(list(by_position.values()))
+        _gather_beside([one for one in by_position.values() if one.market.kind == Market.Kind.LINEAR_FUTURE])
     return list(facts.values())
 
 
@@ -243,6 +244,19 @@ def _gather_orders(by_position: dict[int, Facts]) -> None:
         one.orders.append(order)
     for fill in Fill.objects.filter(order__in=by_order):
         by_order[fill.order_id].fills.append(fill)
+
+
+def _gather_beside(on_contracts: Sequence[Facts]) -> None:
+    """What else the accounts hold, or are about to, where the venue nets it with what these sessions hold."""
+    if not on_contracts:
+        return
+    accounts, markets = ({getattr(one.position, name) for one in on_contracts} for name in ("account_id", "market_id"))
+    live = Position.objects.filter(account__in=accounts, market__in=markets, status__in=LIVE_POSITIONS)
+    rows = list(live.values_list("account_id", "market_id", "session_id", "side"))
+    for one in on_contracts:
+        place = (one.session.account_id, one.market.pk)
+        others = [row for row in rows if row[:2] == place and row[2] != one.session.pk]
+        one.beside = {session_id: PositionSide(side) for _, _, session_id, side in others}
 
 
 def _gather_progress(holding: Sequence[Facts]) -> None:
@@ -294,6 +308,9 @@ def _fold(one: Facts, now: datetime, wishes: Wishes) -> None:
         wishes.notes[Topic.POSITIONS].append(
             one.note(event="OPENED", quantity=state.quantity, entry_price=state.entry_price)
         )
+        if others := sorted(one.beside):
+            # Targets that rest for these are safe only while nothing else is held there.
+            transaction.on_commit(lambda: ring("exits.track", session_ids=others), robust=True)
         if position.is_resting and not rests_exits(one.session.account):
             wishes.notes[Topic.POSITIONS].append(one.note(event="TRACKED_ONLY", reason="VENUE_RESTS_NO_EXITS"))
 

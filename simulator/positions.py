@@ -39,7 +39,7 @@ def contract_of(listing: Listing) -> Contract:
 
 
 class FuturesOrder(Order):
-    """An order of the futures desk."""
+    """An order of the futures desk; one that was a stop order goes on under its id and says so."""
 
     __slots__ = ()
 
@@ -48,14 +48,15 @@ class FuturesOrder(Order):
         average = ZERO
         if self.deal_size:
             average = self.deal_funds / (self.deal_size * self.request.listing.rules.multiplier)
+        stop = self.account.stops.get(self.id)
+        waited = {"stop": "", "stopPriceType": "", "stopTriggered": False, "stopPrice": None}
+        if stop is not None:
+            waited = {name: stop.wire()[name] for name in waited}
         return {
-            **_order_wire(self.request, self.id, self.created_at_ms),
+            **_order_wire(self.request, self.id, self.created_at_ms if stop is None else stop.created_at_ms),
             "dealValue": text(self.deal_funds),
             "dealSize": int(self.deal_size),
-            "stop": "",
-            "stopPriceType": "",
-            "stopTriggered": False,
-            "stopPrice": None,
+            **waited,
             "isActive": self.is_active,
             "cancelExist": self.is_canceled,
             "updatedAt": self.updated_at_ms,
@@ -80,7 +81,7 @@ class FuturesStop(StopOrder):
             "dealSize": 0,
             "stop": "up" if self.fires_rising else "down",
             "stopPriceType": self.request.stop_price_type,
-            "stopTriggered": self.status == "TRIGGERED",
+            "stopTriggered": True if self.status == "TRIGGERED" else None,
             "stopPrice": text(self.stop_price),
             "isActive": self.is_active,
             "cancelExist": self.status == "CANCELED",

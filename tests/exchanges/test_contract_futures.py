@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from domain.market import MarginMode, OrderType, PositionSide, Side
+from domain.market import MarginMode, OrderType, PositionSide, Side, Trigger
 from exchanges import ccxt_gateway
 from exchanges.ccxt_gateway import CcxtGateway
 from exchanges.gateway import (
@@ -409,3 +409,170 @@ def test_a_wallet_is_never_read_from_somebody_else_s_page(desk: Desk) -> None:
         desk.gateway.balances()
 
     assert BalanceReport("USDT", Decimal(10_000), Decimal(10_000)) in desk.gateway.balances()
+
+
+def stop(client_order_id: str, level: str = "49000", trigger: Trigger = Trigger.FALLING, **changes: Any) -> Any:
+    fields = {"order_type": OrderType.STOP, "side": Side.SELL, "trigger": trigger, "stop_price": Decimal(level)}
+    return market(client_order_id, **{**fields, "is_reduce_only": True, **changes})
+
+
+def stop_found(desk: Desk, client_order_id: str) -> Any:
+    order = desk.gateway.stop_find(BTC, client_order_id)
+    assert isinstance(order, OrderReport)
+    return order
+
+
+def test_a_stop_order_waits_is_found_by_our_id_holds_nothing_and_is_no_order_yet(desk: Desk) -> None:
+    desk.gateway.order_create(market("order-1"))
+    before = desk.wallet()
+
+    order_id = desk.gateway.order_create(stop("stop-1"))
+
+    waiting = stop_found(desk, "stop-1")
+    assert (waiting.exchange_order_id, waiting.client_order_id, waiting.order_type) == (order_id, "stop-1", "STOP")
+    assert (waiting.is_waiting, waiting.is_open, waiting.is_canceled, waiting.filled) == (True, True, False, 0)
+    assert (waiting.side, waiting.quantity) == (Side.SELL, 10)
+    assert desk.gateway.stops_open(BTC) == [waiting]
+    assert (desk.gateway.orders_open(BTC), desk.gateway.symbols_open(), desk.wallet()) == ([], [], before)
+
+
+@pytest.mark.parametrize(
+    ("side", "trigger", "level", "price"),
+    [
+        (Side.SELL, Trigger.FALLING, "49000", "48900"),
+        (Side.SELL, Trigger.RISING, "51000", "51100"),
+        (Side.BUY, Trigger.FALLING, "49000", "48900"),
+        (Side.BUY, Trigger.RISING, "51000", "51100"),
+    ],
+)
+def test_a_stop_order_is_filled_under_its_id_when_its_price_is_met_from_its_side(
+    desk: Desk, side: Side, trigger: Trigger, level: str, price: str
+) -> None:
+    desk.gateway.order_create(market("order-1", side=side.opposite))
+    order_id = desk.gateway.order_create(stop("stop-1", level, trigger, side=side))
+    desk.simulator.pin("50100")
+    desk.simulator.pin("49900")
+    still = stop_found(desk, "stop-1")
+
+    desk.simulator.pin(price)
+
+    done = stop_found(desk, "stop-1")
+    assert still.is_waiting
+    assert (done.exchange_order_id, done.side, done.order_type) == (order_id, side, OrderType.MARKET)
+    assert (done.is_waiting, done.is_open, done.is_canceled, done.filled) == (False, False, False, 10)
+    fills: list[Any] = desk.gateway.order_fills(BTC, order_id)
+    assert [(fill.quantity, fill.price) for fill in fills] == [(10, Decimal(price))]
+    assert (desk.gateway.stops_open(BTC), desk.gateway.positions()) == ([], [])
+
+
+def test_what_was_met_is_one_question_and_says_when_it_was_made(desk: Desk) -> None:
+    desk.gateway.order_create(market("order-1"))
+    made_at = desk.gateway.time()
+    desk.gateway.order_create(stop("stop-1"))
+    desk.later(3600)
+    desk.simulator.pin("48900")
+
+    assert desk.asked_by(lambda: desk.gateway.stop_find(BTC, "stop-1")) == [("GET", "/api/v1/orders/byClientOid")]
+    assert stop_found(desk, "stop-1").created_at == made_at
+
+
+def test_a_stop_order_with_a_limit_rests_with_it_once_its_price_is_met_and_is_cancelled_as_any_order(
+    desk: Desk,
+) -> None:
+    desk.gateway.order_create(market("order-1"))
+    order_id = desk.gateway.order_create(stop("stop-1", price=Decimal(49500)))
+    desk.simulator.pin("48900")
+
+    resting = stop_found(desk, "stop-1")
+    at_work = desk.gateway.orders_open(BTC)
+    desk.gateway.order_cancel(BTC, order_id)
+
+    gone = stop_found(desk, "stop-1")
+    assert (resting.is_waiting, resting.is_open, resting.order_type, resting.price) == (False, True, "LIMIT", 49_500)
+    assert at_work == [resting]
+    assert (gone.is_waiting, gone.is_open, gone.is_canceled, gone.filled) == (False, False, True, 0)
+
+
+def test_a_stop_order_that_waits_is_cancelled_and_only_the_look_that_follows_says_so(desk: Desk) -> None:
+    desk.gateway.order_create(market("order-1"))
+    order_id = desk.gateway.order_create(stop("stop-1"))
+
+    said = [desk.gateway.stop_cancel(BTC, one) for one in (order_id, order_id, "0123")]
+
+    after = stop_found(desk, "stop-1")
+    assert said == [False, False, False]
+    assert (after.is_waiting, after.is_open, after.is_canceled, after.filled) == (False, False, True, 0)
+    assert desk.gateway.stops_open(BTC) == []
+    desk.simulator.pin("48000")
+    assert [report.quantity for report in desk.gateway.positions()] == [10]
+
+
+def test_of_a_stop_over_all_and_targets_no_more_is_sold_than_is_held(desk: Desk) -> None:
+    desk.gateway.order_create(market("order-1"))
+    desk.gateway.order_create(stop("stop-1"))
+    desk.gateway.order_create(stop("target-1", "52000", Trigger.RISING, quantity=Decimal(4)))
+    desk.gateway.order_create(stop("target-2", "53000", Trigger.RISING, quantity=Decimal(6)))
+    names = [order.client_order_id for order in desk.gateway.stops_open(BTC)]
+
+    desk.simulator.pin("52100")
+    desk.simulator.pin("48900")
+    after_stop = desk.gateway.positions()
+    desk.simulator.pin("53100")
+
+    target, over, last = (stop_found(desk, name) for name in ("target-1", "stop-1", "target-2"))
+    assert sorted(names) == ["stop-1", "target-1", "target-2"]
+    assert (target.filled, over.filled, over.is_canceled, last.filled, last.is_canceled) == (4, 6, True, 0, True)
+    assert after_stop == desk.gateway.positions() == []
+
+
+def test_a_stop_order_of_an_old_claim_is_refused_unseen(desk: Desk) -> None:
+    late = stop("late", sent_at=datetime.now(tz=UTC) - timedelta(seconds=10))
+
+    with pytest.raises(ExchangeUnavailable, match="400002"):
+        desk.gateway.order_create(late)
+
+    assert desk.gateway.refuses_late_stops
+    assert desk.gateway.stop_find(BTC, "late") is None
+
+
+def test_a_waiting_client_order_id_sent_again_makes_no_second_order_and_is_no_rejection(desk: Desk) -> None:
+    order_id = desk.gateway.order_create(stop("stop-1"))
+
+    with pytest.raises(OrderOutcomeUnknown):
+        desk.gateway.order_create(stop("stop-1"))
+
+    assert [order.exchange_order_id for order in desk.gateway.stops_open(BTC)] == [order_id]
+
+
+def mode_of(desk: Desk) -> tuple[str, str]:
+    """Margin mode and cross leverage of the market there."""
+    client = desk.simulator.client(KEY, SECRET, PASSPHRASE)
+    mode = client.futuresPrivateGetPositionGetMarginMode({"symbol": "XBTUSDTM"})["data"]["marginMode"]
+    return mode, client.futuresPrivateGetGetCrossUserLeverage({"symbol": "XBTUSDTM"})["data"]["leverage"]
+
+
+def test_margin_mode_and_cross_leverage_are_brought_to_those_of_the_next_order(desk: Desk) -> None:
+    desk.gateway.margin_match(BTC, MarginMode.CROSS, Decimal(5))
+    crossed = mode_of(desk)
+    desk.gateway.order_create(market("order-1", margin_mode=MarginMode.CROSS))
+    again = desk.asked_by(lambda: desk.gateway.margin_match(BTC, MarginMode.CROSS, Decimal(5)))
+    [held] = desk.gateway.positions()
+    desk.gateway.order_create(market("order-2", side=Side.SELL, margin_mode=MarginMode.CROSS, is_reduce_only=True))
+    desk.gateway.margin_match(BTC, MarginMode.ISOLATED, Decimal(2))
+
+    assert (crossed, mode_of(desk)) == (("CROSS", "5"), ("ISOLATED", "5"))
+    assert (held.margin_mode, held.leverage) == (MarginMode.CROSS, Decimal(5))
+    assert again == [("GET", "/api/v2/position/getMarginMode"), ("GET", "/api/v2/getCrossUserLeverage")]
+
+
+def test_no_other_mode_and_no_other_leverage_come_to_what_is_held(desk: Desk) -> None:
+    desk.gateway.margin_match(BTC, MarginMode.CROSS, Decimal(5))
+    desk.gateway.order_create(market("order-1", margin_mode=MarginMode.CROSS))
+
+    with pytest.raises(ExchangeUnavailable, match="330006") as switched:
+        desk.gateway.margin_match(BTC, MarginMode.ISOLATED, Decimal(5))
+    with pytest.raises(OrderRejected, match="wanted a leverage of 3, what is held there has 5") as levered:
+        desk.gateway.margin_match(BTC, MarginMode.CROSS, Decimal(3))
+
+    assert (switched.value.is_answer, levered.value.code) == (True, "LEVERAGE")
+    assert mode_of(desk) == ("CROSS", "5")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -37,6 +38,31 @@ def stop_row(number: int, **changes: Any) -> dict[str, Any]:
         "stopTriggerTime": None, "stopPrice": "49000", "tradeType": "TRADE",
     }  # fmt: skip
     return {**row, **changes}
+
+
+CONTRACT = "BTC/USDT:USDT"
+CONTRACT_ORDERS = "/api/v1/orders"
+# KuCoin's words for a stop order on a contract that waits.
+CONTRACT_ROW = {
+    "id": "1", "symbol": "XBTUSDTM", "type": "market", "side": "sell", "price": None, "size": 7, "value": "0", "dealSize": 0,
+    "stop": "down", "stopPriceType": "TP", "stopTriggered": None, "stopPrice": "49000", "leverage": "3",
+    "clientOid": "stop-1", "isActive": True, "cancelExist": False, "createdAt": START_MS, "updatedAt": START_MS,
+    "status": "open", "filledValue": "0", "filledSize": 0, "reduceOnly": True,
+}  # fmt: skip
+Contracts = Callable[[dict[str, Any]], tuple[Canned, CcxtGateway]]
+
+
+@pytest.fixture
+def contracts(desk: Desk) -> Contracts:
+    """A gateway to contracts that answers from a table."""
+    known = CcxtGateway("kucoinfutures", desk.simulator.url).markets()
+    [info] = [one.venue_info for one in known if one.rules.symbol == CONTRACT]
+
+    def opened(answers: dict[str, Any]) -> tuple[Canned, CcxtGateway]:
+        table = Canned({name: {"code": "200000", "data": answer} for name, answer in answers.items()})
+        return table, table.gateway("kucoinfutures", info)
+
+    return opened
 
 
 def canned(desk: Desk, answers: dict[str, Any]) -> tuple[Canned, CcxtGateway]:
@@ -85,6 +111,79 @@ def test_a_stop_order_without_a_side_to_come_from_is_not_sent(desk: Desk) -> Non
 
     assert raised.value.code == "LOCAL"
     assert table.asked == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, {"side": "sell", "type": "market", "stop": "down"}),
+        ({"trigger": Trigger.RISING}, {"side": "sell", "type": "market", "stop": "up"}),
+        ({"side": Side.BUY}, {"side": "buy", "type": "market", "stop": "down"}),
+        (
+            {"side": Side.BUY, "trigger": Trigger.RISING, "price": Decimal(49100)},
+            {"side": "buy", "type": "limit", "stop": "up", "price": "49100"},
+        ),
+    ],
+)
+def test_a_stop_order_on_contracts_waits_for_the_last_price_from_the_side_of_its_trigger(
+    contracts: Contracts, changes: dict[str, Any], said: dict[str, Any]
+) -> None:
+    table, gateway = contracts({f"POST {CONTRACT_ORDERS}": {"orderId": "1"}})
+    fields = {"symbol": CONTRACT, "quantity": Decimal(7), "leverage": Decimal(3), "is_reduce_only": True}
+
+    made = gateway.order_create(stop(**{**fields, **changes}))
+
+    assert (made, table.lines()) == ("1", [f"POST {CONTRACT_ORDERS}"])
+    assert table.asked[0].form == {
+        "clientOid": "stop-1", "symbol": "XBTUSDTM", "size": 7, "leverage": 3, "marginMode": "ISOLATED",
+        "reduceOnly": True, "stopPrice": "49000", "stopPriceType": "TP", **said,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ({"stopTriggered": None}, ("STOP", True, True, False, 0)),
+        ({"stopTriggered": False}, ("STOP", True, True, False, 0)),
+        ({"isActive": False, "cancelExist": True}, ("STOP", False, False, True, 0)),
+        ({"isActive": False, "cancelExist": False}, ("STOP", False, False, True, 0)),
+        ({"stopTriggered": True}, ("MARKET", False, True, False, 0)),
+        ({"stopTriggered": True, "stop": "", "isActive": False, "filledSize": 7}, ("MARKET", False, False, False, 7)),
+        ({"isActive": False, "filledSize": 7}, ("MARKET", False, False, False, 7)),
+        (
+            {"stopTriggered": True, "isActive": False, "cancelExist": True, "filledSize": 4},
+            ("MARKET", False, False, True, 4),
+        ),
+        ({"stopTriggered": True, "isActive": False, "cancelExist": True}, ("MARKET", False, False, True, 0)),
+    ],
+)
+def test_a_contract_s_stop_order_is_read_by_the_venue_s_own_words(
+    contracts: Contracts, said: dict[str, Any], found: tuple[Any, ...]
+) -> None:
+    _, gateway = contracts({f"GET {CONTRACT_ORDERS}/byClientOid": {**CONTRACT_ROW, **said}})
+
+    order = gateway.stop_find(CONTRACT, "stop-1")
+
+    assert order is not None
+    assert (order.order_type, order.is_waiting, order.is_open, order.is_canceled, order.filled) == found
+    assert (order.exchange_order_id, order.quantity) == ("1", Decimal(7))
+
+
+def test_one_that_was_met_and_shows_neither_a_fill_nor_a_cancellation_is_not_called_done(contracts: Contracts) -> None:
+    row = {**CONTRACT_ROW, "stopTriggered": True, "isActive": False}
+    _, gateway = contracts({f"GET {CONTRACT_ORDERS}/byClientOid": row})
+
+    with pytest.raises(ExchangeUnavailable, match="the order that came of it is not shown") as raised:
+        gateway.stop_find(CONTRACT, "stop-1")
+
+    assert raised.value.is_answer
+
+
+def test_where_a_contract_s_stop_order_is_not_known_there_is_none(contracts: Contracts) -> None:
+    table, gateway = contracts({})
+    table.answers[f"GET {CONTRACT_ORDERS}/byClientOid"] = {"code": "100001", "msg": "error.getOrder.orderNotExist"}
+
+    assert gateway.stop_find(CONTRACT, "stop-1") is None
 
 
 @pytest.mark.parametrize("ccxt_id", ["binance", "mexc"])

@@ -392,7 +392,8 @@ def test_every_call_of_a_gateway_is_handed_on() -> None:
         "quotes": ([],), "candles": ("BTC/USDT", "1m", None, 1), "order_create": (ticket(),), "orders_open": ("BTC/USDT",),
         "stops_open": ("BTC/USDT",), **dict.fromkeys(("stop_find", "stop_cancel"), ("a", "b")),
         **dict.fromkeys(("order_find", "order_get", "order_fills", "order_cancel", "orders_done", "fills_since"), ("a", "b")),
-        "fundings_since": ("a", "b"), **dict.fromkeys(("trades_since", "funding_rates_since"), ("a", "b", 1)),
+        "fundings_since": ("a", "b"), "margin_match": ("a", "b", "c"),
+        **dict.fromkeys(("trades_since", "funding_rates_since"), ("a", "b", 1)),
     }  # fmt: skip
     names = [name for name, value in vars(Gateway).items() if callable(value) and not name.startswith("_")]
 

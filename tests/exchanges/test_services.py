@@ -356,6 +356,7 @@ def test_a_thread_keeps_the_gateways_it_used_last_and_no_more_than_it_may(monkey
     [
         ("kucoin", False, True),
         ("kucoin", True, True),
+        ("kucoinfutures", False, True),
         ("binance", False, False),
         ("binance", True, True),
         ("mexc", False, False),

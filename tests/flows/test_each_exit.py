@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from domain.exits import ExitReason
+from domain.orders import OrderStatus
 from domain.strategy import SignalKind
 from exchanges.models import Market
 from money.halts import halt_carry_out, halt_trip
-from orders.models import Fill
+from orders.lookups import order_look
+from orders.models import Fill, Order
 from pipeline.topics import Topic
 from positions.contracts import contracts_read
 from positions.models import Position
@@ -22,7 +24,7 @@ from positions.watch import prices_watch
 from sessions.models import SessionStatus
 from sessions.services import session_stop
 from tests.contracts import FuturesVenue
-from tests.factories import events, make_candles
+from tests.factories import events, let_pass, make_candles
 from tests.flows.steps import (
     START_AT,
     assert_closed,
@@ -283,6 +285,37 @@ def test_a_short_takes_its_targets_below(futures: FuturesVenue) -> None:
     watched(futures, "48000")
 
     assert_closed(futures, position, ExitReason.TAKE_PROFIT, "10", "10")
+
+
+def test_exits_of_a_short_that_rest_there_are_carried_out_while_nobody_watches(futures: FuturesVenue) -> None:
+    targets = [{"percent": "2", "fraction": "0.5"}, {"percent": "4"}]
+    exits = {"stop_loss_percent": "2", "targets": targets}
+    position = entered(session_with(futures, exits, leverage=D(3), is_resting=True), SignalKind.ENTER_SHORT)
+    carry_out()
+    waiting = sorted((one["stopPrice"], one["size"]) for one in futures.books["stopOrders"])
+
+    futures.price("49000")
+    futures.advance(60)
+    futures.price("51000")
+    left_there = [one["currentQty"] for one in futures.books["positions"]]
+    for order in Order.objects.filter(status=OrderStatus.OPENED):
+        order_look(let_pass(order, 30).pk)
+    sessions_track([position.session_id])
+    for order in Order.objects.filter(status=OrderStatus.OPENED):
+        order_look(let_pass(order, 30).pk)
+
+    assert waiting == [("48000", 10), ("49000", 10), ("51000", 20)]
+    assert left_there == [0]
+    position.refresh_from_db()
+    assert (position.status, position.exit_reason) == ("CLOSED", ExitReason.STOP_LOSS)
+    assert exits_of(position) == [("TAKE_PROFIT", D("10"))]
+    # The stop took the ten that were left of its twenty; the rest of it was cancelled by the venue.
+    assert sorted(Order.objects.filter(is_exit=True).values_list("status", "filled")) == [
+        ("CANCELED", D(0)), ("CANCELED", D(10)), ("CLOSED", D(10)),
+    ]  # fmt: skip
+    assert (futures.wallet(), position.quantity) == (10_000 + position.realized_pnl, 0)
+    assert not [one for one in futures.books["stopOrders"] if one["isActive"]]
+    assert account_reconcile(futures.account.pk) == []
 
 
 @pytest.mark.parametrize("kind", [SignalKind.ENTER_LONG, SignalKind.ENTER_SHORT])

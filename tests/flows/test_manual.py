@@ -16,6 +16,7 @@ from positions.models import Position, PositionStatus
 from positions.services import orders_follow, sessions_track
 from positions.watch import prices_watch
 from sessions.models import TradingSession
+from tests.contracts import FuturesVenue
 from tests.factories import let_pass
 from tests.venue import Venue
 
@@ -100,3 +101,24 @@ def test_a_halt_that_flattens_empties_the_venue(venue: Venue) -> None:
     assert (resting.status, resting.execution) == (S.CANCELED, Execution.NOT_EXECUTED)
     assert (position.status, position.exit_reason) == (PositionStatus.CLOSED, "HALT")
     assert venue.balance("BTC") == 0
+
+
+def test_a_stop_order_by_hand_on_contracts_enters_when_its_price_comes(futures: FuturesVenue) -> None:
+    ask = ManualAsk(
+        key="k1", side=Side.BUY, order_type=OrderType.STOP, quantity=Decimal(10), stop_price=Decimal(51000),
+        leverage=Decimal(5), exits={"stop_loss_percent": "2"},
+    )  # fmt: skip
+    order, _ = manual_order(futures.account, futures.market, ask, actor="alice")
+    orders_value([order.pk])
+    order_submit(order.pk)
+    [waiting] = futures.books["stopOrders"]
+
+    futures.price("51100")
+    looked_at(order)
+
+    position = Position.objects.get()
+    assert (waiting["stop"], waiting["stopPrice"], waiting["size"], waiting["reduceOnly"]) == ("up", "51000", 10, False)
+    assert (order.status, order.filled, order.execution) == (S.CLOSED, 10, Execution.FULLY_EXECUTED)
+    assert (position.status, position.entry_price, position.stop_price) == (PositionStatus.OPEN, 51_100, 50_078)
+    [held] = futures.books["positions"]
+    assert (held["currentQty"], held["leverage"]) == (10, 5)

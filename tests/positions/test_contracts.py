@@ -167,6 +167,22 @@ def test_contracts_closed_by_hand_are_found_filed_once_and_adopted(futures: Futu
     assert found(futures) == []
 
 
+def test_a_stop_that_rests_does_not_hide_what_was_closed_by_hand(futures: FuturesVenue) -> None:
+    position = futures.opened(LONG)
+    assert found(futures) == []
+    stop = make_order(
+        position, purpose="REST_STOP", status=OrderStatus.READY, order_type="STOP", side="SELL", quantity=Decimal(10),
+        stop_price=Decimal(49000), trigger="FALLING", is_exit=True, is_reduce_only=True, leverage=Decimal(5),
+    )  # fmt: skip
+    assert order_submit(stop.pk) == OrderStatus.OPENED
+    futures.by_hand("sell", 4)
+
+    is_news = contracts_read(futures.account.pk)
+
+    assert is_news
+    assert found(futures) == [(Kind.MANUAL_CLOSE, 10, 6)]
+
+
 def test_contracts_on_the_other_side_are_none_of_ours_and_resizing_ends_the_position(futures: FuturesVenue) -> None:
     position = futures.opened(LONG, 4)
     assert found(futures) == []
