@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import os
 import time
 from collections import Counter
@@ -44,6 +43,7 @@ from marketdata.layouts import (
     require_timeframe,
 )
 from marketdata.models import Feed, SourceKind
+from marketdata.quarantine import rows_keep
 from marketdata.storage import candles_import
 
 T = TypeVar("T")
@@ -190,7 +190,7 @@ def _part_read_in(
             words = part.table.slice(at, 1).to_pylist()[0]
             bad += [(finding, {word: words[word] for word in NUMBERS}) for finding in findings]
             rows.add(at)
-    _quarantine(feed.pk, bad, now)
+    rows_keep([(feed.pk, _at(one.open_ms), int(SourceKind.FILE), one, row) for one, row in bad], now)
     is_ahead = is_taken & _is_ahead(feed.pk, part.candles)
     is_taken &= ~is_ahead
     if is_taken.any():
@@ -230,30 +230,6 @@ def _is_ahead(feed_id: int, candles: Candles) -> NDArray[np.bool_]:
         return np.zeros(len(candles), dtype=np.bool_)
     ahead: NDArray[np.bool_] = candles.open_ms > last_open_at.timestamp() * 1000
     return ahead
-
-
-def _quarantine(feed_id: int, bad: Sequence[tuple[Finding, dict[str, str]]], now: datetime) -> None:
-    """Keep rows as they came, with what was found of each; one that came before is counted."""
-    # Once for each time and flaw, in the order of the key: two who keep the same never wait for each other in a circle.
-    kept = {(finding.open_ms, finding.flaw.value): (finding, row) for finding, row in bad}
-    if not kept:
-        return
-    rows = [kept[key] for key in sorted(kept)]
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            INSERT INTO marketdata_quarantinedcandle AS q
-                (feed_id, source, open_at, flaw, detail, "row", times, seen_at, last_seen_at)
-            SELECT %s, %s, bad.*, 1, %s, %s FROM unnest(%s::timestamptz[], %s::text[], %s::text[], %s::jsonb[]) AS bad
-            ON CONFLICT (feed_id, open_at, flaw, source) DO UPDATE
-            SET times = q.times + 1, last_seen_at = excluded.last_seen_at, detail = excluded.detail, "row" = excluded."row"
-            """,
-            [
-                feed_id, int(SourceKind.FILE), now, now,
-                [_at(finding.open_ms) for finding, _ in rows], [finding.flaw.value for finding, _ in rows],
-                [finding.detail[:200] for finding, _ in rows], [json.dumps(row) for _, row in rows],
-            ],
-        )  # fmt: skip
 
 
 def _stored_before(feed_id: int, open_ms: int) -> Candles:

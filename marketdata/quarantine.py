@@ -140,12 +140,19 @@ def _release(keys: set[tuple[int, datetime, int]], now: datetime) -> None:
 
 
 def _keep(bad: Sequence[_Bad], now: datetime) -> None:
+    rows_keep([(*one.key, finding, one.words()) for one in bad for finding in one.findings], now)
+
+
+def rows_keep(bad: Iterable[tuple[int, datetime, int, Finding, dict[str, str]]], now: datetime) -> None:
+    """Keep rows, as (feed, open time, source, what was found, the row as it came); one that came before is counted, and is no
+    longer released."""
     # The last word of a batch about a time counts, and once: it may say the same twice, which is a flaw of its own. In the
     # order of the key, so that two who keep at once never wait for each other in a circle.
-    kept = {(*one.key, finding.flaw.value): (one, finding) for one in bad for finding in one.findings}
+    kept = {(feed_id, at, source, finding.flaw.value): (finding, row) for feed_id, at, source, finding, row in bad}
     if not kept:
         return
-    rows = [kept[key] for key in sorted(kept)]
+    keys = sorted(kept)
+    feed_ids, opens, sources, flaws = zip(*keys, strict=True)
     with connection.cursor() as cursor:
         cursor.execute(
             """
@@ -161,11 +168,11 @@ def _keep(bad: Sequence[_Bad], now: datetime) -> None:
             [
                 now,
                 now,
-                [one.batch.feed_id for one, _ in rows],
-                [one.row.open_at for one, _ in rows],
-                [int(one.batch.source) for one, _ in rows],
-                [finding.flaw.value for _, finding in rows],
-                [finding.detail[:200] for _, finding in rows],
-                [json.dumps(one.words()) for one, _ in rows],
+                list(feed_ids),
+                list(opens),
+                list(sources),
+                list(flaws),
+                [kept[key][0].detail[:200] for key in keys],
+                [json.dumps(kept[key][1]) for key in keys],
             ],
         )
