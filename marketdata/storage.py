@@ -259,19 +259,6 @@ def candles_window(feed_id: int, limit: int, until: datetime | None = None) -> C
     return found
 
 
-def candles_between(feed_id: int, from_at: datetime, until_at: datetime, limit: int) -> list[CandleReport]:
-    """The first ``limit`` candles that opened at ``from_at`` or later and before ``until_at``, exactly as stored."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            SELECT open_at, open, high, low, close, volume FROM marketdata_candle
-            WHERE feed_id = %s AND open_at >= %s AND open_at < %s ORDER BY open_at LIMIT %s
-            """,
-            [feed_id, from_at, until_at, limit],
-        )
-        return [CandleReport(*row) for row in cursor.fetchall()]
-
-
 def candles_arrays(feed_id: int, from_at: datetime, until_at: datetime) -> Candles:
     """All candles that opened at ``from_at`` or later and before ``until_at``: for reads of any length."""
     parts: list[Candles] = []

@@ -19,6 +19,7 @@ from marketdata.looks import HISTORY
 from marketdata.models import Candle, Feed
 from marketdata.outcomes import LOOKS_BEFORE_GAP
 from marketdata.services import candles_store
+from marketdata.storage import candles_merge
 from marketdata.tasks import collect, sweep_feeds
 from tests.conftest import Bells
 from tests.factories import NOON, events, make_feed
@@ -334,7 +335,7 @@ def test_a_collection_that_lost_a_deadlock_is_stored_again_without_asking_again(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     feed = needed_feed(shelf)
-    merge, lost = collection.candles_merge, [errors.DeadlockDetected("deadlock")]
+    merge, lost = candles_merge, [errors.DeadlockDetected("deadlock")]
 
     def losing(rows: Any) -> Any:
         if lost:

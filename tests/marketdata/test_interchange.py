@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from django.utils import timezone
 from pyarrow import feather, parquet
 
 from domain.candles import Timeframe
@@ -197,14 +198,16 @@ def test_rows_that_fail_their_checks_are_quarantined_as_they_came_and_the_rest_i
     assert (missing.times, missing.source) == (1, SourceKind.FILE)
 
 
-def test_a_row_that_is_quarantined_twice_is_counted(tmp_path: Path) -> None:
+def test_a_row_that_is_quarantined_twice_is_counted_and_not_released_by_an_earlier_word(tmp_path: Path) -> None:
     feed = hourly()
     path = write(tmp_path / "a.csv", [*(quiet(hour) for hour in range(30)), BAD_ROWS[0][0]])
 
-    for _ in range(2):
-        candles_read_in(feed, [path])
+    candles_read_in(feed, [path])
+    QuarantinedCandle.objects.update(released_at=timezone.now())
+    candles_read_in(feed, [path])
 
-    assert QuarantinedCandle.objects.get().times == 2
+    kept = QuarantinedCandle.objects.get()
+    assert (kept.times, kept.released_at) == (2, None)
 
 
 def test_prices_that_jump_are_taken_when_somebody_says_so(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from marketdata.storage import (
     Imported,
     Merged,
     candles_arrays,
-    candles_between,
     candles_extremes,
     candles_import,
     candles_merge,
@@ -345,18 +344,6 @@ def test_a_window_can_be_computed_with_and_written_to() -> None:
     assert [column[0] for column in (window.open, window.high, window.low, window.close, window.volume)] == [
         0.1, 0.3, 0.05, 0.2, 9.0,
     ]  # fmt: skip
-
-
-@pytest.mark.django_db
-def test_rows_between_two_times_are_exact_and_end_before_the_second() -> None:
-    feed = make_feed()
-    candles_import(feed.pk, table_of(minutes(6, "0.123456789012345678")), SourceKind.FILE)
-
-    rows = candles_between(feed.pk, NOON + MINUTE, NOON + 4 * MINUTE, 10)
-
-    assert [row.open_at for row in rows] == [NOON + number * MINUTE for number in (1, 2, 3)]
-    assert {row.close for row in rows} == {Decimal("0.123456789012345678")}
-    assert [row.open_at for row in candles_between(feed.pk, NOON, NOON + 9 * MINUTE, 2)] == [NOON, NOON + MINUTE]
 
 
 @pytest.mark.django_db
