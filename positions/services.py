@@ -223,7 +223,7 @@ def _gather(session_ids: Sequence[int]) -> list[Facts]:
     if by_position:
         _gather_orders(by_position)
         _gather_progress(list(by_position.values()))
-        _gather_beside([one for one in by_position.values() if one.market.kind == Market.Kind.LINEAR_FUTURE])
+        _gather_beside(list(by_position.values()))
     return list(facts.values())
 
 
@@ -246,8 +246,16 @@ def _gather_orders(by_position: dict[int, Facts]) -> None:
         by_order[fill.order_id].fills.append(fill)
 
 
-def _gather_beside(on_contracts: Sequence[Facts]) -> None:
-    """What else the accounts hold, or are about to, where the venue nets it with what these sessions hold."""
+def _gather_beside(holding: Sequence[Facts]) -> None:
+    """What else the accounts hold, or are about to, where the venue nets it with what these sessions hold. Of interest to
+    what rests, and to whoever comes beside it."""
+    on_contracts = [
+        one
+        for one in holding
+        if one.market.kind == Market.Kind.LINEAR_FUTURE
+        and one.position is not None
+        and (one.position.is_resting or one.position.status == PositionStatus.PENDING)
+    ]
     if not on_contracts:
         return
     accounts, markets = ({getattr(one.position, name) for one in on_contracts} for name in ("account_id", "market_id"))
