@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from django.utils import timezone
 from pyarrow import feather, parquet
 
 from domain.candles import Timeframe
@@ -198,16 +197,20 @@ def test_rows_that_fail_their_checks_are_quarantined_as_they_came_and_the_rest_i
     assert (missing.times, missing.source) == (1, SourceKind.FILE)
 
 
-def test_a_row_that_is_quarantined_twice_is_counted_and_not_released_by_an_earlier_word(tmp_path: Path) -> None:
+def test_a_row_that_is_quarantined_twice_is_counted_and_was_taken_if_it_was_taken_as_it_is(tmp_path: Path) -> None:
     feed = hourly()
     path = write(tmp_path / "a.csv", [*(quiet(hour) for hour in range(30)), BAD_ROWS[0][0]])
+    candles_read_in(feed, [path])
+    QuarantinedCandle.objects.update(released_at=NOON)
 
     candles_read_in(feed, [path])
-    QuarantinedCandle.objects.update(released_at=timezone.now())
-    candles_read_in(feed, [path])
-
     kept = QuarantinedCandle.objects.get()
-    assert (kept.times, kept.released_at) == (2, None)
+    assert (kept.times, kept.released_at) == (2, NOON)
+
+    QuarantinedCandle.objects.update(row={"open": "otherwise"})
+    candles_read_in(feed, [path])
+    kept = QuarantinedCandle.objects.get()
+    assert (kept.times, kept.released_at) == (3, None)
 
 
 def test_prices_that_jump_are_taken_when_somebody_says_so(tmp_path: Path) -> None:
