@@ -101,6 +101,8 @@ class ExchangePage(SupervisedPage):
     def status_shown(self, exchange: Exchange) -> str:
         if exchange.unreachable_at:
             return "UNREACHABLE"
+        if exchange.is_only_data:
+            return "ONLY DATA"
         # What nobody has asked is not open.
         return exchange.status if exchange.status_read_at else "NOT READ"
 
@@ -114,7 +116,8 @@ class ExchangePage(SupervisedPage):
 
     def sections(self, request: HttpRequest, row: Exchange) -> Sections:
         markets = row.markets.filter(is_active=True).count()
-        read = f"read at {moment(row.status_read_at)}" if row.status_read_at else "read once an account is there"
+        unread = "nobody is called for it" if row.is_only_data else "read once an account is there"
+        read = f"read at {moment(row.status_read_at)}" if row.status_read_at else unread
         said = f"silent since {moment(row.unreachable_at)}" if row.unreachable_at else row.status_message or read
         return Sections(
             [

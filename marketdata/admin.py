@@ -162,10 +162,12 @@ def _facts(feed: Feed, candles: Sequence[Candle]) -> list[Fact]:
         Fact("Last candle opened", moment(feed.last_open_at), "by the exchange's clock"),
         Fact("Next due", moment(feed.next_due_at), "by ours"),
     ]
+    exchange = feed.market.exchange
+    own = "files read in" if exchange.is_only_data else exchange.name
     if feed.stale_since:
         facts.append(Fact("Stale since", moment(feed.stale_since), "no entry is decided on it"))
     facts += [
-        Fact("Source", str(feed.source) if feed.source else feed.market.exchange.name, since),
+        Fact("Source", str(feed.source or feed.sources.order_by("rank").first() or own), since),
         Fact("Open gaps", link_to_list(CandleGap, gaps, feed=feed.pk, status__exact=GapStatus.OPEN), "asked for again"),
         Fact("In quarantine", link_to_list(QuarantinedCandle, doubted, feed=feed.pk), "failed a check, not taken"),
         Fact(

@@ -285,6 +285,13 @@ def test_an_exchange_that_nobody_asked_does_not_look_open(desk: Client) -> None:
     assert " OPEN " in page
 
 
+def test_an_exchange_of_which_there_is_only_data_is_not_waited_for(desk: Client) -> None:
+    exchange = make_exchange(ccxt_id="", status_read_at=None)
+
+    assert "ONLY DATA" in words_of(desk.get(url_of(Exchange, "changelist")))
+    assert "Status ONLY DATA nobody is called for it" in words_of(desk.get(url_of(Exchange, "change", exchange.pk)))
+
+
 def test_an_exchange_that_cannot_be_reached_is_told_of(desk: Client, alice: User) -> None:
     account = make_account(alice)
 

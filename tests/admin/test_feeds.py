@@ -26,7 +26,7 @@ from marketdata.models import (
     SourceKind,
 )
 from tests.admin.conftest import make_trader, signed_in, url_of, words_of
-from tests.factories import NOON, make_candles, make_feed
+from tests.factories import NOON, make_candles, make_exchange, make_feed, make_market
 
 HOUR = timedelta(hours=1)
 
@@ -99,6 +99,14 @@ def test_a_feed_without_sources_or_candles_says_so(desk: Client) -> None:
 
     assert "Source simulator no candle yet" in words
     assert "Last close" not in words
+
+
+def test_a_feed_of_an_exchange_of_which_there_is_only_data_has_what_was_read_in(desk: Client) -> None:
+    feed = make_feed(make_market(make_exchange("nyse", ccxt_id=""), "SPY/USD"), Timeframe.D1)
+    assert "Source files read in no candle yet" in words_of(desk.get(url_of(Feed, "change", feed.pk)))
+
+    FeedSource.objects.create(feed=feed, rank=1, kind=SourceKind.YAHOO, symbol="SPY")
+    assert "Source Yahoo Finance SPY no candle yet" in words_of(desk.get(url_of(Feed, "change", feed.pk)))
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,15 @@ def test_signing_in_is_asked_for_and_works() -> None:
 
 
 @pytest.mark.django_db
+def test_who_signs_in_by_the_address_of_the_form_lands_on_the_front_page() -> None:
+    make_user("carol", is_staff=True)
+
+    answered = Client().post(reverse("admin:login"), {"username": "carol", "password": "correct horse"})
+
+    assert answered["Location"] == reverse("admin:index")
+
+
+@pytest.mark.django_db
 def test_someone_who_is_no_member_of_staff_is_not_let_in() -> None:
     client = signed_in(make_user("dave"))
 
