@@ -310,7 +310,7 @@ class FormatNegotiation(DefaultContentNegotiation):
             return list(super().filter_renderers(renderers, format))
         except Http404 as error:
             known = ", ".join(renderer.format for renderer in renderers)
-            raise serializers.ValidationError({"format": f"wanted one of {known}, was {format!r:.40}"}) from error
+            raise serializers.ValidationError({"format": [f"wanted one of {known}, was {format!r:.40}"]}) from error
 
 
 class TableView(viewsets.ViewSet):
