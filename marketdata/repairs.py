@@ -66,8 +66,9 @@ class UnableToRepair(Exception):
 
 def gaps_due(now: datetime) -> list[int]:
     """Gaps to be asked for again: what the sweep rings for. Those of one feed stand together, so that few requests serve
-    them."""
+    them. Where there is nobody to ask, of a feed that was read in from files, they stay open until a file has them."""
     still_open = CandleGap.objects.filter(status=GapStatus.OPEN)
+    still_open = still_open.exclude(feed__market__exchange__ccxt_id="", feed__sources=None)
     room = max(0, AT_ONCE - still_open.filter(leased_until__gt=now).count())
     due = still_open.filter(free_and_due(now)).order_by("feed_id", "from_at")
     return list(due.values_list("pk", flat=True)[:room])
@@ -139,7 +140,9 @@ def _span_repair(feed: Feed, gaps: list[CandleGap], lease: datetime) -> Found:
     """Ask each source for what those before it did not have, and store what came."""
     from_at, until_at = gaps[0].from_at, max(gap.until_at for gap in gaps)
     wanted = {at for gap in gaps for at in opens_missing(feed, gap.from_at, gap.until_at)}
-    if wanted and (until_at - from_at) // Timeframe(feed.timeframe).length > PAGE:
+    if wanted:  # a gap may end behind a weekend
+        from_at, until_at = min(wanted), max(wanted) + Timeframe(feed.timeframe).length
+    if (until_at - from_at) // Timeframe(feed.timeframe).length > PAGE:
         _hand_to_backfill(feed, gaps[0], lease)
         return Found(0)
     answers, failure = _answers(feed, from_at, until_at, wanted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.utils import timezone
@@ -299,6 +299,26 @@ def test_a_gap_longer_than_a_page_is_handed_to_a_backfill_which_fills_it(places:
     assert while_it_runs == 0
     assert state(gap)[0] == "FILLED"
     assert len(opens(feed)) == 2000
+
+
+def test_a_gap_that_ends_behind_a_weekend_is_asked_for_as_what_it_is(places: Places) -> None:
+    feed = minutes_feed(calendar="FX")
+    friday, sunday = datetime(2024, 4, 26, 20, 58, tzinfo=UTC), datetime(2024, 4, 28, 21, tzinfo=UTC)
+    gap = CandleGap.objects.create(feed=feed, from_at=friday, until_at=sunday, missing=2, found_at=NOON)
+
+    assert gaps_repair([gap.pk]) == 1
+
+    assert (places.first.asked, opens(feed)) == ([friday], [friday, friday + MINUTE])
+    assert not Backfill.objects.exists()
+
+
+def test_gaps_of_what_was_read_in_from_files_wait_for_a_file(places: Places) -> None:
+    read_in = make_feed(make_market(make_exchange("shares", base_url="", ccxt_id="")))
+    gap_of(read_in, START, 2)
+    assert gaps_due(NOON) == []
+
+    FeedSource.objects.create(feed=read_in, rank=1, kind=SourceKind.YAHOO, symbol="AAPL")
+    assert len(gaps_due(NOON)) == 1
 
 
 def test_while_a_backfill_is_at_it_a_long_gap_waits_without_an_attempt(places: Places) -> None:
