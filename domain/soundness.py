@@ -86,18 +86,24 @@ def depends_on_older(
     """Where, its warm-up over, a signal changes when candles before that warm-up are cut off.
 
     Live it is shown the newest candles, in a backtest all of them: a strategy that remembers more than it declares says one
-    thing here and another there. ``checks`` cuts are spread over the history, which has to be longer than the warm-up.
+    thing here and another there. ``checks`` cuts are spread over the history, which has to be longer than the warm-up; and
+    four times as many signals are asked for again with no more than their warm-up, for most candles have none to lose.
     """
     beside, memory = others or nothing_beside(candles), max(strategy.warm_up, 1)
     if len(candles) <= memory:
         return None
     whole = strategy.signals_with(candles, beside)
-    for start in sorted({int(cut) for cut in np.linspace(1, len(candles) - memory, checks)}):
-        known = candles.between(start, len(candles))
+    spans = [(int(start), len(candles)) for start in np.linspace(1, len(candles) - memory, checks)]
+    speaks = memory + np.flatnonzero((whole.entries != 0)[memory:] | (whole.exits != 0)[memory:])
+    if len(speaks):
+        some = speaks[np.unique(np.linspace(0, len(speaks) - 1, 4 * checks).astype(np.int64))]
+        spans += [(int(at) + 1 - memory, int(at) + 1) for at in some]
+    for start, end in spans:
+        known = candles.between(start, end)
         part = strategy.signals_with(known, beside.remembering(known))
         first = start + memory - 1  # the last candle of the warm-up is the first that can be trusted
         fault = _misshapen(part, len(known)) or _difference(
-            part.between(memory - 1, len(known)), whole.between(first, len(candles)), TOLERANCE, first
+            part.between(memory - 1, len(known)), whole.between(first, end), TOLERANCE, first
         )
         if fault is not None:
             return fault

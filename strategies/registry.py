@@ -39,6 +39,11 @@ class Refusal:
         return f"{self.where}: {self.why}"
 
 
+def is_name(name: Any) -> bool:
+    """Whether a strategy may be called so: forms and addresses contain it."""
+    return isinstance(name, str) and len(name) <= LONGEST_NAME and bool(re.fullmatch(r"[a-z](_?[a-z0-9])*", name))
+
+
 class Registry(dict[str, type[Strategy[Any]]]):
     """Strategies by name; ``origins`` tells where each is from, ``refused`` what was not let in."""
 
@@ -141,7 +146,7 @@ def _loaded(point: EntryPoint) -> type[Strategy[Any]]:
 def _unfit(kind: type[Strategy[Any]]) -> str:
     """What a class does not say about itself that it has to."""
     name, title = getattr(kind, "name", None), getattr(kind, "title", None)
-    if not (isinstance(name, str) and re.fullmatch(r"[a-z](_?[a-z0-9])*", name) and len(name) <= LONGEST_NAME):
+    if not is_name(name):
         return f"wanted a name of small letters, digits and single underscores, was {name!r:.80}"
     if not (isinstance(title, str) and title.strip()):
         return f"wanted a title, was {title!r:.80}"
