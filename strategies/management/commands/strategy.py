@@ -26,7 +26,7 @@ from strategies.template import template_of
 class Command(BaseCommand):
     help = "Begin a strategy of your own, list the strategies there are, or check them."
     # What is refused is what this command is asked about.
-    requires_system_checks = ()  # type: ignore[assignment]  # Django's stubs want a list
+    requires_system_checks = ()
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True)
