@@ -7,6 +7,7 @@ wherever history began.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -16,8 +17,20 @@ from numpy.typing import NDArray
 from domain.candles import FloatArray, IntArray
 
 DAY_MS = 86_400_000
+# After so many time constants an average's seed weighs less than a part in a million.
+_SETTLED = 14
 # Windows worked on at once: a long history times a long window is never in memory as a whole.
 _CHUNK = 4096
+
+
+def ema_settles(period: int) -> int:
+    """After how many values an exponential average has forgotten, but for a part in a million, what it was seeded with."""
+    return period + math.ceil(_SETTLED * (period + 1) / 2)
+
+
+def wilder_settles(period: int) -> int:
+    """As ``ema_settles``, for what Wilder averages (RSI, average true range): these look one value further back."""
+    return period * (_SETTLED + 1) + 1
 
 
 def sma(values: FloatArray, period: int) -> FloatArray:

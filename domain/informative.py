@@ -146,6 +146,16 @@ class Others:
         """The same facts as they stood when the last of ``candles`` closed."""
         return Others(candles, self.timeframe, self._facts)
 
+    def remembering(self, candles: Candles) -> Others:
+        """The same facts as they stood when the last of ``candles`` closed, to somebody who knows the candles of each
+        informative feed from its warm-up before the first of ``candles`` on."""
+        span_ms = (int(candles.open_ms[-1]) - int(candles.open_ms[0])) + self.timeframe.seconds * 1000
+        known = {}
+        for one, held in Others(candles, self.timeframe, self._facts)._candles.items():
+            length = span_ms // (one.timeframe.seconds * 1000) + one.warm_up
+            known[one] = held.between(max(len(held) - length, 0), len(held))
+        return Others(candles, self.timeframe, Facts(known, self._facts.trades, self._facts.funding))
+
 
 def nothing_beside(candles: Candles, timeframe: Timeframe = Timeframe.M1) -> Others:
     """For a strategy that looks at its own candles only."""

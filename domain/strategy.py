@@ -1,14 +1,15 @@
 """What a strategy is: typed parameters and one method from candle arrays to signal arrays.
 
 The admin form, the API schema and (later) the optimiser all come from the parameters' bounds and help texts. A strategy
-sees closed candles only, its own and those it names (``domain/informative.py``); ``looks_ahead_at`` finds one whose past
-changes when the future is cut off.
+sees closed candles only, its own and those it names (``domain/informative.py``). ``domain/soundness.py`` finds one that sees
+more than that.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, ClassVar, Generic, TypeVar
@@ -19,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from domain.candles import Candles, FloatArray
 from domain.exit_plan import ExitPlan, TargetLevel
-from domain.informative import Informative, Others, TapeKind, nothing_beside
+from domain.informative import Informative, Others, TapeKind
 
 SignalArray = NDArray[np.int8]
 
@@ -32,6 +33,14 @@ class SignalKind(StrEnum):
     EXIT_LONG = "EXIT_LONG"
     EXIT_SHORT = "EXIT_SHORT"
     NOTHING = "NOTHING"
+
+
+class Sides(StrEnum):
+    """Which way a strategy trades: rising markets, falling ones, or both."""
+
+    LONG = "LONG"
+    SHORT = "SHORT"
+    BOTH = "BOTH"
 
 
 class Parameters(BaseModel):
@@ -72,6 +81,25 @@ class SignalArrays:
     stops: FloatArray | None = None
     targets: FloatArray | None = None
 
+    @classmethod
+    def of_turns(
+        cls, up: NDArray[np.bool_], down: NDArray[np.bool_], sides: Sides = Sides.LONG, **words: FloatArray
+    ) -> SignalArrays:
+        """Of a market that turns up and down: what opens one side closes the other. Both sides need no exits, for an entry of
+        the other side speaks against a position as an exit does, and an exit beside it would outrank it."""
+        rises, falls, none = up.astype(np.int8), down.astype(np.int8), np.zeros(len(up), dtype=np.int8)
+        if sides is Sides.BOTH:
+            return cls(rises - falls, none, **words)
+        return cls(rises, falls, **words) if sides is Sides.LONG else cls(-falls, -rises, **words)
+
+    def between(self, start: int, end: int) -> SignalArrays:
+        """What was said of the candles at indices ``start`` to before ``end``."""
+        within = slice(start, end)
+        confidence, stops, targets = (
+            None if one is None else one[within] for one in (self.confidence, self.stops, self.targets)
+        )
+        return SignalArrays(self.entries[within], self.exits[within], confidence, stops, targets)
+
     def kind_at(self, index: int) -> SignalKind:
         """What was said on the candle at ``index``; an exit outranks an entry, for it lowers risk."""
         leave, enter = int(self.exits[index]), int(self.entries[index])
@@ -80,6 +108,39 @@ class SignalArrays:
         if enter:
             return SignalKind.ENTER_LONG if enter > 0 else SignalKind.ENTER_SHORT
         return SignalKind.NOTHING
+
+
+class Role(StrEnum):
+    """What a line of a chart stands for; whoever draws it chooses the colour."""
+
+    FAST = "FAST"
+    SLOW = "SLOW"
+    TREND = "TREND"
+    UPPER = "UPPER"
+    MIDDLE = "MIDDLE"
+    LOWER = "LOWER"
+    STOP = "STOP"
+    OSCILLATOR = "OSCILLATOR"
+    SIGNAL = "SIGNAL"
+    HISTOGRAM = "HISTOGRAM"
+    LEVEL = "LEVEL"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line to draw beside a strategy's candles, in the pane of prices or in one of its own: an output of an indicator
+    of the catalogue, ``scale`` times, or without an indicator a constant ``level``. On the candles of ``symbol`` and
+    ``timeframe`` where they are named."""
+
+    role: Role
+    indicator: str = ""
+    output: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    pane: str = "price"
+    scale: float = 1.0
+    level: float | None = None
+    timeframe: str = ""
+    symbol: str = ""
 
 
 class Strategy(ABC, Generic[P]):
@@ -113,7 +174,13 @@ class Strategy(ABC, Generic[P]):
     @property
     @abstractmethod
     def warm_up(self) -> int:
-        """How many closed candles it needs before its first signal can be trusted."""
+        """How many closed candles it needs before its first signal can be trusted: with so many, or any number more, it says
+        the same of the last."""
+
+    @property
+    def chart(self) -> tuple[Line, ...]:
+        """The lines by which a reader of its chart understands it."""
+        return ()
 
     @property
     def informative(self) -> tuple[Informative, ...]:
@@ -134,23 +201,3 @@ class Strategy(ABC, Generic[P]):
         """As ``signals``, beside what it names in ``informative`` and ``tapes``. This is what is asked, always: a value at
         ``i`` may use what ``others`` aligns to ``i``, and nothing later."""
         return self.signals(candles)
-
-
-def looks_ahead_at(
-    strategy: Strategy[Any], candles: Candles, others: Others | None = None, checks: int = 20
-) -> int | None:
-    """The index of a candle whose signal changes when the candles after it, and all else that came later, are cut off, or
-    None.
-
-    A strategy that sees the future makes money only in backtests. ``checks`` cuts are spread over the history.
-    """
-    beside = others or nothing_beside(candles)
-    whole = strategy.signals_with(candles, beside)
-    first = min(strategy.warm_up, len(candles))
-    for length in sorted({int(cut) for cut in np.linspace(first, len(candles), checks) if cut >= 1}):
-        seen = candles.upto(length)
-        part = strategy.signals_with(seen, beside.upto(seen))
-        changed = (part.entries != whole.entries[:length]) | (part.exits != whole.exits[:length])
-        if changed.any():
-            return int(np.argmax(changed))
-    return None

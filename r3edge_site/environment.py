@@ -47,6 +47,8 @@ class Environment(BaseSettings):
     yahoo_per_minute: int = Field(default=60, ge=1)
     # Below it lie the candle files that a feed's source may name; nothing else of this machine is read for one.
     candle_files: Path | None = None
+    # The folder of one's own strategies. What is in it is run: it is as trusted as the program.
+    strategies: Path | None = None
 
     @field_validator("encryption_keys", "allowed_hosts", "csrf_trusted_origins", mode="before")
     @classmethod
@@ -63,7 +65,7 @@ class Environment(BaseSettings):
     def _is_set(cls, value: SecretStr | None) -> SecretStr | None:
         return value if value is not None and value.get_secret_value().strip() else None
 
-    @field_validator("candle_files", mode="before")
+    @field_validator("candle_files", "strategies", mode="before")
     @classmethod
     def _is_absolute(cls, value: Any) -> Any:
         if value in (None, ""):

@@ -159,6 +159,7 @@ ALPHA_VANTAGE_PER_DAY = ENVIRONMENT.alpha_vantage_per_day
 YAHOO_PER_MINUTE = ENVIRONMENT.yahoo_per_minute
 YAHOO_CACHE_DIR = BASE_DIR / "var/yahoo"
 CANDLE_FILES = ENVIRONMENT.candle_files
+STRATEGIES = ENVIRONMENT.strategies
 
 CELERY_BROKER_URL = (ENVIRONMENT.broker_url or ENVIRONMENT.redis_url).get_secret_value()
 # Celery closes the database connection around every task and ignores CONN_MAX_AGE; kept, a hop costs less than half.

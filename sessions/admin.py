@@ -117,7 +117,7 @@ class TradingSessionPage(Page):
 
     @admin.display(description="strategy", ordering="config__strategy")
     def strategy(self, session: TradingSession) -> str:
-        return str(session.config.get_strategy_display())
+        return session.config.strategy_title
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
         """The buttons that are of use to the session as it is now."""

@@ -63,6 +63,12 @@ def beside_fact(config: StrategyConfig) -> Fact:
     return Fact("Looks at", ", ".join(rows) or "its own candles only")
 
 
+def _strategy_told(name: str) -> str:
+    if name not in LIBRARY:
+        return f"{name}: {LIBRARY.wanted(name)}"
+    return f"{LIBRARY[name].title} ({LIBRARY.origin(name)})"
+
+
 @admin.register(StrategyConfig)
 class ConfigPage(Page):
     form = ConfigForm
@@ -135,7 +141,7 @@ class ConfigPage(Page):
     def sections(self, request: HttpRequest, row: StrategyConfig) -> Sections:
         return Sections(
             [
-                Fact("Strategy", LIBRARY[row.strategy].title if row.strategy in LIBRARY else row.strategy),
+                Fact("Strategy", _strategy_told(row.strategy)),
                 beside_fact(row),
                 Fact("Evaluated", "on every candle" if row.is_needed else "not now", "while an active session uses it"),
                 last_evaluation(row),

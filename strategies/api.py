@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+from dataclasses import asdict
 from typing import Any, cast
 
 import django_filters
@@ -15,7 +16,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from domain.candles import Timeframe
-from domain.strategy import SignalKind, Strategy
+from domain.strategy import Role, SignalKind, Strategy
 from exchanges.api import ExchangeFilter, ExchangeRelated, market_meant
 from exchanges.models import Exchange, Market
 from marketdata.services import feed_ensure
@@ -27,22 +28,43 @@ from strategies.models import Signal, StrategyConfig, informatives_validated, pa
 TIMEFRAMES = [frame.value for frame in Timeframe]
 
 
+class LineSerializer(serializers.Serializer[Any]):
+    role = serializers.ChoiceField(
+        choices=[role.value for role in Role], help_text="What it stands for; colour it by this."
+    )
+    indicator = serializers.CharField(help_text="Of `/indicators/catalogue`; empty for a constant.")
+    output = serializers.CharField(help_text="Which of the indicator's outputs.")
+    parameters = serializers.DictField(help_text="The indicator's.")
+    pane = serializers.CharField(help_text="`price`, or a pane of its own below.")
+    scale = serializers.FloatField(help_text="What the output is multiplied by.")
+    level = serializers.FloatField(allow_null=True, help_text="Where the constant lies.")
+    timeframe = serializers.CharField(help_text="Of which candles; empty for the strategy's own.")
+    symbol = serializers.CharField(help_text="Of which market; empty for the strategy's own.")
+
+
 class StrategySerializer(serializers.Serializer[Any]):
     name = serializers.CharField(help_text="What a configuration names it by.")
     title = serializers.CharField()
     description = serializers.CharField()
+    origin = serializers.CharField(help_text="Where it came from: the library, a file, or an installed package.")
+    warm_up = serializers.IntegerField(help_text="Closed candles before its first signal, with default parameters.")
     parameters = serializers.JSONField(help_text="JSON schema: bounds, defaults and help of every parameter.")
+    chart = LineSerializer(many=True, help_text="The lines to draw, with default parameters.")
 
 
 def strategy_described(strategy: type[Strategy[Any]]) -> dict[str, Any]:
     """A strategy for a reader: what it does, and the JSON schema of what can be set."""
     # One file each: what the class does not say of itself, its file does.
     text = strategy.__doc__ or sys.modules[strategy.__module__].__doc__ or ""
+    plain = strategy.from_values({})
     return {
         "name": strategy.name,
         "title": strategy.title,
         "description": inspect.cleandoc(text),
+        "origin": LIBRARY.origin(strategy.name),
+        "warm_up": plain.warm_up,
         "parameters": strategy.parameters_type.model_json_schema(),
+        "chart": [asdict(line) for line in plain.chart],
     }
 
 
@@ -60,7 +82,7 @@ class StrategyViewSet(viewsets.ViewSet):
     def retrieve(self, request: Request, name: str) -> Response:
         """One strategy by its name."""
         if name not in LIBRARY:
-            raise Http404(f"wanted one of {', '.join(sorted(LIBRARY))}, was {name!r:.60}")
+            raise Http404(LIBRARY.wanted(name))
         return Response(strategy_described(LIBRARY[name]))
 
 

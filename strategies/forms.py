@@ -92,6 +92,10 @@ class ConfigForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptabl
         widget=AutocompleteSelect(Feed._meta.get_field("market"), admin.site),
         help_text="Type a part of the symbol. Markets appear here after their exchange was read.",
     )
+    strategy = forms.ChoiceField(
+        choices=lambda: [("", "---------"), *((name, kind.title) for name, kind in LIBRARY.items())],
+        widget=UnfoldAdminSelectWidget,
+    )
     timeframe = forms.ChoiceField(
         choices=[(frame.value, frame.value) for frame in Timeframe], widget=UnfoldAdminSelectWidget
     )
@@ -115,12 +119,12 @@ class ConfigForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptabl
         others = StrategyConfig.objects.filter(owner=owner, name=data.get("name")).exclude(pk=self.instance.pk)
         if others.exists():
             self.add_error("name", f"wanted a name that none of your other configurations has, was {data['name']!r}")
-        strategy = self.instance.strategy if self.instance.pk else data.get("strategy")
+        strategy: str = self.instance.strategy if self.instance.pk else data.get("strategy") or ""
         if strategy in LIBRARY:
             self.instance.parameters = self._parameters(strategy, data)
             self._check_beside(strategy, self.instance.feed.market if self.instance.pk else data.get("market"))
         elif strategy:
-            self.add_error(None, f"wanted a strategy of the library, was {strategy!r}")
+            self.add_error(None, LIBRARY.wanted(strategy))
         return data
 
     def _parameters(self, strategy: str, data: dict[str, Any]) -> dict[str, Any]:

@@ -17,12 +17,13 @@ from exchanges.models import Market
 from marketdata.models import Feed, Tape
 from pipeline.fields import ExactField
 from strategies.library import LIBRARY
+from strategies.registry import LONGEST_NAME
 
 
 def parameters_validated(strategy: str, parameters: dict[str, Any]) -> Strategy[Any]:
     """The strategy these values describe; raises Django's ValidationError naming each value that is wrong."""
     if strategy not in LIBRARY:
-        raise ValidationError({"strategy": f"wanted one of {', '.join(sorted(LIBRARY))}, was {strategy!r}"})
+        raise ValidationError({"strategy": LIBRARY.wanted(strategy)})
     if not isinstance(parameters, dict):
         raise ValidationError({"parameters": f"wanted an object of parameters, was {type(parameters).__name__}"})
     try:
@@ -61,7 +62,8 @@ class StrategyConfig(models.Model):
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="strategy_configs")
     name = models.CharField(max_length=80)
     feed = models.ForeignKey(Feed, on_delete=models.PROTECT, related_name="configs")
-    strategy = models.CharField(max_length=60, choices=[(name, kind.title) for name, kind in LIBRARY.items()])
+    # Of the registry, which is asked whenever it is used: strategies come and go without a migration.
+    strategy = models.CharField(max_length=LONGEST_NAME)
     parameters = models.JSONField(default=dict, blank=True)
     is_needed = models.BooleanField(default=False, editable=False)
     # What its strategy looks at beside its own feed: collected while it is needed, and waited for.
@@ -79,6 +81,11 @@ class StrategyConfig(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def strategy_title(self) -> str:
+        """What a reader knows its strategy by."""
+        return LIBRARY[self.strategy].title if self.strategy in LIBRARY else self.strategy
 
     def clean(self) -> None:
         """Raises ValidationError where its parameters make no strategy, or one that looks at what there is not."""

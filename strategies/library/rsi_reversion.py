@@ -11,8 +11,9 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from domain.candles import Candles
-from domain.indicators import crossed_above, rsi
-from domain.strategy import Parameters, SignalArrays, Strategy
+from domain.catalogue import indicator_of
+from domain.indicators import crossed_above, wilder_settles
+from domain.strategy import Line, Parameters, Role, SignalArrays, Strategy
 
 
 class RsiReversionParameters(Parameters):
@@ -40,11 +41,18 @@ class RsiReversion(Strategy[RsiReversionParameters]):
 
     @property
     def warm_up(self) -> int:
-        # Wilder's smoothing never forgets its seed; after eight periods less than a part in a thousand of it is left.
-        return self.parameters.period * 8 + 2
+        return wilder_settles(self.parameters.period) + 1
+
+    @property
+    def chart(self) -> tuple[Line, ...]:
+        return (
+            Line(Role.OSCILLATOR, "rsi", "rsi", {"period": self.parameters.period}, pane="rsi"),
+            Line(Role.LEVEL, pane="rsi", level=self.parameters.oversold),
+            Line(Role.LEVEL, pane="rsi", level=self.parameters.recovered),
+        )
 
     def signals(self, candles: Candles) -> SignalArrays:
-        strength = rsi(candles.close, self.parameters.period)
+        strength = indicator_of(candles, "rsi", period=self.parameters.period)["rsi"]
         buy = crossed_above(strength, np.full(len(strength), self.parameters.oversold))
         leave = crossed_above(strength, np.full(len(strength), self.parameters.recovered))
         return SignalArrays(entries=buy.astype(np.int8), exits=leave.astype(np.int8))

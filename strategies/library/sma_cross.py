@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from domain.candles import Candles
 from domain.indicators import crossed_above, sma
-from domain.strategy import Parameters, SignalArrays, Strategy
+from domain.strategy import Line, Parameters, Role, SignalArrays, Strategy
 
 
 class SmaCrossParameters(Parameters):
@@ -34,6 +34,13 @@ class SmaCross(Strategy[SmaCrossParameters]):
     @property
     def warm_up(self) -> int:
         return self.parameters.slow + 1
+
+    @property
+    def chart(self) -> tuple[Line, ...]:
+        return (
+            Line(Role.FAST, "sma", "sma", {"period": self.parameters.fast}),
+            Line(Role.SLOW, "sma", "sma", {"period": self.parameters.slow}),
+        )
 
     def signals(self, candles: Candles) -> SignalArrays:
         fast = sma(candles.close, self.parameters.fast)

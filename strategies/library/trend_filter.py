@@ -1,8 +1,9 @@
-"""Moving-average crossover, with the trend: enter as the plain crossover does, and only while a longer timeframe rises.
+"""Moving-average crossover, with the trend: enter as the plain crossover does, and only while a longer timeframe
+rises.
 
-Wins where the small trend goes with the large one, and sits out the falling markets in which a crossover bleeds; loses the
-first part of every turn, for the large trend is the last to know of it, and the small losses of a market that goes sideways
-above its average. It leaves as the crossover does, whatever the large trend says.
+Wins where the small trend goes with the large one, and sits out the falling markets in which a crossover bleeds;
+loses the first part of every turn, for the large trend is the last to know of it, and the small losses of a market
+that goes sideways above its average. It leaves as the crossover does, whatever the large trend says.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pydantic import Field, model_validator
 from domain.candles import Candles, Timeframe
 from domain.indicators import crossed_above, sma
 from domain.informative import Informative, Others
-from domain.strategy import Parameters, SignalArrays, Strategy
+from domain.strategy import Line, Parameters, Role, SignalArrays, Strategy
 
 
 class TrendFilterParameters(Parameters):
@@ -54,6 +55,18 @@ class TrendFilter(Strategy[TrendFilterParameters]):
     def informative(self) -> tuple[Informative, ...]:
         wanted = self.parameters
         return (Informative(wanted.trend_timeframe, wanted.trend_symbol, warm_up=wanted.trend_period),)
+
+    @property
+    def chart(self) -> tuple[Line, ...]:
+        wanted = self.parameters
+        return (
+            Line(Role.FAST, "sma", "sma", {"period": wanted.fast}),
+            Line(Role.SLOW, "sma", "sma", {"period": wanted.slow}),
+            Line(
+                Role.TREND, "sma", "sma", {"period": wanted.trend_period},
+                timeframe=wanted.trend_timeframe.value, symbol=wanted.trend_symbol,
+            ),
+        )  # fmt: skip
 
     def signals_with(self, candles: Candles, others: Others) -> SignalArrays:
         fast, slow = sma(candles.close, self.parameters.fast), sma(candles.close, self.parameters.slow)

@@ -206,7 +206,8 @@ def test_a_configuration_whose_strategy_has_left_the_library_can_still_be_looked
     response = desk.post(url_of(StrategyConfig, "change", config.pk), {"name": "renamed"})
 
     assert page.status_code == 200
-    assert errors_of(response) == {"__all__": ["wanted a strategy of the library, was 'retired'"]}
+    assert errors_of(response) == {"__all__": ["wanted a strategy that there is, was 'retired'"]}
+    assert "wanted a strategy that there is" in words_of(page)
 
 
 @pytest.mark.django_db

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from domain.candles import Candles, FloatArray, Timeframe
 from domain.informative import Facts, FundingRates, Informative, Others, TapeKind, Trades
-from domain.strategy import Parameters, SignalArrays, Strategy, looks_ahead_at
+from domain.soundness import looks_ahead_at
+from domain.strategy import Parameters, SignalArrays, Strategy
 from strategies.library import LIBRARY
 
 HOUR, DAY = 3_600_000, 86_400_000

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from domain.candles import Candles, FloatArray, Timeframe
 from domain.indicators import rsi
 from domain.informative import Facts, Others
-from domain.strategy import Parameters, SignalArrays, SignalKind, Strategy, looks_ahead_at
+from domain.soundness import looks_ahead_at
+from domain.strategy import Parameters, Sides, SignalArrays, SignalKind, Strategy
 from strategies.library import LIBRARY
 
 K = SignalKind
@@ -20,7 +21,23 @@ SMALL: dict[str, dict[str, Any]] = {
     "sma_cross": {"fast": 2, "slow": 3},
     "rsi_reversion": {"period": 2},
     "trend_filter": {"fast": 2, "slow": 3, "trend_timeframe": "5m", "trend_period": 2},
+    "ema_cross": {"fast": 2, "slow": 3},
+    "macd": {"fast": 2, "slow": 3, "signal": 2},
+    "bollinger_breakout": {"period": 5, "width": 1},
+    "bollinger_reversion": {"period": 5, "width": 1},
+    "donchian": {"entry": 3, "leave": 2, "atr_period": 2},
+    "supertrend": {"period": 2, "factor": 1},
+    "scalping": {"period": 5, "width": 1, "rsi_period": 2, "atr_period": 2, "oversold": 40},
+    "intraday": {"range_minutes": 5, "entry_minutes": 60, "leave_minutes": 120},
+    "swing": {"period": 2, "trend_timeframe": "5m", "trend_fast": 2, "trend_slow": 3},
+    "momentum_rotation": {"timeframe": "5m", "lookback": 2},
+    "grid": {"period": 10, "step_percent": "0.5"},
+    "dca": {"every_hours": 1, "lookback": 10},
 }
+# They buy, or leave, at given times whatever the price.
+BY_THE_CLOCK = {"dca", "intraday"}
+# Beside markets that rise for ever a trend never turns, and these leave by their exit plan alone.
+NEVER_LEAVING = {"manual", "swing", "momentum_rotation", "grid", "dca"}
 EVERY_STRATEGY = [pytest.param(name, values, id=f"{name}-{size}") for name in sorted(LIBRARY) for size, values in
                   (("default", {}), ("small", SMALL.get(name, {})))]  # fmt: skip
 
@@ -139,16 +156,16 @@ def test_a_reversion_that_jumps_over_both_levels_does_not_enter() -> None:
 
 
 @pytest.mark.parametrize("closes", [[], [100.0], [100.0] * 200])
-@pytest.mark.parametrize(("name", "values"), EVERY_STRATEGY)
+@pytest.mark.parametrize(("name", "values"), [one for one in EVERY_STRATEGY if one.values[0] not in BY_THE_CLOCK])
 def test_a_market_that_does_not_move_says_nothing(name: str, values: dict[str, Any], closes: list[float]) -> None:
     assert set(kinds(LIBRARY[name].from_values(values), closes)) <= {K.NOTHING}
 
 
-@pytest.mark.parametrize(("name", "values"), [one for one in EVERY_STRATEGY if "manual" not in str(one.id)])
+@pytest.mark.parametrize(("name", "values"), [one for one in EVERY_STRATEGY if one.values[0] not in NEVER_LEAVING])
 def test_every_strategy_enters_and_leaves_on_a_walk(name: str, values: dict[str, Any]) -> None:
-    signals = said(LIBRARY[name].from_values(values), walk(seed=1))
+    signals = said(LIBRARY[name].from_values(values), walk(seed=1, length=4000))
 
-    assert len(signals.entries) == len(signals.exits) == 1200
+    assert len(signals.entries) == len(signals.exits) == 4000
     assert {np.sign(signals.entries).max(), np.sign(signals.exits).max()} == {1}
 
 
@@ -208,7 +225,7 @@ def test_a_crossover_needs_no_more_history_than_its_warm_up(values: dict[str, An
 
 @pytest.mark.parametrize("period", [2, 14, 50])
 def test_a_reversion_differs_after_its_warm_up_only_where_its_strength_touches_a_level(period: int) -> None:
-    strategy, candles = LIBRARY["rsi_reversion"].from_values({"period": period}), walk(seed=12)
+    strategy, candles = LIBRARY["rsi_reversion"].from_values({"period": period}), walk(seed=12, length=2000)
     whole, strength = strategy.signals(candles), rsi(candles.close, period)
     levels = np.array([strategy.parameters.oversold, strategy.parameters.recovered])
     is_clear = np.abs(strength[:, None] - levels).min(axis=1) > 0.5
@@ -233,7 +250,20 @@ def _last_kind_of_window(strategy: Strategy[Any], candles: Candles, end: int) ->
         ("sma_cross", {}, 51),
         ("trend_filter", {}, 51),
         ("sma_cross", {"fast": 2, "slow": 3}, 4),
-        ("rsi_reversion", {}, 114),
+        ("rsi_reversion", {}, 212),  # 15 periods, a change before them and a strength before it
+        ("ema_cross", {}, 216),
+        ("macd", {}, 295),
+        ("bollinger_breakout", {}, 21),
+        ("bollinger_reversion", {}, 21),
+        ("donchian", {}, 301),
+        ("donchian", {"entry": 500}, 502),
+        ("supertrend", {}, 691),
+        ("scalping", {}, 296),
+        ("intraday", {}, 1441),
+        ("swing", {}, 168),
+        ("momentum_rotation", {}, 2),
+        ("grid", {}, 101),
+        ("dca", {}, 200),
     ],
 )
 def test_the_warm_up_follows_the_parameters(name: str, values: dict[str, Any], warm_up: int) -> None:
@@ -315,7 +345,9 @@ def test_every_strategy_is_kept_under_its_own_name_and_explains_every_parameter(
     assert strategy.title
     assert [key for key, field in fields.items() if not (field.title and field.description)] == []
     # A choice has its values for bounds.
-    assert [key for key, field in fields.items() if not field.metadata and field.annotation is not Timeframe] == []
+    assert [
+        key for key, field in fields.items() if not field.metadata and field.annotation not in (Timeframe, Sides)
+    ] == []
 
 
 def test_parameters_cannot_be_changed_after_they_were_checked() -> None:

@@ -11,8 +11,9 @@ import numpy as np
 from domain.candles import Candles, Timeframe
 from domain.informative import Informative, Others
 from domain.strategy import Parameters, SignalArrays, Strategy
-from strategies.checks import TIMEFRAME, _random_walk, _walks_beside, check_library, check_strategy
+from strategies.checks import check_library, check_strategy
 from strategies.library import LIBRARY
+from strategies.soundness import TIMEFRAME, walk_for, walks_beside
 
 
 class Peeking(Strategy[Parameters]):
@@ -63,10 +64,10 @@ def test_a_strategy_that_peeks_into_another_timeframe_is_an_error_too() -> None:
 
 
 def test_the_check_of_the_trend_filter_sees_it_enter() -> None:
-    candles = _random_walk(TIMEFRAME)
     strategy = LIBRARY["trend_filter"].from_values({})
+    candles = walk_for(strategy)
 
-    said = strategy.signals_with(candles, Others(candles, TIMEFRAME, _walks_beside(strategy)))
+    said = strategy.signals_with(candles, Others(candles, TIMEFRAME, walks_beside(strategy, candles)))
 
     assert said.entries.any()
 

@@ -19,7 +19,7 @@ from tests.race import elsewhere
 @pytest.mark.parametrize(
     ("strategy", "parameters", "problem"),
     [
-        ("nope", {}, "wanted one of manual, rsi_reversion, sma_cross, trend_filter, was 'nope'"),
+        ("nope", {}, "wanted a strategy that there is, was 'nope'"),
         ("sma_cross", [], "wanted an object of parameters, was list"),
         ("sma_cross", {"fast": 1}, "fast"),
         ("sma_cross", {"fast": 50, "slow": 20}, "wanted fast below slow, was fast=50 and slow=20"),
