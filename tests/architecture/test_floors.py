@@ -23,8 +23,8 @@ FLOORS = {
     "positions": 6, "money": 7, "r3edge_site": 9,
 }  # fmt: skip
 PACKAGES = [
-    "benchmarks", "chaos", "domain", "embedded", "exchanges", "marketdata", "money", "orders", "pipeline", "positions",
-    "r3edge_site", "sessions", "simulator", "strategies",
+    "backtesting", "benchmarks", "chaos", "domain", "embedded", "exchanges", "marketdata", "money", "orders", "pipeline",
+    "positions", "r3edge_site", "sessions", "simulator", "strategies",
 ]  # fmt: skip
 SOURCES = [
     path

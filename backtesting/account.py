@@ -1,0 +1,132 @@
+"""The account of a backtest: what it is worth, what is free of it, and its curve along all candles.
+
+Exact where something is decided, floats along the curve. Whatever is held costs a margin, of which leverage asks a part, and
+is worth what it has won or lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+import numpy as np
+
+from domain.candles import FloatArray, IntArray
+from domain.exits import EntryFacts, ExitReason
+from domain.limits import Past
+from domain.market import ONE, ZERO, MarketRules, PositionSide, Side
+from domain.matching import fee_of
+from domain.positions import FillFact, PositionState, fold, unrealized_pnl
+
+DAY_MS = 86_400_000
+MINUTE_MS = 60_000
+
+
+@dataclass(slots=True)
+class Leaving:
+    """An exit that was begun and is not done: what is left of it. ``step`` as in ``ExitDue``."""
+
+    reason: ExitReason
+    step: int
+    quantity: Decimal
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A position: its fills and what they add up to, and how it has gone."""
+
+    side: PositionSide
+    rules: MarketRules
+    opened_ms: int
+    facts: EntryFacts
+    tag: str = ""
+    # Candles up to this one are not followed: they closed before, or saw the entry.
+    entered_in: int = 0
+    entries: int = 1
+    best: Decimal | None = None
+    targets_done: int = 0
+    leaving: Leaving | None = None
+    fills: list[FillFact] = field(default_factory=list)
+    funding: Decimal = ZERO
+    state: PositionState = field(default_factory=PositionState)
+    stop: Decimal | None = None
+    funded_ms: int = 0
+
+    def __post_init__(self) -> None:
+        self.funded_ms = self.opened_ms
+
+    def fill(self, side: Side, quantity: Decimal, price: Decimal, rate: Decimal, at: datetime) -> Decimal:
+        """Add one fill; what it changes in the wallet."""
+        fee = fee_of(self.rules.notional(quantity, price), rate)
+        won = ZERO
+        if side is not self.side.entry_side:
+            won = self.rules.notional(quantity, price - self.state.entry_price) * self.side.sign
+        self.fills.append(FillFact(side, quantity, price, fee_quote=fee, filled_at=at))
+        self.state = fold(self.fills, self.side, self.rules.contract_size, self.funding)
+        return won - fee
+
+    def worth(self, price: Decimal) -> Decimal:
+        """What it has won or lost at ``price`` and not taken yet."""
+        return unrealized_pnl(self.state, price, self.side, self.rules.contract_size)
+
+
+@dataclass(slots=True, eq=False)
+class Line:
+    """One market along the clock: the last close at each step, and what is held of it now."""
+
+    closes: FloatArray
+    held: Held | None = None
+
+
+class Account:
+    """Cash, what is held, and the curve. ``clock`` are the open times of all candles of all markets."""
+
+    def __init__(self, cash: Decimal, clock: IntArray, lines: Sequence[Line], leverage: Decimal = ONE) -> None:
+        self.wallet = cash
+        self.curve = np.empty(len(clock))
+        self._cash, self._clock, self._lines, self._leverage = cash, clock, lines, leverage
+        self._drawn, self._peak = 0, float(cash)
+        self._entered_ms: list[int] = []
+        # Newest first, as limits ask for them.
+        self.closed: list[tuple[Decimal, datetime]] = []
+
+    def draw(self, step: int) -> None:
+        """Draw the curve up to before ``step``: nothing has changed since it was drawn last."""
+        if step <= self._drawn:
+            return
+        part = self.curve[self._drawn : step]
+        part[:] = float(self.wallet)
+        for line in self._lines:
+            if line.held is not None:
+                size = float(line.held.state.quantity * line.held.rules.contract_size) * line.held.side.sign
+                part += (line.closes[self._drawn : step] - float(line.held.state.entry_price)) * size
+        self._peak = max(self._peak, float(part.max()))
+        self._drawn = step
+
+    @property
+    def free(self) -> Decimal:
+        """What is not bound as margin."""
+        held = (line.held for line in self._lines if line.held is not None)
+        bound = (one.rules.notional(one.state.quantity, one.state.entry_price) for one in held)
+        return self.wallet - sum(bound, ZERO) / self._leverage
+
+    def entered(self, ms: int) -> None:
+        self._entered_ms.append(ms)
+
+    def past(self, ms: int, of_session: Sequence[tuple[Decimal, datetime]]) -> Past:
+        """What the account has been through by ``ms``, as far as the curve is drawn."""
+        begun = int(np.searchsorted(self._clock, ms - ms % DAY_MS))
+        day_start = self.curve[begun - 1] if 0 < begun <= self._drawn else float(self._cash)
+        return Past(
+            day_start_equity=Decimal(str(day_start)),
+            peak_equity=Decimal(str(self._peak)),
+            entries_last_minute=sum(1 for one in reversed(self._entered_ms[-100:]) if one > ms - MINUTE_MS),
+            closed_by_session=of_session,
+            closed_by_account=self.closed,
+        )
+
+
+def since(opened_ms: int, ms: int) -> timedelta:
+    return timedelta(milliseconds=ms - opened_ms)

@@ -1,0 +1,198 @@
+"""What a backtest is asked and what it answers, in plain words and arrays.
+
+Rates and fractions are of one (0.001 is a tenth of a percent). Times are in epoch milliseconds inside arrays, datetimes in
+trades. A trade's figures are floats: they are for statistics, and no book is kept by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+
+from domain.candles import Candles, FloatArray, IntArray, Timeframe
+from domain.exit_plan import ExitPlan
+from domain.exits import ExitReason
+from domain.informative import Facts, FundingRates, Others
+from domain.limits import Limits
+from domain.market import ONE, ZERO, MarketRules, PositionSide
+from domain.orders import Denial
+from domain.sizing import SizingMethod
+from domain.strategy import SignalArrays, Strategy
+
+HUNDRED = Decimal(100)
+# The finest that a database column keeps: where a market has no rules nothing is rounded that anybody could see.
+FINEST = Decimal("1e-18")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MarketInput:
+    """One market to trade on: its candles, what is said along them (``signals``, or a ``strategy`` with the ``facts`` it may
+    look at), and how positions are left (``plan``; by default the strategy's own).
+
+    Without ``rules`` nothing is rounded and nothing is too small. ``detail`` are candles of a shorter timeframe: where there
+    are any they tell what came first inside a candle. Signals of the first ``warm_up`` candles, but the last of them, are not
+    heard. ``tags`` name the entry signals, one a candle.
+    """
+
+    symbol: str
+    candles: Candles
+    timeframe: Timeframe
+    signals: SignalArrays | None = None
+    strategy: Strategy[Any] | None = None
+    facts: Facts = field(default_factory=Facts)
+    plan: ExitPlan | None = None
+    rules: MarketRules | None = None
+    detail: Candles | None = None
+    funding: FundingRates | None = None
+    can_short: bool = False
+    warm_up: int | None = None
+    tags: Sequence[str] | None = None
+
+    def said(self) -> SignalArrays:
+        """The signals: those given, else what the strategy says now. Raises ValueError where there are none, or not one for
+        each candle."""
+        signals = self.signals
+        if signals is None:
+            if self.strategy is None:
+                raise ValueError(f"wanted signals or a strategy for {self.symbol}, was neither")
+            signals = self.strategy.signals_with(self.candles, Others(self.candles, self.timeframe, self.facts))
+        if not len(signals.entries) == len(signals.exits) == len(self.candles):
+            raise ValueError(
+                f"wanted a signal for each of the {len(self.candles)} candles of {self.symbol}, "
+                f"was {len(signals.entries)} entries and {len(signals.exits)} exits"
+            )
+        return signals
+
+    @property
+    def exit_plan(self) -> ExitPlan:
+        if self.plan is not None:
+            return self.plan
+        return ExitPlan() if self.strategy is None else self.strategy.exit_plan
+
+    @property
+    def first(self) -> int:
+        """The index of the first candle that may be traded in."""
+        if self.warm_up is not None:
+            return self.warm_up
+        return 0 if self.strategy is None else self.strategy.warm_up
+
+    @property
+    def rules_or_none(self) -> MarketRules:
+        """Its rules; without any, those of a market that takes everything."""
+        return self.rules or MarketRules(self.symbol, self.symbol, "", tick_size=FINEST, lot_size=FINEST)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is traded with, and at what cost. ``amount`` means what the sizing method says (``domain/sizing.py``).
+
+    Market orders pay ``slippage`` and half the ``spread`` and ``taker_fee``; targets rest at the venue and pay ``maker_fee``,
+    unless ``rests_targets`` is off: then they are market orders too. ``price_margin`` is kept back from the free balance on
+    top of what an entry is worth; None is what such an order costs beyond its price. With ``volume_share`` an order takes no
+    more of a candle's volume than that, and the rest in the candles after it.
+    """
+
+    cash: Decimal = Decimal(10_000)
+    sizing: SizingMethod = SizingMethod.PERCENT_OF_EQUITY
+    amount: Decimal = Decimal(10)
+    is_confidence_weighted: bool = False
+    kelly_min_trades: int = 20
+    kelly_cap_percent: Decimal = HUNDRED
+    maker_fee: Decimal = ZERO
+    taker_fee: Decimal = ZERO
+    slippage: Decimal = ZERO
+    spread: Decimal = ZERO
+    price_margin: Decimal | None = None
+    volume_share: Decimal | None = None
+    max_entries: int = 1
+    leverage: Decimal = ONE
+    limits: Limits = field(default_factory=Limits)
+    rests_targets: bool = True
+    is_closed_at_end: bool = False
+
+    def __post_init__(self) -> None:
+        if self.cash <= 0:
+            raise ValueError(f"wanted cash above 0, was {self.cash}")
+        if self.max_entries < 1 or self.leverage < 1:
+            raise ValueError(f"wanted at least 1 entry and leverage 1, was {self.max_entries} and {self.leverage}")
+        if self.volume_share is not None and not 0 < self.volume_share <= 1:
+            raise ValueError(f"wanted a share of volume above 0 up to 1, was {self.volume_share}")
+        if self.limits.wants_history:
+            raise ValueError("wanted limits that a book alone can be judged by, was one that needs returns of markets")
+
+    @property
+    def worse(self) -> Decimal:
+        """By how much, as a fraction, a market order fills beyond the price that is seen."""
+        return self.slippage + self.spread / 2
+
+    @property
+    def margin(self) -> Decimal:
+        return self.taker_fee + self.slippage if self.price_margin is None else self.price_margin
+
+
+@dataclass(frozen=True, slots=True)
+class Trade:
+    """One position from its first entry to its last exit. Prices are averages; ``pnl`` is after all ``fees`` and with
+    ``funding``, and ``gain`` the part of what was entered that it is. An exit inside a candle has the time at which that one
+    opened. One that was never left has no ``exit_reason``: it is valued at the last close."""
+
+    symbol: str
+    side: PositionSide
+    entry_at: datetime
+    entry_price: float
+    exit_at: datetime
+    exit_price: float
+    quantity: float
+    pnl: float
+    gain: float
+    fees: float
+    funding: float = 0.0
+    exit_reason: ExitReason | None = None
+    tag: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        return self.exit_reason is None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An entry that was wanted and not made."""
+
+    symbol: str
+    at: datetime
+    side: PositionSide
+    denial: Denial
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """What came of it. ``equity`` is what the account was worth at the close of each candle, which opened at ``open_ms``;
+    candles before the first that may be traded in are left out."""
+
+    trades: tuple[Trade, ...]
+    open_ms: IntArray
+    equity: FloatArray
+    refused: tuple[Refused, ...] = ()
+
+
+def at(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, tz=UTC)
+
+
+# What was said on a candle, as one small number: the sign is the side it speaks of.
+ENTER, LEAVE = 1, 2
+
+
+def kinds_of(signals: SignalArrays, first: int) -> np.ndarray[Any, np.dtype[np.int8]]:
+    """For each candle ENTER or LEAVE with the sign of the side, 0 for nothing; an exit outranks an entry, as in
+    ``SignalArrays.kind_at``. Before the last candle of the warm-up nothing is heard."""
+    exits, entries = np.sign(signals.exits), np.sign(signals.entries)
+    kinds = np.where(exits != 0, exits * LEAVE, entries * ENTER).astype(np.int8)
+    kinds[: max(first - 1, 0)] = 0
+    return kinds
