@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from domain.candles import Candles, Timeframe
 from domain.catalogue import CATALOGUE, indicator_of
 from domain.exit_plan import ExitPlan
 from domain.indicators import crossed_above
-from domain.informative import Others
+from domain.informative import Informative, Others
 from domain.soundness import Fault, depends_on_older, depends_on_older_at, looks_ahead, looks_ahead_at, malformed
 from domain.strategy import Parameters, SignalArrays, Strategy
 from strategies.library import LIBRARY
@@ -259,3 +260,18 @@ def test_a_strategy_that_raises_is_refused_with_the_line() -> None:
 
     assert problem.startswith("raises ZeroDivisionError: by nothing at ")
     assert "test_soundness.py:" in problem
+
+
+@pytest.mark.parametrize("name", ["trend_filter", "swing", "momentum_rotation"])
+def test_a_warm_up_of_another_feed_that_is_too_short_is_caught(name: str) -> None:
+    kind = LIBRARY[name]
+
+    class Short(kind):  # type: ignore[valid-type]
+        @property
+        def informative(self) -> tuple[Informative, ...]:
+            return tuple(replace(one, warm_up=1) for one in super().informative)
+
+    strategy = Short.from_values(FEW[name])
+    candles, beside = shown(strategy)
+
+    assert depends_on_older(strategy, candles, beside, checks=10) is not None
