@@ -95,6 +95,8 @@ def parser() -> argparse.ArgumentParser:
     )
     bench = add("bench", "Run one benchmark on services that are started for it.")
     bench.usage = "r3edge bench NAME [OPTION...]"
+    backtest = add("backtest", "Backtest one strategy on a file of candles; nothing is started.")
+    backtest.usage = "r3edge backtest --strategy NAME --candles FILE --timeframe 1h [OPTION...]"
     chaos = add("chaos", "Break the platform on purpose and check that nothing was lost and nothing was sent twice.")
     chaos.usage = "r3edge chaos [OPTION...]"
     manage = add("manage", "Django's manage.py, on the running platform's services or on its own while it runs.")
@@ -255,8 +257,8 @@ def _as_the_only_one(mode: str, work: Callable[[], Coroutine[Any, Any, int]], ch
 def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     # argparse would take pytest's, Django's and the benchmarks' own options for ours.
-    is_help = given[1:] in (["-h"], ["--help"]) and given[0] not in ("bench", "chaos")
-    if given[:1] in (["test"], ["manage"], ["bench"], ["chaos"]) and not is_help:
+    is_help = given[1:] in (["-h"], ["--help"]) and given[0] not in ("backtest", "bench", "chaos")
+    if given[:1] in (["backtest"], ["test"], ["manage"], ["bench"], ["chaos"]) and not is_help:
         options = argparse.Namespace(command=given[0], arguments=given[1:])
     else:
         options = parser().parse_args(given)
@@ -282,6 +284,8 @@ def dispatch(options: argparse.Namespace, checkout: Checkout, say: Say) -> int:
             work = commands.test(options.arguments, say)
         case "check":
             work = commands.check(options.names, say)
+        case "backtest":
+            return commands.backtest(options.arguments)
         case "bench":
             commands.bench_options().parse_args(options.arguments)  # refused here, before anything is started
             work = commands.bench(options.arguments, say)

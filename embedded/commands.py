@@ -75,6 +75,11 @@ async def test(arguments: Sequence[str], say: Say) -> int:
         return await foreground(command, env, ROOT)
 
 
+def backtest(arguments: Sequence[str]) -> int:
+    """One backtest, here and now. Imported when asked for: no other command needs it."""
+    return int(importlib.import_module("backtesting.commandline").main(arguments))
+
+
 def bench_options() -> argparse.ArgumentParser:
     """What the benchmarks accept. Imported when asked for: an installation without benchmarks has all the rest."""
     parser: argparse.ArgumentParser = importlib.import_module("benchmarks.options").parser()

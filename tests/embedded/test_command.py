@@ -38,7 +38,8 @@ def test_an_unknown_command_is_one_clear_line(run: Run, clone: Path) -> None:
 
     assert done.returncode == 2
     assert done.stderr == (
-        "r3edge: unknown command 'fly', wanted one of: demo, up, worker, test, check, bench, chaos, manage, install\n"
+        "r3edge: unknown command 'fly', wanted one of: demo, up, worker, test, check, bench, backtest, chaos, manage, "
+        "install\n"
     )
     assert not (clone / ".venv").exists()
 

@@ -1,0 +1,110 @@
+"""`./r3edge backtest`: what it prints, what it writes, and what it says to those who asked for what it cannot do."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backtesting.commandline import main
+from tests.domain.reference import ROOT
+
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture
+def wave(tmp_path: Path) -> Path:
+    """400 hours of a wave, gzipped, its columns in an order of their own and one more."""
+    path = tmp_path / "WAVE-1h.csv.gz"
+    with gzip.open(path, "wt") as lines:
+        lines.write("close,ts,trades,open,high,low,volume\n")
+        for hour in range(400):
+            price = round(100 + 10 * math.sin(hour / 9), 4)
+            lines.write(f"{price},{hour * HOUR_MS},7,{price},{price},{price},1\n")
+    return path
+
+
+def run(*arguments: str) -> dict[str, Any]:
+    out = io.StringIO()
+    assert main([*arguments, "--json"], out) == 0
+    found: dict[str, Any] = json.loads(out.getvalue())
+    return found
+
+
+def wanted(path: Path, *more: str) -> list[str]:
+    return [
+        "--strategy", "sma_cross", "--candles", str(path), "--timeframe", "1h", "--set", "fast=3", "--set", "slow=10",
+        "--stop-loss", "0", "--take-profit", "0", *more,
+    ]  # fmt: skip
+
+
+def test_it_tells_trades_figures_and_equity(wave: Path) -> None:
+    told = run(*wanted(wave, "--fee", "0"))
+    assert list(told) == ["stats", "trades", "equity"]
+    assert (told["stats"]["trades"], told["stats"]["still_open"]) == (6, 1)
+    assert list(told["trades"][0]) == [
+        "side", "entry_at", "entry_price", "exit_at", "exit_price", "quantity", "pnl", "return", "exit_reason",
+    ]  # fmt: skip
+    assert told["trades"][0]["exit_reason"] == "EXIT_SIGNAL"
+    assert told["equity"][0] == [11 * HOUR_MS, 10_000.0]
+    assert told["equity"][-1] == [399 * HOUR_MS, told["stats"]["final_equity"]]
+    assert sum(one["pnl"] for one in told["trades"]) == pytest.approx(told["stats"]["final_equity"] - 10_000)
+
+
+def test_fee_stake_cash_stop_and_span_are_as_asked_for(wave: Path) -> None:
+    free = run(*wanted(wave, "--fee", "0", "--stake", "50%", "--cash", "2000"))["trades"][0]
+    assert free["quantity"] * free["entry_price"] == pytest.approx(1000)
+    costly = run(*wanted(wave, "--fee", "1%", "--stake", "50%", "--cash", "2000"))["trades"][0]
+    assert costly["pnl"] == pytest.approx(free["pnl"] - 10 - 10 * free["exit_price"] / free["entry_price"])
+    stopped = run(*wanted(wave), "--stop-loss", "0.5%", "--take-profit", "1%")["trades"]
+    assert {one["exit_reason"] for one in stopped} <= {"STOP_LOSS", "TAKE_PROFIT"}
+    short = run(*wanted(wave, "--from", "1970-01-02", "--to", "1970-01-05T00:00"))["equity"]
+    assert (short[0][0], short[-1][0]) == (35 * HOUR_MS, 96 * HOUR_MS)
+
+
+def test_it_writes_the_trades(wave: Path, tmp_path: Path) -> None:
+    told = run(*wanted(wave, "--trades", str(tmp_path / "trades.csv")))
+    with (tmp_path / "trades.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert [float(row["pnl"]) for row in rows] == [one["pnl"] for one in told["trades"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("ts,open,high,low,close\n", "wanted the columns ts, open, high, low, close, volume in x.csv"),
+        ("ts,open,high,low,close,volume\n0,1,1,1,1,1\n1,1,a,1,1,1\n", "in line 3 of x.csv, was 1,1,a,1,1,1"),
+        ("ts,open,high,low,close,volume\n0,1,nan,1,1,1\n", "wanted finite numbers in line 2 of x.csv"),
+        ("ts,open,high,low,close,volume\n5,1,1,1,1,1\n5,1,1,1,1,1\n", "each once, was otherwise at candle 2"),
+    ],
+)
+def test_a_file_that_is_not_as_wanted_is_refused_with_its_line(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.csv").write_text(text)
+    assert main(wanted(tmp_path / "x.csv")) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_parameter_that_the_strategy_does_not_take_is_named(wave: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(wanted(wave, "--set", "speed=3")) == 2
+    assert "speed: Extra inputs are not permitted" in capsys.readouterr().err
+
+
+def test_a_run_imports_nothing_heavy(wave: Path) -> None:
+    code = (
+        "import sys; from backtesting.commandline import main; "
+        f"assert main({wanted(wave)!r}) == 0; "
+        "heavy = {'django', 'numba', 'pandas', 'ccxt', 'celery'} & set(sys.modules); assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("trades           6\n")
