@@ -80,7 +80,8 @@ def test_the_strategy_in_the_docs_sees_no_future_and_speaks() -> None:
     kind = names["WithTheMarket"]
 
     assert check_strategy(kind) == []
-    candles, strategy = _random_walk(TIMEFRAME), kind.from_values({})
-    said = strategy.signals_with(candles, Others(candles, TIMEFRAME, _walks_beside(strategy)))
+    strategy = kind.from_values({})
+    candles = walk_for(strategy)
+    said = strategy.signals_with(candles, Others(candles, TIMEFRAME, walks_beside(strategy, candles)))
     assert said.entries.any()
     assert said.exits.any()
