@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -93,7 +94,7 @@ def _imports(report: Report, feed: Feed, table: pyarrow.Table) -> None:
     other = _table(table.column("open_ms").to_numpy(), seed=2)
     runs = {"new": (table, GOAL_NEW), "the same again": (table, 0), "all overwritten": (other, GOAL_OVERWRITING)}
     for name, (given, goal) in runs.items():
-        seconds = _seconds(lambda given=given: candles_import(feed.pk, given, SourceKind.FILE))  # type: ignore[misc]
+        seconds = _seconds(partial(candles_import, feed.pk, given, SourceKind.FILE))
         rate = len(given) / seconds
         shown.add(name, rate, f"> {goal:,}" if goal else "", floor, floor / rate)
         report.figures.setdefault("import", {})[name] = {"rows_per_s": round(rate), "floor_rows_per_s": round(floor)}
@@ -130,7 +131,7 @@ def _live(report: Report, feeds: list[Feed], counts: tuple[int, ...]) -> None:
     for count in counts:
         batches = [_batch(feeds[:count], at + number * MINUTE) for number in range(LIVE_ROUNDS)]
         at += LIVE_ROUNDS * MINUTE
-        taken = Spread.of([_milliseconds(lambda batch=batch: _merge(batch)) for batch in batches])  # type: ignore[misc]
+        taken = Spread.of([_milliseconds(partial(_merge, batch)) for batch in batches])
         many, one_by_one = _live_floors(batches)
         goal = GOAL_LIVE_MS.get(count)
         shown.add(count, taken.p50, taken.p99, f"< {goal:g}" if goal else "", many, one_by_one, taken.p50 / many)

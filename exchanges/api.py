@@ -86,7 +86,7 @@ class ExchangeRelated(serializers.RelatedField[Exchange, Any, int]):
         return int(value.pk)
 
 
-class ExchangeFilter(django_filters.CharFilter):  # type: ignore[misc]
+class ExchangeFilter(django_filters.CharFilter):  # type: ignore[misc]  # untyped bases
     """Rows by an exchange's id or name; ``field_name`` leads to the exchange."""
 
     def filter(self, qs: QuerySet[Any], value: Any) -> QuerySet[Any]:

@@ -20,10 +20,10 @@ from domain.quality import Inspection, inspect
 from exchanges.budget import asking_for_history
 from exchanges.gateway import CandleReport
 from marketdata.failover import Choice, may_tell, sources_to_ask
-from marketdata.models import Candle, CandleGap, Feed, GapStatus
+from marketdata.models import CandleGap, Feed, GapStatus
 from marketdata.quarantine import Batch, batches_sift
 from marketdata.sources import SourceFailed
-from marketdata.storage import candles_merge
+from marketdata.storage import candles_merge, candles_window
 from pipeline.topics import Note, Topic, publish_all
 
 # Candles asked for at once: the most that one request gives at KuCoin, and it takes PostgreSQL some 20 ms to store them.
@@ -77,7 +77,7 @@ def page_of(choice: Choice, feed: Feed, from_at: datetime, until_at: datetime, v
         timeframe,
         calendar,
         now_ms=_ms(venue_now),
-        before=_stored_before(feed, from_at),
+        before=candles_window(feed.pk, BEFORE, from_at),
     )
     # Some venues give less than was asked for, and go on when they are asked from there. None at all is all there is.
     newest = max((row.open_at for row in rows), default=None)
@@ -170,15 +170,6 @@ def _missing(feed: Feed, from_at: datetime, until_at: datetime) -> IntArray:
         )
         stored = np.array([ms for (ms,) in cursor.fetchall()], dtype=np.int64)
     return np.setdiff1d(expected, stored)
-
-
-def _stored_before(feed: Feed, at: datetime) -> Candles | None:
-    since = at - BEFORE * Timeframe(feed.timeframe).length
-    stored = Candle.objects.filter(feed=feed, open_at__gte=since, open_at__lt=at).order_by("open_at")
-    rows = [
-        CandleReport(*row) for row in stored.values_list("open_at", "open", "high", "low", "close", "volume").iterator()
-    ]
-    return _as_arrays(rows) if rows else None
 
 
 def _as_arrays(rows: Sequence[CandleReport]) -> Candles:
