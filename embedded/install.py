@@ -24,6 +24,8 @@ ASKED = Path("var/extras")
 EXTRAS = {
     "sources": "candles of Yahoo Finance, through yfinance (100 MB with what it needs)",
     "backtest": "faster sweeps and long backtests, through numba (170 MB with what it needs)",
+    "optimise": "a search for parameters that learns from its trials, through optuna (60 MB with what it needs)",
+    "freqtrade": "strategies written for freqtrade, with pandas and TA-Lib (90 MB)",
 }
 
 

@@ -204,7 +204,7 @@ def test_an_install_that_fails_says_so_and_is_tried_again(run: Run, fresh: Path)
 NOWHERE = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/nonexistent", "UV_NO_INDEX": "1", "PYTHON": sys.executable}
 NOT_TO_BE_HAD = f"no-such-distribution==1 --hash=sha256:{'0' * 64}\n"
 LISTED = "sources   candles of Yahoo Finance, through yfinance (100 MB with what it needs): "
-BACKTEST = "backtest  faster sweeps and long backtests, through numba (170 MB with what it needs): not installed\n"
+OTHERS = "".join(f"{name:9} {EXTRAS[name]}: not installed\n" for name in ("backtest", "optimise", "freqtrade"))
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def test_install_lists_what_is_optional_and_installs_nothing(run: Run, without_e
 
     done = run(without_extras / "r3edge", "install", PYTHON=sys.executable)
 
-    assert (done.stdout, done.stderr, done.returncode) == (f"{LISTED}not installed\n{BACKTEST}", "", 0)
+    assert (done.stdout, done.stderr, done.returncode) == (f"{LISTED}not installed\n{OTHERS}", "", 0)
     assert sorted(without_extras.rglob("*")) == before
 
 
@@ -241,7 +241,7 @@ def test_an_extra_is_installed_once_remembered_and_kept_as_its_requirements_say(
     assert first.stderr.count("installing requirements-sources.txt") == 1
     assert first.stderr.endswith("r3edge: sources: installed; a platform that is running uses it after a restart\n")
     assert "installing" not in again.stderr
-    assert listed.stdout == f"{LISTED}installed\n{BACKTEST}"
+    assert listed.stdout == f"{LISTED}installed\n{OTHERS}"
     assert (quiet.stdout, quiet.stderr) == (f"{without_extras / '.venv'}\n", "")
     assert changed.stderr == "r3edge: installing requirements-sources.txt\n"
     assert anew.stderr.count("installing requirements-sources.txt") == 1
@@ -284,7 +284,7 @@ def test_an_extra_that_there_is_not_is_one_clear_line(run: Run, without_extras: 
     done = run(without_extras / "r3edge", "install", "sources", "moon", PYTHON=sys.executable)
 
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "r3edge: unknown extra 'moon', wanted some of: sources, backtest\n"
+    assert done.stderr == "r3edge: unknown extra 'moon', wanted some of: sources, backtest, optimise, freqtrade\n"
     assert not (without_extras / "var/extras").exists()
 
 
