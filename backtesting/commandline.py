@@ -23,10 +23,31 @@ from pydantic import ValidationError
 from backtesting.engine import backtest
 from backtesting.figures import TRADE_FIELDS, figures_of, trade_row
 from backtesting.inputs import MarketInput, Result, Settings
+from backtesting.wording import UNKNOWN, figure_text, figure_title
 from domain.candles import Candles, Timeframe
 from strategies.library import LIBRARY
 
 COLUMNS = ("ts", "open", "high", "low", "close", "volume")
+
+# What is printed of the figures, and in which order.
+PAGE = {
+    "Account": (
+        "from_at", "until_at", "candles", "start_equity", "final_equity", "profit", "total_return", "cagr",
+        "buy_and_hold_return", "excess_return",
+    ),
+    "Risk": (
+        "max_drawdown", "max_drawdown_days", "longest_drawdown_days", "volatility", "sharpe", "sortino", "calmar",
+        "value_at_risk", "conditional_value_at_risk", "alpha", "beta", "exposure", "capital_used",
+    ),
+    "Trades": (
+        "trades", "still_open", "refused", "win_rate", "profit_factor", "payoff_ratio", "average_pnl",
+        "average_return", "best_return", "worst_return", "sqn", "most_wins_in_a_row", "most_losses_in_a_row",
+        "average_hours",
+    ),
+    "Costs": ("fees", "slippage", "funding", "profit_without_costs", "turnover"),
+}  # fmt: skip
+TABLES = {"Reason": "per_reason", "Tag": "per_tag", "Side": "per_side", "Month": "per_month"}
+GROUP_COLUMNS = ("return", "trades", "win_rate", "pnl", "average_return", "average_hours")
 
 
 class CannotRun(Exception):
@@ -78,8 +99,33 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
         json.dump(told, out)
         out.write("\n")
     else:
-        out.writelines(f"{name.replace('_', ' '):16} {_text(value)}\n" for name, value in figures["stats"].items())
+        out.write(text_of(figures))
+        for warning in figures["warnings"]:
+            print(f"{warning['code']}: {warning['text']}", file=sys.stderr)  # noqa: T201
     return 0
+
+
+def text_of(figures: dict[str, Any]) -> str:
+    """Figures as a page of text: what is asked first, first."""
+    stats, pages = figures["stats"], []
+    for title, names in PAGE.items():
+        lines = [f"  {figure_title(name):24} {figure_text(name, stats[name]):>16}" for name in names]
+        pages.append("\n".join([title, *lines]))
+    pages += [_table(title, figures[name]) for title, name in TABLES.items() if figures[name]]
+    return "\n\n".join(pages) + "\n"
+
+
+def _table(title: str, groups: list[dict[str, Any]]) -> str:
+    names = [name for name in GROUP_COLUMNS if name in groups[0]]
+    rows = [[title, *map(figure_title, names)]]
+    rows += [[group["name"] or UNKNOWN, *(figure_text(name, group[name]) for name in names)] for group in groups]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    )
 
 
 def candles_from(path: Path, since: int | None = None, until: int | None = None) -> Candles:
@@ -178,7 +224,3 @@ def _said(refused: Exception) -> str:
     if isinstance(refused, ValidationError):
         return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'parameters'}: {one['msg']}" for one in refused.errors())
     return str(refused)
-
-
-def _text(value: Any) -> str:
-    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,52 +1,90 @@
 """What a backtest came to, in figures that anybody can keep: plain numbers, words and None, ready for JSON.
 
-Rates and returns are fractions of one, money is in the quote currency, times are ISO 8601 in UTC. A figure that there is too
-little to tell is None. A trade's row holds all of the trade, so that ``trade_of`` makes the same one of it again.
+Rates and returns are fractions of one, money is in the quote currency, times are ISO 8601 in UTC (``backtesting/wording.py``
+says how each reads). A figure that there is too little to tell, or nothing to divide by, is None. A trade's row holds all of
+the trade, so that ``trade_of`` makes the same one of it again.
+
+Ratios and risks are of days, whatever the timeframe, so that they can be compared with each other and with what others
+publish: the equity at the last candle of each UTC day that has one. A year has 365 days, and as many of them count as its
+share of days with candles: 365 for a market that never closes, some 252 for a stock exchange. Drawdowns are of all candles'
+closes. The formulas are those of ``domain/statistics.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from backtesting.inputs import MarketInput, Result, Settings, Trade, at
+from backtesting.inputs import REASONS, Columns, MarketInput, Result, Settings, Trade, at
+from backtesting.suspicions import RESTING, contract_sizes, suspicions
+from domain import statistics
 from domain.candles import FloatArray, IntArray
 from domain.exits import ExitReason
 from domain.market import PositionSide
-from domain.statistics import cagr, deepest_drawdowns, max_drawdown, returns_of, sharpe, total_return
+from domain.statistics import Falls, deepest_drawdowns, falls, longest_run, returns_of, yearly
 
-YEAR_MS = 365 * 86_400_000
+HOUR_MS = 3_600_000
+DAY_MS = 86_400_000
+YEAR_MS = 365 * DAY_MS
 # So many of the deepest drawdowns are told.
 DRAWDOWNS = 5
 STILL_OPEN = "OPEN"
+# What leaves when a candle opens; all else leaves within it.
+AT_OPEN = [REASONS.index(one) for one in (ExitReason.EXIT_SIGNAL, ExitReason.TIME_EXIT)]
+
+Stats = dict[str, float | int | str | None]
 
 
-def figures_of(result: Result, settings: Settings, markets: Sequence[MarketInput]) -> dict[str, Any]:
-    """All figures of ``result``, which is what ``settings`` and ``markets`` came to: ``stats`` by name, groups of trades
-    (``per_month``, ``per_reason``, ``per_tag``, ``per_market``, ``per_side``), the deepest ``drawdowns``, ``benchmark`` (what
-    buying at the start and holding came to) and ``warnings`` (``code`` and ``text``). Groups are of trades that have ended;
-    ``per_reason`` has those still held, as OPEN."""
-    cash = float(settings.cash)
-    ended = [trade for trade in result.trades if not trade.is_open]
-    values = np.concatenate(([cash], result.equity))
-    returns = returns_of(values)
-    step_ms = min((market.timeframe.seconds * 1000 for market in markets), default=1)
-    periods = _periods(result.open_ms, step_ms)
-    held = np.concatenate(([1.0], _held(markets, result.open_ms)))
-    return {
-        "stats": _stats(result, ended, cash, returns, periods),
-        "per_month": _per_month(ended, result.open_ms, values),
-        "per_reason": _groups(result.trades, lambda trade: trade.exit_reason or STILL_OPEN),
-        "per_tag": _groups(ended, lambda trade: trade.tag),
-        "per_market": _groups(ended, lambda trade: trade.symbol),
-        "per_side": _groups(ended, lambda trade: trade.side.value),
-        "drawdowns": _drawdowns(result.open_ms, values),
-        "benchmark": _curve_figures(returns_of(held), periods),
-        "warnings": [],
+def figures_of(
+    result: Result, settings: Settings, markets: Sequence[MarketInput], *, checks_look_ahead: bool = True
+) -> dict[str, Any]:
+    """All figures of ``result``, which is what ``settings`` and ``markets`` came to.
+
+    ``stats`` by name; trades in groups (``per_month``, ``per_reason``, ``per_tag``, ``per_market``, ``per_side``), each with
+    ``name`` and the figures of those that have ended, a month by when they ended, with the account's ``return`` in it;
+    ``per_reason`` has those still held too, as OPEN. The deepest ``drawdowns``; ``benchmark``, what equal parts of the money
+    came to that bought each market at its first open and held it, at no cost; and ``warnings``, each with ``code`` and
+    ``text``. ``checks_look_ahead`` asks the strategies again about a few of their entries with the future cut off, for what
+    a few thousand candles cost.
+    """
+    curve = _Curve.of(result, settings, markets)
+    columns = result.columns
+    ended = np.flatnonzero(~columns.is_open)
+    per_month = _per_month(columns, ended, curve)
+    holding = _Curve(_held(markets, result.open_ms), result.open_ms, curve.until_ms)
+    benchmark = holding.figures()
+    stats: Stats = {
+        **_span(curve),
+        **_returns(curve, holding, benchmark),
+        **_risk(curve),
+        **_use(curve, columns, markets),
+        **_record(columns, ended),
+        "still_open": len(columns) - len(ended),
+        "refused": len(result.refused),
+        **_costs(columns, settings, markets),
     }
+    return {
+        "stats": stats,
+        "per_month": per_month,
+        "per_reason": _groups(columns, None, columns.reason, [one or STILL_OPEN for one in REASONS]),
+        "per_tag": _per_tag(columns, ended),
+        "per_market": _groups(columns, ended, columns.market, columns.symbols),
+        "per_side": _groups(columns, ended, (columns.side < 0).astype(np.int8), list(PositionSide)),
+        "drawdowns": _drawdowns(curve),
+        "benchmark": benchmark,
+        "warnings": suspicions(result, settings, markets, stats, per_month, checks_look_ahead=checks_look_ahead),
+    }
+
+
+TRADE_FIELDS = (
+    "side", "entry_at", "entry_price", "exit_at", "exit_price", "quantity", "pnl", "return", "exit_reason", "symbol",
+    "fees", "funding", "tag",
+)  # fmt: skip
 
 
 def trade_row(trade: Trade) -> dict[str, Any]:
@@ -57,12 +95,6 @@ def trade_row(trade: Trade) -> dict[str, Any]:
         "pnl": trade.pnl, "return": trade.gain, "exit_reason": trade.exit_reason and trade.exit_reason.value,
         "symbol": trade.symbol, "fees": trade.fees, "funding": trade.funding, "tag": trade.tag,
     }  # fmt: skip
-
-
-TRADE_FIELDS = (
-    "side", "entry_at", "entry_price", "exit_at", "exit_price", "quantity", "pnl", "return", "exit_reason", "symbol",
-    "fees", "funding", "tag",
-)  # fmt: skip
 
 
 def trade_of(row: Mapping[str, Any]) -> Trade:
@@ -84,102 +116,311 @@ def trade_of(row: Mapping[str, Any]) -> Trade:
     )
 
 
-def _stats(
-    result: Result, ended: Sequence[Trade], cash: float, returns: FloatArray, periods: float
-) -> dict[str, float | None]:
-    counts = _group("", ended)
+@dataclass(frozen=True, slots=True)
+class _Curve:
+    """What an account was worth: ``values`` begin with the starting capital, the others are at the closes of the candles that
+    opened at ``open_ms``, the last of which closed at ``until_ms``."""
+
+    values: FloatArray
+    open_ms: IntArray
+    until_ms: int
+
+    @classmethod
+    def of(cls, result: Result, settings: Settings, markets: Sequence[MarketInput]) -> _Curve:
+        step = min((market.timeframe.seconds * 1000 for market in markets), default=0)
+        until_ms = int(result.open_ms[-1]) + step if len(result.open_ms) else 0
+        return cls(np.concatenate(([float(settings.cash)], result.equity)), result.open_ms, until_ms)
+
+    @property
+    def years(self) -> float:
+        return (self.until_ms - int(self.open_ms[0])) / YEAR_MS if len(self.open_ms) else 0.0
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether there was nothing left of it at some close: what comes after is no return of anything."""
+        return bool(self.values.min() <= 0)
+
+    @property
+    def total(self) -> float:
+        return float(self.values[-1] / self.values[0] - 1)
+
+    def days(self) -> tuple[FloatArray, float]:
+        """The returns of days, and how many of them a year has."""
+        if not len(self.open_ms) or self.is_lost:
+            return np.empty(0), 365.0
+        days = self.open_ms // DAY_MS
+        lasts = np.append(np.flatnonzero(days[1:] != days[:-1]), len(days) - 1)
+        returns = returns_of(np.concatenate((self.values[:1], self.values[lasts + 1])))
+        return returns, len(returns) * 365.0 / float(days[-1] - days[0] + 1)
+
+    def figures(self) -> Stats:
+        """What is told of any curve."""
+        returns, periods = self.days()
+        deepest = float(falls(self.values).depth.min(initial=0.0))
+        return {
+            "total_return": self.total if self.years else None,
+            "cagr": _known(self.cagr),
+            "volatility": _known(statistics.volatility(returns, periods)),
+            "sharpe": _known(statistics.sharpe(returns, periods)),
+            "sortino": _known(statistics.sortino(returns, periods)),
+            "calmar": _divided(self.cagr, -deepest),
+            "max_drawdown": deepest if self.years else None,
+        }
+
+    @property
+    def cagr(self) -> float:
+        return yearly(self.total, self.years) if self.years else np.nan
+
+    def moment(self, place: int) -> int:
+        """When the value at ``place`` was reached: the close of its candle, as the open of the next one."""
+        return int(self.open_ms[place]) if place < len(self.open_ms) else self.until_ms
+
+    def longest_ms(self, fallen: Falls) -> int:
+        """How long the longest fall took until the curve was as high again, or until its end."""
+        moments = np.append(self.open_ms, self.until_ms)
+        ends = np.minimum(fallen.recovery, len(self.values) - 1)
+        return int((moments[ends] - moments[fallen.peak]).max(initial=0))
+
+
+def _span(curve: _Curve) -> Stats:
+    is_empty = not len(curve.open_ms)
+    return {
+        "from_at": None if is_empty else at(curve.moment(0)).isoformat(),
+        "until_at": None if is_empty else at(curve.until_ms).isoformat(),
+        "days": curve.years * 365,
+        "candles": len(curve.open_ms),
+        "start_equity": float(curve.values[0]),
+        "final_equity": float(curve.values[-1]),
+        "peak_equity": float(curve.values.max()),
+        "profit": float(curve.values[-1] - curve.values[0]),
+    }
+
+
+def _returns(curve: _Curve, holding: _Curve, benchmark: Stats) -> Stats:
+    returns, periods = curve.days()
+    held, _ = holding.days()
+    return {
+        **curve.figures(),
+        "buy_and_hold_return": benchmark["total_return"],
+        "excess_return": curve.total - holding.total if curve.years else None,
+        "alpha": _known(statistics.alpha(returns, held, periods)),
+        "beta": _known(statistics.beta(returns, held)),
+        "correlation": _known(statistics.correlation(returns, held)),
+    }
+
+
+def _risk(curve: _Curve) -> Stats:
+    returns, _ = curve.days()
+    fallen, deepest = falls(curve.values), deepest_drawdowns(curve.values, 1)
+    days = None
+    for one in deepest:
+        end = len(curve.open_ms) if one.recovery is None else one.recovery + 1
+        days = (curve.moment(end) - curve.moment(one.peak + 1)) / DAY_MS
+    amounts = curve.values[fallen.peak] * -fallen.depth
+    return {
+        "omega": _known(statistics.omega(returns)),
+        "value_at_risk": _known(statistics.value_at_risk(returns)),
+        "conditional_value_at_risk": _known(statistics.conditional_value_at_risk(returns)),
+        "skew": _known(statistics.skew(returns)),
+        "kurtosis": _known(statistics.kurtosis(returns)),
+        "tail_ratio": _known(statistics.tail_ratio(returns)),
+        "stability": _known(statistics.stability(returns)),
+        "ulcer_index": _known(statistics.ulcer_index(returns)),
+        "max_drawdown_days": days,
+        "longest_drawdown_days": curve.longest_ms(fallen) / DAY_MS if len(fallen.peak) else None,
+        "average_drawdown": float(fallen.depth.mean()) if len(fallen.depth) else None,
+        "recovery_factor": _divided(float(curve.values[-1] - curve.values[0]), float(amounts.max(initial=0.0))),
+    }
+
+
+def _use(curve: _Curve, columns: Columns, markets: Sequence[MarketInput]) -> Stats:
+    """How much of the time, and of the money, was at work; a candle counts in which anything was held."""
+    size = len(curve.open_ms)
+    begins = np.searchsorted(curve.open_ms, columns.entry_ms)
+    leaves_at_open = np.isin(columns.reason, AT_OPEN)
+    ends = np.where(
+        leaves_at_open,
+        np.searchsorted(curve.open_ms, columns.exit_ms),
+        np.searchsorted(curve.open_ms, columns.exit_ms, side="right"),
+    )
+    contracts = contract_sizes(columns, markets)
+    put_in = columns.quantity * columns.entry_price * contracts
+    taken_out = np.where(columns.is_open, 0.0, columns.quantity * columns.exit_price * contracts)
+    traded = float(put_in.sum() + taken_out.sum())
+
+    def along(amounts: FloatArray) -> FloatArray:
+        changes = np.bincount(begins, amounts, size + 1) - np.bincount(ends, amounts, size + 1)
+        return np.asarray(changes.cumsum()[:size], dtype=np.float64)
+
+    equity = curve.values[1:]
+    mean = float(equity.mean()) if size else 0.0
+    return {
+        "exposure": float((along(np.ones(len(columns))) > 0.5).mean()) if size else None,
+        "capital_used": float((along(put_in) / equity).mean()) if size and not curve.is_lost else None,
+        "traded_value": traded,
+        "turnover": _divided(traded, mean * curve.years),
+    }
+
+
+def _record(columns: Columns, ended: IntArray) -> Stats:
+    """What trades that have ended tell together; a win is a profit after fees."""
+    pnl, gain = columns.pnl[ended], columns.gain[ended]
+    hours = _hours(columns, ended)
+    is_won = pnl > 0
+    won, lost = pnl[is_won], pnl[~is_won]
+    average_win, average_loss = _mean(won), _mean(lost)
     return {
         "trades": len(ended),
-        "still_open": len(result.trades) - len(ended),
-        "refused": len(result.refused),
-        "win_rate": counts["win_rate"],
-        "profit_factor": counts["profit_factor"],
-        "fees": sum(trade.fees for trade in result.trades),
-        "final_equity": float(result.equity[-1]) if len(result.equity) else cash,
-        **_curve_figures(returns, periods),
+        "winners": len(won),
+        "losers": len(lost),
+        "win_rate": _mean(is_won),
+        "profit_factor": _divided(float(won.sum()), -float(lost.sum())),
+        "payoff_ratio": _divided(average_win or 0.0, -(average_loss or 0.0)),
+        "average_pnl": _mean(pnl),
+        "average_win": average_win,
+        "average_loss": average_loss,
+        "largest_win": float(pnl.max()) if len(won) else None,
+        "largest_loss": float(pnl.min()) if len(lost) else None,
+        "average_return": _mean(gain),
+        "median_return": float(np.median(gain)) if len(gain) else None,
+        "best_return": float(gain.max()) if len(gain) else None,
+        "worst_return": float(gain.min()) if len(gain) else None,
+        "sqn": _known(statistics.sqn(pnl)),
+        "kelly": statistics.kelly_discrete(pnl) if len(pnl) else None,
+        "most_wins_in_a_row": longest_run(is_won),
+        "most_losses_in_a_row": longest_run(~is_won),
+        "average_hours": _mean(hours),
+        "average_winning_hours": _mean(hours[is_won]),
+        "average_losing_hours": _mean(hours[~is_won]),
+        "longest_hours": float(hours.max()) if len(hours) else None,
     }
 
 
-def _curve_figures(returns: FloatArray, periods: float) -> dict[str, float | None]:
+def _costs(columns: Columns, settings: Settings, markets: Sequence[MarketInput]) -> Stats:
+    fees, slippage = float(columns.fees.sum()), _slippage(columns, settings, markets)
     return {
-        "total_return": _known(total_return(returns)),
-        "cagr": _known(cagr(returns, periods)),
-        "sharpe": _known(sharpe(returns, periods)),
-        "max_drawdown": _known(max_drawdown(returns)),
+        "fees": fees,
+        "slippage": slippage,
+        "funding": float(columns.funding.sum()),
+        "profit_without_costs": float(columns.pnl.sum()) + fees + slippage,
     }
 
 
-def _periods(open_ms: IntArray, step_ms: int) -> float:
-    """How many candles there are in a year of 365 days, by those that there are."""
-    if not len(open_ms):
-        return 1.0
-    return len(open_ms) * YEAR_MS / float(open_ms[-1] - open_ms[0] + step_ms)
+def _slippage(columns: Columns, settings: Settings, markets: Sequence[MarketInput]) -> float:
+    """What slippage and half the spread cost on market orders, against the prices that were seen. A position that was left in
+    parts counts as if all of it had been left as the last part was."""
+    worse = float(settings.worse)
+    if not worse:
+        return 0.0
+    quantity = columns.quantity * contract_sizes(columns, markets)
+    entered = quantity * columns.entry_price * worse / (1 + columns.side * worse)
+    left = quantity * columns.exit_price * worse / (1 - columns.side * worse)
+    is_market = ~columns.is_open
+    if settings.rests_targets:
+        is_market &= ~np.isin(columns.reason, RESTING)
+    return float(entered.sum() + left[is_market].sum())
 
 
 def _held(markets: Sequence[MarketInput], open_ms: IntArray) -> FloatArray:
-    """What one unit of money is worth at each close when equal parts of it buy each market at the open of its first candle
-    and hold it."""
+    """What one unit of money is worth, at first and at each close, when equal parts of it buy each market at the open of its
+    first candle and hold it."""
     parts = []
     for market in markets:
         candles = market.candles
         start = int(np.searchsorted(candles.open_ms, open_ms[0])) if len(open_ms) else len(candles)
         if start == len(candles):
             continue
+        if len(candles) - start == len(open_ms) and candles.open_ms[start] == open_ms[0] and len(markets) == 1:
+            parts.append(candles.close[start:] / candles.open[start])
+            continue
         last = np.searchsorted(candles.open_ms, open_ms, side="right") - 1
-        closes = candles.close[np.maximum(last, 0)] / candles.open[start]
-        parts.append(np.where(last >= start, closes, 1.0))
-    return np.mean(parts, axis=0) if parts else np.ones(len(open_ms))
+        parts.append(np.where(last >= start, candles.close[np.maximum(last, 0)] / candles.open[start], 1.0))
+    return np.concatenate(([1.0], np.add.reduce(parts) / len(parts) if parts else np.ones(len(open_ms))))
 
 
-def _groups(trades: Iterable[Trade], key: Any) -> list[dict[str, Any]]:
-    found: dict[str, list[Trade]] = {}
-    for trade in trades:
-        found.setdefault(str(key(trade)), []).append(trade)
-    return [_group(name, found[name]) for name in sorted(found)]
+def _groups(columns: Columns, rows: IntArray | None, keys: NDArray[Any], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Trades by ``keys``, each the place of its name in ``names``, ordered by name; of ``rows`` only, where there are any."""
+    chosen = np.arange(len(columns)) if rows is None else rows
+    found = {int(key): chosen[keys[chosen] == key] for key in np.unique(keys[chosen])}
+    return sorted((_group(str(names[key]), columns, found[key]) for key in found), key=lambda one: str(one["name"]))
 
 
-def _group(name: str, trades: Sequence[Trade]) -> dict[str, Any]:
-    won = sum(trade.pnl for trade in trades if trade.pnl > 0)
-    lost = sum(trade.pnl for trade in trades if trade.pnl <= 0)
+def _group(name: str, columns: Columns, rows: IntArray) -> dict[str, Any]:
+    pnl, gain = columns.pnl[rows], columns.gain[rows]
+    is_won = pnl > 0
     return {
         "name": name,
-        "trades": len(trades),
-        "win_rate": sum(trade.pnl > 0 for trade in trades) / len(trades) if trades else None,
-        "pnl": won + lost,
-        "profit_factor": -won / lost if lost else None,
-        "fees": sum(trade.fees for trade in trades),
+        "trades": len(rows),
+        "win_rate": _mean(is_won),
+        "pnl": float(pnl.sum()),
+        "profit_factor": _divided(float(pnl[is_won].sum()), -float(pnl[~is_won].sum())),
+        "average_return": _mean(gain),
+        "best_return": float(gain.max()) if len(gain) else None,
+        "worst_return": float(gain.min()) if len(gain) else None,
+        "average_hours": _mean(_hours(columns, rows)),
+        "fees": float(columns.fees[rows].sum()),
     }
 
 
-def _per_month(ended: Sequence[Trade], open_ms: IntArray, values: FloatArray) -> list[dict[str, Any]]:
-    """Every month that has a candle, with the trades that ended in it."""
-    if not len(open_ms):
+def _per_tag(columns: Columns, ended: IntArray) -> list[dict[str, Any]]:
+    if columns.tags is None:
         return []
-    months = open_ms.astype("datetime64[ms]").astype("datetime64[M]")
-    lasts = np.append(np.flatnonzero(months[1:] != months[:-1]), len(months) - 1)
-    ends = values[lasts + 1]
-    gains = returns_of(np.concatenate((values[:1], ends)))
-    found: dict[str, list[Trade]] = {}
-    for trade in ended:
-        found.setdefault(f"{trade.exit_at:%Y-%m}", []).append(trade)
-    names = [str(one) for one in months[lasts]]
-    return [
-        {**_group(name, found.get(name, [])), "return": float(gain)} for name, gain in zip(names, gains, strict=True)
-    ]
+    names, keys = np.unique(np.array(columns.tags, dtype=str), return_inverse=True)
+    return _groups(columns, ended, keys, names.tolist())
 
 
-def _drawdowns(open_ms: IntArray, values: FloatArray) -> list[dict[str, Any]]:
-    """Times are opens of candles, at whose closes the equity was there; the starting capital has that of the first."""
+def _per_month(columns: Columns, ended: IntArray, curve: _Curve) -> list[dict[str, Any]]:
+    """Every month that has a candle, with the trades that ended in it."""
+    if not len(curve.open_ms):
+        return []
+    borders = np.arange(_month(curve.open_ms[0]) + 1, _month(curve.open_ms[-1]) + 1)
+    begins = borders.astype("datetime64[M]").astype("datetime64[ms]").astype(np.int64)
+    lasts = np.append(np.searchsorted(curve.open_ms, begins), len(curve.open_ms))
+    ends = curve.values[lasts]
+    trade_months = np.searchsorted(begins, columns.exit_ms[ended], side="right")
+    order = np.argsort(trade_months, kind="stable")
+    cuts = np.searchsorted(trade_months[order], np.arange(len(lasts) + 1))
+    found, before = [], curve.values[0]
+    for number, end in enumerate(ends.tolist()):
+        has_candles = lasts[number] > (lasts[number - 1] if number else 0)
+        if has_candles:
+            name = str(np.datetime64(_month(curve.open_ms[0]) + number, "M"))
+            group = _group(name, columns, ended[order[cuts[number] : cuts[number + 1]]])
+            found.append({**group, "return": _divided(end - before, before) if before > 0 else None})
+        before = end
+    return found
+
+
+def _month(ms: Any) -> int:
+    return int(np.datetime64(int(ms), "ms").astype("datetime64[M]").astype(np.int64))
+
+
+def _drawdowns(curve: _Curve) -> list[dict[str, Any]]:
+    """Times are those of the equity: opens of the candles at whose closes it stood there; the starting capital has that of
+    the first."""
     return [
         {
-            "from_at": at(int(open_ms[max(one.peak, 0)])).isoformat(),
-            "low_at": at(int(open_ms[one.trough])).isoformat(),
-            "until_at": None if one.recovery is None else at(int(open_ms[one.recovery])).isoformat(),
+            "from_at": at(int(curve.open_ms[max(one.peak, 0)])).isoformat(),
+            "low_at": at(int(curve.open_ms[one.trough])).isoformat(),
+            "until_at": None if one.recovery is None else at(int(curve.open_ms[one.recovery])).isoformat(),
             "depth": one.depth,
         }
-        for one in deepest_drawdowns(values, DRAWDOWNS)
+        for one in deepest_drawdowns(curve.values, DRAWDOWNS)
     ]
+
+
+def _hours(columns: Columns, rows: IntArray) -> FloatArray:
+    """How long each was held; one that was left within a candle is taken to have been left at its open."""
+    return np.asarray((columns.exit_ms[rows] - columns.entry_ms[rows]) / HOUR_MS, dtype=np.float64)
+
+
+def _mean(values: NDArray[Any]) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def _divided(above: float, below: float) -> float | None:
+    return _known(above / below) if below else None
 
 
 def _known(figure: float) -> float | None:
-    return figure if np.isfinite(figure) else None
+    return float(figure) if np.isfinite(figure) else None
