@@ -13,31 +13,27 @@ closes. The formulas are those of ``domain/statistics.py``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from backtesting.curve import DAY_MS, Curve, Stats, divided, known
 from backtesting.inputs import REASONS, Columns, MarketInput, Result, Settings, Trade, at
 from backtesting.suspicions import RESTING, contract_sizes, suspicions
 from domain import statistics
 from domain.candles import FloatArray, IntArray
 from domain.exits import ExitReason
 from domain.market import PositionSide
-from domain.statistics import Falls, deepest_drawdowns, falls, longest_run, returns_of, yearly
+from domain.statistics import deepest_drawdowns, falls, longest_run
 
 HOUR_MS = 3_600_000
-DAY_MS = 86_400_000
-YEAR_MS = 365 * DAY_MS
 # So many of the deepest drawdowns are told.
 DRAWDOWNS = 5
 STILL_OPEN = "OPEN"
 # What leaves when a candle opens; all else leaves within it.
 AT_OPEN = [REASONS.index(one) for one in (ExitReason.EXIT_SIGNAL, ExitReason.TIME_EXIT)]
-
-Stats = dict[str, float | int | str | None]
 
 
 def figures_of(
@@ -52,11 +48,11 @@ def figures_of(
     ``text``. ``checks_look_ahead`` asks the strategies again about a few of their entries with the future cut off, for what
     a few thousand candles cost.
     """
-    curve = _Curve.of(result, settings, markets)
+    curve = Curve.of(result, settings, markets)
     columns = result.columns
     ended = np.flatnonzero(~columns.is_open)
     per_month = _per_month(columns, ended, curve)
-    holding = _Curve(_held(markets, result.open_ms), result.open_ms, curve.until_ms)
+    holding = curve.held(markets)
     benchmark = holding.figures()
     stats: Stats = {
         **_span(curve),
@@ -75,7 +71,7 @@ def figures_of(
         "per_tag": _per_tag(columns, ended),
         "per_market": _groups(columns, ended, columns.market, columns.symbols),
         "per_side": _groups(columns, ended, (columns.side < 0).astype(np.int8), list(PositionSide)),
-        "drawdowns": _drawdowns(curve),
+        "drawdowns": curve.deepest(DRAWDOWNS),
         "benchmark": benchmark,
         "warnings": suspicions(result, settings, markets, stats, per_month, checks_look_ahead=checks_look_ahead),
     }
@@ -116,78 +112,12 @@ def trade_of(row: Mapping[str, Any]) -> Trade:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Curve:
-    """What an account was worth: ``values`` begin with the starting capital, the others are at the closes of the candles that
-    opened at ``open_ms``, the last of which closed at ``until_ms``."""
-
-    values: FloatArray
-    open_ms: IntArray
-    until_ms: int
-
-    @classmethod
-    def of(cls, result: Result, settings: Settings, markets: Sequence[MarketInput]) -> _Curve:
-        step = min((market.timeframe.seconds * 1000 for market in markets), default=0)
-        until_ms = int(result.open_ms[-1]) + step if len(result.open_ms) else 0
-        return cls(np.concatenate(([float(settings.cash)], result.equity)), result.open_ms, until_ms)
-
-    @property
-    def years(self) -> float:
-        return (self.until_ms - int(self.open_ms[0])) / YEAR_MS if len(self.open_ms) else 0.0
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether there was nothing left of it at some close: what comes after is no return of anything."""
-        return bool(self.values.min() <= 0)
-
-    @property
-    def total(self) -> float:
-        return float(self.values[-1] / self.values[0] - 1)
-
-    def days(self) -> tuple[FloatArray, float]:
-        """The returns of days, and how many of them a year has."""
-        if not len(self.open_ms) or self.is_lost:
-            return np.empty(0), 365.0
-        days = self.open_ms // DAY_MS
-        lasts = np.append(np.flatnonzero(days[1:] != days[:-1]), len(days) - 1)
-        returns = returns_of(np.concatenate((self.values[:1], self.values[lasts + 1])))
-        return returns, len(returns) * 365.0 / float(days[-1] - days[0] + 1)
-
-    def figures(self) -> Stats:
-        """What is told of any curve."""
-        returns, periods = self.days()
-        deepest = float(falls(self.values).depth.min(initial=0.0))
-        return {
-            "total_return": self.total if self.years else None,
-            "cagr": _known(self.cagr),
-            "volatility": _known(statistics.volatility(returns, periods)),
-            "sharpe": _known(statistics.sharpe(returns, periods)),
-            "sortino": _known(statistics.sortino(returns, periods)),
-            "calmar": _divided(self.cagr, -deepest),
-            "max_drawdown": deepest if self.years else None,
-        }
-
-    @property
-    def cagr(self) -> float:
-        return yearly(self.total, self.years) if self.years else np.nan
-
-    def moment(self, place: int) -> int:
-        """When the value at ``place`` was reached: the close of its candle, as the open of the next one."""
-        return int(self.open_ms[place]) if place < len(self.open_ms) else self.until_ms
-
-    def longest_ms(self, fallen: Falls) -> int:
-        """How long the longest fall took until the curve was as high again, or until its end."""
-        moments = np.append(self.open_ms, self.until_ms)
-        ends = np.minimum(fallen.recovery, len(self.values) - 1)
-        return int((moments[ends] - moments[fallen.peak]).max(initial=0))
-
-
-def _span(curve: _Curve) -> Stats:
+def _span(curve: Curve) -> Stats:
     is_empty = not len(curve.open_ms)
     return {
         "from_at": None if is_empty else at(curve.moment(0)).isoformat(),
         "until_at": None if is_empty else at(curve.until_ms).isoformat(),
-        "days": curve.years * 365,
+        "days": 0.0 if is_empty else (curve.until_ms - curve.moment(0)) / DAY_MS,
         "candles": len(curve.open_ms),
         "start_equity": float(curve.values[0]),
         "final_equity": float(curve.values[-1]),
@@ -196,20 +126,20 @@ def _span(curve: _Curve) -> Stats:
     }
 
 
-def _returns(curve: _Curve, holding: _Curve, benchmark: Stats) -> Stats:
+def _returns(curve: Curve, holding: Curve, benchmark: Stats) -> Stats:
     returns, periods = curve.days()
     held, _ = holding.days()
     return {
         **curve.figures(),
         "buy_and_hold_return": benchmark["total_return"],
         "excess_return": curve.total - holding.total if curve.years else None,
-        "alpha": _known(statistics.alpha(returns, held, periods)),
-        "beta": _known(statistics.beta(returns, held)),
-        "correlation": _known(statistics.correlation(returns, held)),
+        "alpha": known(statistics.alpha(returns, held, periods)),
+        "beta": known(statistics.beta(returns, held)),
+        "correlation": known(statistics.correlation(returns, held)),
     }
 
 
-def _risk(curve: _Curve) -> Stats:
+def _risk(curve: Curve) -> Stats:
     returns, _ = curve.days()
     fallen, deepest = falls(curve.values), deepest_drawdowns(curve.values, 1)
     days = None
@@ -218,22 +148,22 @@ def _risk(curve: _Curve) -> Stats:
         days = (curve.moment(end) - curve.moment(one.peak + 1)) / DAY_MS
     amounts = curve.values[fallen.peak] * -fallen.depth
     return {
-        "omega": _known(statistics.omega(returns)),
-        "value_at_risk": _known(statistics.value_at_risk(returns)),
-        "conditional_value_at_risk": _known(statistics.conditional_value_at_risk(returns)),
-        "skew": _known(statistics.skew(returns)),
-        "kurtosis": _known(statistics.kurtosis(returns)),
-        "tail_ratio": _known(statistics.tail_ratio(returns)),
-        "stability": _known(statistics.stability(returns)),
-        "ulcer_index": _known(statistics.ulcer_index(returns)),
+        "omega": known(statistics.omega(returns)),
+        "value_at_risk": known(statistics.value_at_risk(returns)),
+        "conditional_value_at_risk": known(statistics.conditional_value_at_risk(returns)),
+        "skew": known(statistics.skew(returns)),
+        "kurtosis": known(statistics.kurtosis(returns)),
+        "tail_ratio": known(statistics.tail_ratio(returns)),
+        "stability": known(statistics.stability(returns)),
+        "ulcer_index": known(statistics.ulcer_index(returns)),
         "max_drawdown_days": days,
         "longest_drawdown_days": curve.longest_ms(fallen) / DAY_MS if len(fallen.peak) else None,
         "average_drawdown": float(fallen.depth.mean()) if len(fallen.depth) else None,
-        "recovery_factor": _divided(float(curve.values[-1] - curve.values[0]), float(amounts.max(initial=0.0))),
+        "recovery_factor": divided(float(curve.values[-1] - curve.values[0]), float(amounts.max(initial=0.0))),
     }
 
 
-def _use(curve: _Curve, columns: Columns, markets: Sequence[MarketInput]) -> Stats:
+def _use(curve: Curve, columns: Columns, markets: Sequence[MarketInput]) -> Stats:
     """How much of the time, and of the money, was at work; a candle counts in which anything was held."""
     size = len(curve.open_ms)
     begins = np.searchsorted(curve.open_ms, columns.entry_ms)
@@ -258,7 +188,7 @@ def _use(curve: _Curve, columns: Columns, markets: Sequence[MarketInput]) -> Sta
         "exposure": float((along(np.ones(len(columns))) > 0.5).mean()) if size else None,
         "capital_used": float((along(put_in) / equity).mean()) if size and not curve.is_lost else None,
         "traded_value": traded,
-        "turnover": _divided(traded, mean * curve.years),
+        "turnover": divided(traded, mean * curve.years),
     }
 
 
@@ -274,8 +204,8 @@ def _record(columns: Columns, ended: IntArray) -> Stats:
         "winners": len(won),
         "losers": len(lost),
         "win_rate": _mean(is_won),
-        "profit_factor": _divided(float(won.sum()), -float(lost.sum())),
-        "payoff_ratio": _divided(average_win or 0.0, -(average_loss or 0.0)),
+        "profit_factor": divided(float(won.sum()), -float(lost.sum())),
+        "payoff_ratio": divided(average_win or 0.0, -(average_loss or 0.0)),
         "average_pnl": _mean(pnl),
         "average_win": average_win,
         "average_loss": average_loss,
@@ -285,7 +215,7 @@ def _record(columns: Columns, ended: IntArray) -> Stats:
         "median_return": float(np.median(gain)) if len(gain) else None,
         "best_return": float(gain.max()) if len(gain) else None,
         "worst_return": float(gain.min()) if len(gain) else None,
-        "sqn": _known(statistics.sqn(pnl)),
+        "sqn": known(statistics.sqn(pnl)),
         "kelly": statistics.kelly_discrete(pnl) if len(pnl) else None,
         "most_wins_in_a_row": longest_run(is_won),
         "most_losses_in_a_row": longest_run(~is_won),
@@ -321,23 +251,6 @@ def _slippage(columns: Columns, settings: Settings, markets: Sequence[MarketInpu
     return float(entered.sum() + left[is_market].sum())
 
 
-def _held(markets: Sequence[MarketInput], open_ms: IntArray) -> FloatArray:
-    """What one unit of money is worth, at first and at each close, when equal parts of it buy each market at the open of its
-    first candle and hold it."""
-    parts = []
-    for market in markets:
-        candles = market.candles
-        start = int(np.searchsorted(candles.open_ms, open_ms[0])) if len(open_ms) else len(candles)
-        if start == len(candles):
-            continue
-        if len(candles) - start == len(open_ms) and candles.open_ms[start] == open_ms[0] and len(markets) == 1:
-            parts.append(candles.close[start:] / candles.open[start])
-            continue
-        last = np.searchsorted(candles.open_ms, open_ms, side="right") - 1
-        parts.append(np.where(last >= start, candles.close[np.maximum(last, 0)] / candles.open[start], 1.0))
-    return np.concatenate(([1.0], np.add.reduce(parts) / len(parts) if parts else np.ones(len(open_ms))))
-
-
 def _groups(columns: Columns, rows: IntArray | None, keys: NDArray[Any], names: Sequence[str]) -> list[dict[str, Any]]:
     """Trades by ``keys``, each the place of its name in ``names``, ordered by name; of ``rows`` only, where there are any."""
     chosen = np.arange(len(columns)) if rows is None else rows
@@ -353,7 +266,7 @@ def _group(name: str, columns: Columns, rows: IntArray) -> dict[str, Any]:
         "trades": len(rows),
         "win_rate": _mean(is_won),
         "pnl": float(pnl.sum()),
-        "profit_factor": _divided(float(pnl[is_won].sum()), -float(pnl[~is_won].sum())),
+        "profit_factor": divided(float(pnl[is_won].sum()), -float(pnl[~is_won].sum())),
         "average_return": _mean(gain),
         "best_return": float(gain.max()) if len(gain) else None,
         "worst_return": float(gain.min()) if len(gain) else None,
@@ -369,7 +282,7 @@ def _per_tag(columns: Columns, ended: IntArray) -> list[dict[str, Any]]:
     return _groups(columns, ended, keys, names.tolist())
 
 
-def _per_month(columns: Columns, ended: IntArray, curve: _Curve) -> list[dict[str, Any]]:
+def _per_month(columns: Columns, ended: IntArray, curve: Curve) -> list[dict[str, Any]]:
     """Every month that has a candle, with the trades that ended in it."""
     if not len(curve.open_ms):
         return []
@@ -386,27 +299,13 @@ def _per_month(columns: Columns, ended: IntArray, curve: _Curve) -> list[dict[st
         if has_candles:
             name = str(np.datetime64(_month(curve.open_ms[0]) + number, "M"))
             group = _group(name, columns, ended[order[cuts[number] : cuts[number + 1]]])
-            found.append({**group, "return": _divided(end - before, before) if before > 0 else None})
+            found.append({**group, "return": divided(end - before, before) if before > 0 else None})
         before = end
     return found
 
 
 def _month(ms: Any) -> int:
     return int(np.datetime64(int(ms), "ms").astype("datetime64[M]").astype(np.int64))
-
-
-def _drawdowns(curve: _Curve) -> list[dict[str, Any]]:
-    """Times are those of the equity: opens of the candles at whose closes it stood there; the starting capital has that of
-    the first."""
-    return [
-        {
-            "from_at": at(int(curve.open_ms[max(one.peak, 0)])).isoformat(),
-            "low_at": at(int(curve.open_ms[one.trough])).isoformat(),
-            "until_at": None if one.recovery is None else at(int(curve.open_ms[one.recovery])).isoformat(),
-            "depth": one.depth,
-        }
-        for one in deepest_drawdowns(curve.values, DRAWDOWNS)
-    ]
 
 
 def _hours(columns: Columns, rows: IntArray) -> FloatArray:
@@ -416,11 +315,3 @@ def _hours(columns: Columns, rows: IntArray) -> FloatArray:
 
 def _mean(values: NDArray[Any]) -> float | None:
     return float(values.mean()) if len(values) else None
-
-
-def _divided(above: float, below: float) -> float | None:
-    return _known(above / below) if below else None
-
-
-def _known(figure: float) -> float | None:
-    return float(figure) if np.isfinite(figure) else None
