@@ -23,16 +23,33 @@ import numpy as np
 from pydantic import ValidationError
 
 from backtesting.engine import backtest
-from backtesting.inputs import MarketInput, Result, Settings, Trade
+from backtesting.figures import TRADE_FIELDS, figures_of, trade_row
+from backtesting.inputs import MarketInput, Result, Settings
+from backtesting.wording import UNKNOWN, figure_text, figure_title
 from domain.candles import Candles, Timeframe
-from domain.statistics import cagr, max_drawdown, returns_of, sharpe, total_return
 from strategies.library import LIBRARY
 
 COLUMNS = ("ts", "open", "high", "low", "close", "volume")
-TRADE_FIELDS = (
-    "side", "entry_at", "entry_price", "exit_at", "exit_price", "quantity", "pnl", "return", "exit_reason",
-)  # fmt: skip
-YEAR_SECONDS = 365 * 86_400
+
+# What is printed of the figures, and in which order.
+PAGE = {
+    "Account": (
+        "from_at", "until_at", "candles", "start_equity", "final_equity", "profit", "total_return", "cagr",
+        "buy_and_hold_return", "excess_return",
+    ),
+    "Risk": (
+        "max_drawdown", "max_drawdown_days", "longest_drawdown_days", "volatility", "sharpe", "sortino", "calmar",
+        "value_at_risk", "conditional_value_at_risk", "alpha", "beta", "exposure", "capital_used",
+    ),
+    "Trades": (
+        "trades", "still_open", "refused", "win_rate", "profit_factor", "payoff_ratio", "average_pnl",
+        "average_return", "best_return", "worst_return", "sqn", "most_wins_in_a_row", "most_losses_in_a_row",
+        "average_hours",
+    ),
+    "Costs": ("fees", "slippage", "funding", "profit_without_costs", "turnover"),
+}  # fmt: skip
+TABLES = {"Reason": "per_reason", "Tag": "per_tag", "Side": "per_side", "Month": "per_month"}
+GROUP_COLUMNS = ("return", "trades", "win_rate", "pnl", "average_return", "average_hours")
 
 
 class CannotRun(Exception):
@@ -101,40 +118,44 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
     except (CannotRun, ValueError, OSError) as refused:
         print(f"r3edge backtest: {_said(refused)}", file=sys.stderr)  # noqa: T201  # a command line prints
         return 2
-    stats = stats_of(result, settings, market.timeframe)
+    figures = figures_of(result, settings, [market])
     if options.json:
         told = {
-            "stats": stats,
-            "trades": [_row(trade) for trade in result.trades],
+            "stats": figures.pop("stats"),
+            "trades": [trade_row(trade) for trade in result.trades],
             "equity": list(zip(result.open_ms.tolist(), result.equity.tolist(), strict=True)),
+            **figures,
         }
         json.dump(told, out)
         out.write("\n")
     else:
-        out.writelines(f"{name.replace('_', ' '):16} {_text(value)}\n" for name, value in stats.items())
+        out.write(text_of(figures))
+        for warning in figures["warnings"]:
+            print(f"{warning['code']}: {warning['text']}", file=sys.stderr)  # noqa: T201
     return 0
 
 
-def stats_of(result: Result, settings: Settings, timeframe: Timeframe) -> dict[str, Any]:
-    """What it came to; ratios are None where there is too little to tell."""
-    ended = [trade for trade in result.trades if not trade.is_open]
-    won = sum(trade.pnl for trade in ended if trade.pnl > 0)
-    lost = sum(trade.pnl for trade in ended if trade.pnl <= 0)
-    returns = returns_of(np.concatenate(([float(settings.cash)], result.equity)))
-    periods = YEAR_SECONDS / timeframe.seconds
-    return {
-        "trades": len(ended),
-        "still_open": len(result.trades) - len(ended),
-        "refused": len(result.refused),
-        "win_rate": sum(trade.pnl > 0 for trade in ended) / len(ended) if ended else None,
-        "profit_factor": -won / lost if lost else None,
-        "fees": sum(trade.fees for trade in result.trades),
-        "final_equity": float(result.equity[-1]) if len(result.equity) else float(settings.cash),
-        "total_return": _known(total_return(returns)),
-        "cagr": _known(cagr(returns, periods)),
-        "sharpe": _known(sharpe(returns, periods)) if len(returns) > 1 else None,
-        "max_drawdown": _known(max_drawdown(returns)) if len(returns) else None,
-    }
+def text_of(figures: dict[str, Any]) -> str:
+    """Figures as a page of text: what is asked first, first."""
+    stats, pages = figures["stats"], []
+    for title, names in PAGE.items():
+        lines = [f"  {figure_title(name):24} {figure_text(name, stats[name]):>16}" for name in names]
+        pages.append("\n".join([title, *lines]))
+    pages += [_table(title, figures[name]) for title, name in TABLES.items() if figures[name]]
+    return "\n\n".join(pages) + "\n"
+
+
+def _table(title: str, groups: list[dict[str, Any]]) -> str:
+    names = [name for name in GROUP_COLUMNS if name in groups[0]]
+    rows = [[title, *map(figure_title, names)]]
+    rows += [[group["name"] or UNKNOWN, *(figure_text(name, group[name]) for name in names)] for group in groups]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    )
 
 
 def candles_from(path: Path, since: int | None = None, until: int | None = None) -> Candles:
@@ -199,19 +220,11 @@ def _settings(options: argparse.Namespace) -> Settings:
     )  # fmt: skip
 
 
-def _row(trade: Trade) -> dict[str, Any]:
-    return {
-        "side": trade.side.value, "entry_at": trade.entry_at.isoformat(), "entry_price": trade.entry_price,
-        "exit_at": trade.exit_at.isoformat(), "exit_price": trade.exit_price, "quantity": trade.quantity,
-        "pnl": trade.pnl, "return": trade.gain, "exit_reason": trade.exit_reason,
-    }  # fmt: skip
-
-
 def _write_trades(path: Path, result: Result) -> None:
     with path.open("w", newline="") as lines:
         rows = csv.DictWriter(lines, TRADE_FIELDS)
         rows.writeheader()
-        rows.writerows(_row(trade) for trade in result.trades)
+        rows.writerows(trade_row(trade) for trade in result.trades)
 
 
 def _path(name: str) -> Path:
@@ -245,11 +258,3 @@ def _said(refused: Exception) -> str:
     if isinstance(refused, ValidationError):
         return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'parameters'}: {one['msg']}" for one in refused.errors())
     return str(refused)
-
-
-def _known(figure: float) -> float | None:
-    return figure if np.isfinite(figure) else None
-
-
-def _text(value: Any) -> str:
-    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -9,6 +9,7 @@ targets) may differ by a millionth: a strategy's warm-up is chosen so that no mo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,16 +56,22 @@ def malformed(strategy: Strategy[Any], candles: Candles, said: Any) -> Fault | N
 
 
 def looks_ahead(
-    strategy: Strategy[Any], candles: Candles, others: Others | None = None, checks: int = 20
+    strategy: Strategy[Any],
+    candles: Candles,
+    others: Others | None = None,
+    checks: int = 20,
+    cuts: Sequence[int] | None = None,
 ) -> Fault | None:
     """Where a signal changes when the candles after it, and all else that came later, are cut off.
 
-    A strategy that sees the future makes money only in backtests. ``checks`` cuts are spread over the history.
+    A strategy that sees the future makes money only in backtests. ``checks`` cuts are spread over the history; ``cuts`` say
+    instead how many candles are left each time.
     """
     beside = others or nothing_beside(candles)
     whole = strategy.signals_with(candles, beside)
     first = min(strategy.warm_up, len(candles))
-    for length in sorted({int(cut) for cut in np.linspace(first, len(candles), checks) if cut >= 1}):
+    lengths = np.linspace(first, len(candles), checks) if cuts is None else cuts
+    for length in sorted({int(cut) for cut in lengths if cut >= 1}):
         seen = candles.upto(length)
         part = strategy.signals_with(seen, beside.upto(seen))
         fault = _misshapen(part, length) or _difference(part, whole.between(0, length), tolerance=0.0)

@@ -10,17 +10,22 @@ empyrical's unless a docstring says otherwise. These are statistics: floats, and
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from domain.candles import FloatArray
+from domain.candles import FloatArray, IntArray
 from domain.risk import kelly_fraction, quantile, tail_mean
 
 NAN, INFINITY = float("nan"), float("inf")
 # Spreads of less, against the mean, are what rounding leaves of a constant.
 ROUNDING = 1e-14
+# The natural logarithm of the largest float.
+LARGEST_POWER = math.log(sys.float_info.max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,15 @@ class Drawdown:
     recovery: int | None
 
 
+class Falls(NamedTuple):
+    """Falls of a curve, as parallel arrays: indices of the curve's values, of the last at the ``peak`` and of the first that
+    is as high again (one past the end where none is), and the ``depth`` as a fraction of the peak, negative."""
+
+    peak: IntArray
+    recovery: IntArray
+    depth: FloatArray
+
+
 def returns_of(values: FloatArray) -> FloatArray:
     """The simple returns of prices, or of an equity curve."""
     return np.asarray(values[1:] / values[:-1] - 1, dtype=np.float64)
@@ -47,7 +61,16 @@ def total_return(returns: FloatArray) -> float:
 
 def cagr(returns: FloatArray, periods: float) -> float:
     """The yearly return that compounds to the total (empyrical's annual return)."""
-    return float((1 + total_return(returns)) ** (periods / len(returns)) - 1) if len(returns) else NAN
+    return yearly(total_return(returns), len(returns) / periods) if len(returns) else NAN
+
+
+def yearly(total: float, years: float) -> float:
+    """The yearly return that compounds to ``total`` in so many years: -1 where all is lost or more, infinite where it is no
+    number any more, as a good day's is."""
+    if total <= -1:
+        return -1.0
+    power = math.log1p(total) / years
+    return math.expm1(power) if power < LARGEST_POWER else INFINITY
 
 
 def volatility(returns: FloatArray, periods: float) -> float:
@@ -98,6 +121,31 @@ def deepest_drawdown(returns: FloatArray) -> Drawdown:
     return Drawdown(float(falls[trough]), peak - 1, trough, recovery)
 
 
+def falls(values: FloatArray) -> Falls:
+    """Every fall of an equity curve from a peak to where it is as high again, oldest first."""
+    highest = np.maximum.accumulate(values)
+    below = values < highest
+    peaks = np.flatnonzero(below[1:] & ~below[:-1])
+    recoveries = np.flatnonzero(below[:-1] & ~below[1:]) + 1
+    if len(recoveries) < len(peaks):
+        recoveries = np.append(recoveries, len(values))
+    # The peak itself is no part of what lies below it, and lowers no minimum.
+    depths = np.minimum.reduceat(values / highest - 1, peaks) if len(peaks) else np.empty(0)
+    return Falls(peaks, recoveries, depths)
+
+
+def deepest_drawdowns(values: FloatArray, count: int) -> list[Drawdown]:
+    """The ``count`` deepest ``falls`` of an equity curve that begins with the starting capital, deepest first. Indices are
+    those of its returns, as everywhere here."""
+    found, fallen = [], falls(values)
+    for number in np.argsort(fallen.depth, kind="stable")[:count].tolist():
+        peak, recovery = int(fallen.peak[number]), int(fallen.recovery[number])
+        trough = peak + int(values[peak:recovery].argmin())
+        end = None if recovery == len(values) else recovery - 1
+        found.append(Drawdown(float(fallen.depth[number]), peak - 1, trough - 1, end))
+    return found
+
+
 def drawdowns(returns: FloatArray) -> FloatArray:
     """After each period, how far the equity is below its highest so far, as a fraction of it, zero or negative."""
     growth = _growth(returns)
@@ -125,6 +173,39 @@ def win_rate(outcomes: FloatArray) -> float:
     known = _known(outcomes)
     decided = np.count_nonzero(known)
     return np.count_nonzero(known > 0) / decided if decided else NAN
+
+
+def sqn(outcomes: FloatArray) -> float:
+    """Van Tharp's system quality number: the mean over the sample standard deviation (n - 1), times the root of how many
+    there are. Above 2 a system is tradable, he says, with some thirty trades at least; they are to have risked the same."""
+    known = _known(outcomes)
+    return math.sqrt(len(known)) * _ratio(float(known.mean()), _deviation(known)) if len(known) > 1 else NAN
+
+
+def longest_run(flags: NDArray[np.bool_]) -> int:
+    """How many of ``flags`` were true in a row at most."""
+    ends = np.flatnonzero(~np.concatenate(([False], flags, [False])))
+    return int(np.diff(ends).max()) - 1
+
+
+def correlation(returns: FloatArray, benchmark: FloatArray) -> float:
+    """Pearson's: from -1 to 1, how closely both move together."""
+    ours, theirs = _both_known(returns, benchmark)
+    spread = _deviation(ours) * _deviation(theirs)
+    return (
+        _ratio(float((ours - ours.mean()) @ (theirs - theirs.mean())) / (len(ours) - 1), spread) if spread > 0 else NAN
+    )
+
+
+def win_rate_bounds(wins: int, trades: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Between which rates the true one lies with ``confidence``, when so many of ``trades`` were won (Wilson's score
+    interval, 1927). Raises ValueError without a trade."""
+    if trades < 1:
+        raise ValueError(f"wanted at least 1 trade, was {trades}")
+    score, rate = NormalDist().inv_cdf((1 + confidence) / 2), wins / trades
+    middle = (rate + score**2 / (2 * trades)) / (1 + score**2 / trades)
+    reach = score * math.sqrt(rate * (1 - rate) / trades + score**2 / (4 * trades**2)) / (1 + score**2 / trades)
+    return middle - reach, middle + reach
 
 
 def skew(returns: FloatArray) -> float:

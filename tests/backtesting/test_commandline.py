@@ -48,10 +48,15 @@ def wanted(path: Path, *more: str) -> list[str]:
 
 def test_it_tells_trades_figures_and_equity(wave: Path) -> None:
     told = run(*wanted(wave, "--fee", "0"))
-    assert list(told) == ["stats", "trades", "equity"]
+    assert list(told)[:3] == ["stats", "trades", "equity"]
+    assert set(told) == {
+        "stats", "trades", "equity", "per_month", "per_reason", "per_tag", "per_market", "per_side", "drawdowns",
+        "benchmark", "warnings",
+    }  # fmt: skip
     assert (told["stats"]["trades"], told["stats"]["still_open"]) == (6, 1)
     assert list(told["trades"][0]) == [
         "side", "entry_at", "entry_price", "exit_at", "exit_price", "quantity", "pnl", "return", "exit_reason",
+        "symbol", "fees", "funding", "tag",
     ]  # fmt: skip
     assert told["trades"][0]["exit_reason"] == "EXIT_SIGNAL"
     assert told["equity"][0] == [11 * HOUR_MS, 10_000.0]
@@ -106,5 +111,23 @@ def test_a_run_imports_nothing_heavy(wave: Path) -> None:
         "heavy = {'django', 'numba', 'pandas', 'ccxt', 'celery'} & set(sys.modules); assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("trades           6\n")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Account\n")
+
+
+def test_figures_are_printed_with_their_units_and_warnings_apart(
+    wave: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = io.StringIO()
+    assert main(wanted(wave, "--fee", "0"), out) == 0
+    pages = {page.partition("\n")[0].split("  ")[0]: page.splitlines() for page in out.getvalue().split("\n\n")}
+    assert list(pages) == ["Account", "Risk", "Trades", "Costs", "Reason", "Side", "Month"]
+    assert pages["Account"][1].split() == ["from", "1970-01-01", "11:00"]
+    assert "  start equity                    10,000.00" in pages["Account"]
+    assert "  win rate                         100.00 %" in pages["Trades"]
+    assert [line.split()[0] for line in pages["Reason"][1:]] == ["EXIT_SIGNAL", "OPEN"]
+    assert len({len(line) for line in pages["Month"]}) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0] for line in said] == ["NO_FEES", "FEW_TRADES", "SHORT_SPAN", "THIN_VOLUME"]
+    told = run(*wanted(wave, "--fee", "0"))["warnings"]
+    assert [f"{one['code']}: {one['text']}" for one in told] == said

@@ -222,8 +222,8 @@ def test_both_strategies_on_real_candles_trade_as_the_table_says(name: str, plan
     assert total_return(np.array([one[4] for one in got])) == pytest.approx(expected["compounded_net"], abs=1e-10)
 
 
-def test_an_account_that_is_always_long_or_short_comes_to_the_reference_to_the_cent() -> None:
-    expected = reference_json("reference/backtest/backtesting_py_goog_smacross_stats.json")["expected"]
+def goog() -> tuple[MarketInput, Settings]:
+    """The reference's share, always long or short with all there is."""
     columns = reference_columns("equity/backtesting_py/GOOG.csv.gz")
     held = Candles(
         columns["ts"].astype(np.int64), *(columns[name] for name in ("open", "high", "low", "close", "volume"))
@@ -235,7 +235,13 @@ def test_an_account_that_is_always_long_or_short_comes_to_the_reference_to_the_c
         "GOOG", held, Timeframe.D1, SignalArrays(turns, np.zeros(len(held), np.int8)), plan=ExitPlan(), rules=shares,
         can_short=True,
     )  # fmt: skip
-    settings = Settings(sizing=SizingMethod.PERCENT_OF_EQUITY, amount=Decimal(100), is_closed_at_end=True)
+    return market, Settings(sizing=SizingMethod.PERCENT_OF_EQUITY, amount=Decimal(100), is_closed_at_end=True)
+
+
+def test_an_account_that_is_always_long_or_short_comes_to_the_reference_to_the_cent() -> None:
+    expected = reference_json("reference/backtest/backtesting_py_goog_smacross_stats.json")["expected"]
+    market, settings = goog()
+    held = market.candles
     result = both(market, settings)
     gains = np.array([one.gain for one in result.trades])
     assert len(gains) == expected["trades"]

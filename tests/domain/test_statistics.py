@@ -57,6 +57,35 @@ def test_equity_that_only_rises_has_no_depth() -> None:
     assert statistics.deepest_drawdown(floats(0.1, 0.2)).depth == 0
 
 
+def test_a_year_that_lost_all_or_more_lost_all_and_one_beyond_numbers_is_infinite() -> None:
+    assert statistics.yearly(-1.0, 2) == statistics.yearly(-1.5, 2) == -1
+    assert statistics.cagr(floats(0.5), 10_000) == INFINITY
+    assert statistics.yearly(0.21, 2) == pytest.approx(0.1, rel=1e-14)
+
+
+def test_falls_are_from_the_last_at_the_peak_to_the_first_as_high_again() -> None:
+    fallen = statistics.falls(floats(100, 100, 90, 80, 100, 120, 108, 126, 63, 70))
+    assert fallen.peak.tolist() == [1, 5, 7]
+    assert fallen.recovery.tolist() == [4, 7, 10]  # the last has none
+    assert fallen.depth.tolist() == close([-0.2, -0.1, -0.5])
+
+
+def test_the_deepest_drawdowns_come_first_and_count_the_starting_capital() -> None:
+    curve = floats(100, 80, 100, 120, 108, 126, 63, 70)
+    assert statistics.deepest_drawdowns(curve, 2) == [
+        Drawdown(close(-0.5), 4, 5, None), Drawdown(close(-0.2), -1, 0, 1),
+    ]  # fmt: skip
+    assert [one.depth for one in statistics.deepest_drawdowns(curve, 9)] == close([-0.5, -0.2, -0.1])
+    assert statistics.deepest_drawdowns(floats(100, 110), 5) == statistics.deepest_drawdowns(floats(100), 5) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_deepest_of_many_falls_is_the_deepest_drawdown(seed: int) -> None:
+    returns = np.random.default_rng(seed).normal(0, 0.01, 200)
+    curve = np.concatenate(([1.0], np.cumprod(1 + returns)))
+    assert statistics.deepest_drawdowns(curve, 1) == [statistics.deepest_drawdown(returns)]
+
+
 def test_a_drawdown_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="wanted at least 1 return, was 0"):
         statistics.deepest_drawdown(floats())
@@ -91,6 +120,26 @@ def test_ratios_divide_by_the_spread_they_are_named_for() -> None:
     assert statistics.kelly_continuous(returns) == pytest.approx(0.01 / (10e-4 / 3), rel=1e-12)
 
 
+def test_a_system_s_quality_is_the_mean_over_the_spread_times_the_root_of_how_many() -> None:
+    # The mean is 2, the squares about it are 1 1 4 4.
+    assert statistics.sqn(floats(3, 1, 4, 0)) == pytest.approx(2 * 2 / math.sqrt(10 / 3), rel=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("flags", "longest"), [([], 0), ([False], 0), ([True], 1), ([True, False, True, True], 2), ([True, True, False], 2)]
+)
+def test_the_longest_run_is_counted(flags: list[bool], longest: int) -> None:
+    assert statistics.longest_run(np.array(flags, dtype=np.bool_)) == longest
+
+
+def test_a_rate_of_wins_lies_between_wilson_s_bounds() -> None:
+    # His interval for 1 of 10 at 95 %, as textbooks have it: 1.79 % to 40.42 %.
+    assert statistics.win_rate_bounds(1, 10) == pytest.approx((0.0179, 0.4042), abs=5e-5)
+    assert statistics.win_rate_bounds(0, 10)[0] == pytest.approx(0, abs=1e-12)
+    with pytest.raises(ValueError, match="wanted at least 1 trade, was 0"):
+        statistics.win_rate_bounds(0, 0)
+
+
 def test_moments_are_those_of_the_population() -> None:
     returns = floats(0, 0, 0, 1)  # about a mean of 1/4: cubes 3/32, fourth powers 21/256, squares 3/16
 
@@ -104,6 +153,8 @@ def test_what_half_a_benchmark_explains_leaves_no_alpha() -> None:
     assert statistics.beta(benchmark / 2 + 0.01, benchmark) == pytest.approx(0.5, rel=1e-12)
     assert statistics.alpha(benchmark / 2 + 0.01, benchmark, 2) == pytest.approx(1.01**2 - 1, rel=1e-12)
     assert statistics.down_capture(benchmark, benchmark, 12) == 1
+    assert statistics.correlation(0.01 - benchmark / 2, benchmark) == pytest.approx(-1, rel=1e-12)
+    assert math.isnan(statistics.correlation(floats(0.01, 0.01, 0.01), benchmark))
 
 
 NAN_WITHOUT_RETURNS: list[Callable[[FloatArray], float]] = [
@@ -113,6 +164,7 @@ NAN_WITHOUT_RETURNS: list[Callable[[FloatArray], float]] = [
     statistics.tail_ratio, statistics.stability, lambda none: statistics.cagr(none, 365),
     lambda none: statistics.volatility(none, 365), lambda none: statistics.sharpe(none, 365),
     lambda none: statistics.sortino(none, 365), lambda none: statistics.downside_risk(none, 365),
+    statistics.sqn, lambda none: statistics.correlation(none, none),
     lambda none: statistics.beta(none, none), lambda none: statistics.alpha(none, none, 365),
 ]  # fmt: skip
 
