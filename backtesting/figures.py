@@ -206,7 +206,7 @@ def _record(columns: Columns, ended: IntArray) -> Stats:
         "win_rate": _mean(is_won),
         "profit_factor": divided(float(won.sum()), -float(lost.sum())),
         "payoff_ratio": divided(average_win or 0.0, -(average_loss or 0.0)),
-        "average_pnl": _mean(pnl),
+        "expectancy": _mean(pnl),
         "average_win": average_win,
         "average_loss": average_loss,
         "largest_win": float(pnl.max()) if len(won) else None,

@@ -26,7 +26,7 @@ UNITS = {
     **dict.fromkeys(
         (
             "start_equity", "final_equity", "peak_equity", "profit", "fees", "slippage", "funding",
-            "profit_without_costs", "traded_value", "pnl", "average_pnl", "average_win", "average_loss",
+            "profit_without_costs", "traded_value", "pnl", "expectancy", "average_win", "average_loss",
             "largest_win", "largest_loss",
         ),
         Unit.MONEY,
@@ -76,11 +76,11 @@ TITLES = {
     "pnl": "profit",
     "sqn": "SQN",
     "kelly": "Kelly's fraction",
+    "expectancy": "profit a trade",
     "average_hours": "held on average",
     "average_winning_hours": "held when it won",
     "average_losing_hours": "held when it lost",
     "longest_hours": "held at most",
-    "average_pnl": "profit a trade",
     "average_return": "return a trade",
     "best_return": "best trade",
     "worst_return": "worst trade",
