@@ -254,7 +254,7 @@ def test_an_account_that_was_lost_has_no_ratios() -> None:
     assert (stats["total_return"], stats["sharpe"], stats["capital_used"]) == (-0.98, None, None)
     assert came_to([], [1000.0, -50.0])["stats"]["cagr"] == -1
     months = came_to([], [1000.0] * 30 + [-50.0] * 2 + [20.0])["per_month"]
-    assert [one["return"] for one in months] == [-1.05, None]
+    assert [one["return"] for one in months] == [-1.05, 0.0]
 
 
 def test_figures_of_trades_are_plain_too_and_every_one_has_its_unit() -> None:
