@@ -42,7 +42,7 @@ PAGE = {
         "value_at_risk", "conditional_value_at_risk", "alpha", "beta", "exposure", "capital_used",
     ),
     "Trades": (
-        "trades", "still_open", "refused", "win_rate", "profit_factor", "payoff_ratio", "average_pnl",
+        "trades", "still_open", "refused", "win_rate", "profit_factor", "payoff_ratio", "expectancy",
         "average_return", "best_return", "worst_return", "sqn", "most_wins_in_a_row", "most_losses_in_a_row",
         "average_hours",
     ),

@@ -206,7 +206,7 @@ def _record(columns: Columns, ended: IntArray) -> Stats:
         "win_rate": _mean(is_won),
         "profit_factor": divided(float(won.sum()), -float(lost.sum())),
         "payoff_ratio": divided(average_win or 0.0, -(average_loss or 0.0)),
-        "average_pnl": _mean(pnl),
+        "expectancy": _mean(pnl),
         "average_win": average_win,
         "average_loss": average_loss,
         "largest_win": float(pnl.max()) if len(won) else None,
@@ -283,7 +283,7 @@ def _per_tag(columns: Columns, ended: IntArray) -> list[dict[str, Any]]:
 
 
 def _per_month(columns: Columns, ended: IntArray, curve: Curve) -> list[dict[str, Any]]:
-    """Every month that has a candle, with the trades that ended in it."""
+    """Every month that has a candle, with the trades that ended in it. Once nothing is left there is no return: 0."""
     if not len(curve.open_ms):
         return []
     borders = np.arange(_month(curve.open_ms[0]) + 1, _month(curve.open_ms[-1]) + 1)
@@ -299,7 +299,7 @@ def _per_month(columns: Columns, ended: IntArray, curve: Curve) -> list[dict[str
         if has_candles:
             name = str(np.datetime64(_month(curve.open_ms[0]) + number, "M"))
             group = _group(name, columns, ended[order[cuts[number] : cuts[number + 1]]])
-            found.append({**group, "return": divided(end - before, before) if before > 0 else None})
+            found.append({**group, "return": (end - before) / before if before > 0 else 0.0})
         before = end
     return found
 

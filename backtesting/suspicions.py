@@ -227,10 +227,10 @@ def _best_month(facts: Facts) -> Found:
 def _open(facts: Facts) -> Found:
     total, ended = float(facts.columns.pnl.sum()), float(facts.columns.pnl[facts.ended].sum())
     still = len(facts.columns) - len(facts.ended)
-    if still and ((total > 0) != (ended > 0) or abs(total - ended) > OPEN_PART * abs(total)):
+    if abs(total - ended) > OPEN_PART * abs(total):
         yield (
             "OPEN_TRADES",
-            f"{still} trades that are still open stand at {money_text(total - ended)} of {money_text(total)}; those that "
+            f"{_many(still, 'trade')} still open: worth {money_text(total - ended)} of {money_text(total)}; those that "
             f"ended made {money_text(ended)}",
         )
 
@@ -363,8 +363,8 @@ def _holes(facts: Facts) -> Found:
             start, end = (at(ms) for ms in (int(open_ms[widest]) + step, int(open_ms[widest + 1])))
             yield (
                 "HOLES",
-                f"{_of(missing, missing + len(open_ms))} candles of {market.symbol} are missing, in {len(wide)} holes; the "
-                f"widest from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}",
+                f"{_of(missing, missing + len(open_ms))} candles of {market.symbol} are missing, in "
+                f"{_many(len(wide), 'hole')}; the widest from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}",
             )
 
 
@@ -388,6 +388,10 @@ def _named(prices: FloatArray | None, indices: IntArray) -> FloatArray:
     if prices is None:
         return np.full(len(indices), np.nan)
     return np.where(indices >= 0, prices[np.maximum(indices, 0)], np.nan)
+
+
+def _many(count: int, word: str) -> str:
+    return f"{count} {word}{'s' * (count != 1)}"
 
 
 def _of(count: int, all_of_them: int) -> str:

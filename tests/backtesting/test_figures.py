@@ -75,7 +75,7 @@ def test_what_trades_tell_together_is_told_of_those_that_ended() -> None:
     )["stats"]
     expected = {
         "trades": 4, "still_open": 1, "winners": 2, "losers": 2, "win_rate": 0.5, "profit_factor": 70 / 30,
-        "payoff_ratio": 35 / 15, "average_pnl": 10, "average_win": 35, "average_loss": -15, "largest_win": 40,
+        "payoff_ratio": 35 / 15, "expectancy": 10, "average_win": 35, "average_loss": -15, "largest_win": 40,
         "largest_loss": -20, "average_return": 0.1, "median_return": 0.1, "best_return": 0.4, "worst_return": -0.2,
         "most_wins_in_a_row": 1, "most_losses_in_a_row": 2, "average_hours": 30, "average_winning_hours": 36,
         "average_losing_hours": 24, "longest_hours": 48, "fees": 2.5, "profit_without_costs": 139 + 2.5,
@@ -241,10 +241,20 @@ def test_figures_are_plain_numbers_words_and_none_whatever_came_of_it(equity: li
     assert json.loads(json.dumps(told, allow_nan=False)) == told
 
 
+def test_what_is_still_open_has_not_paid_for_its_exit() -> None:
+    slipping = replace(CASH, slippage=Decimal("0.01"))
+    held = days(*[50.0] * 3)
+    open_ = trade(0, 2, 0, entry_price=50.5, exit_reason=None)
+    stats = figures_of(Result([open_], held.candles.open_ms, np.full(3, 999.0)), slipping, [held])["stats"]
+    assert stats["slippage"] == pytest.approx(2 * 0.5, rel=1e-12)
+
+
 def test_an_account_that_was_lost_has_no_ratios() -> None:
     stats = came_to([], [1000.0, -50.0, 20.0])["stats"]
     assert (stats["total_return"], stats["sharpe"], stats["capital_used"]) == (-0.98, None, None)
     assert came_to([], [1000.0, -50.0])["stats"]["cagr"] == -1
+    months = came_to([], [1000.0] * 30 + [-50.0] * 2 + [20.0])["per_month"]
+    assert [one["return"] for one in months] == [-1.05, 0.0]
 
 
 def test_figures_of_trades_are_plain_too_and_every_one_has_its_unit() -> None:

@@ -178,6 +178,18 @@ def test_a_stop_that_peeks_is_caught_though_the_signals_do_not() -> None:
     assert fault.array == "stops"
 
 
+def test_only_the_cuts_that_are_asked_for_are_made() -> None:
+    asked = []
+
+    class Asked(Plain):
+        def signals(self, candles: Candles) -> SignalArrays:
+            asked.append(len(candles))
+            return super().signals(candles)
+
+    assert looks_ahead(Asked.from_values({}), walk(1).upto(50), cuts=[30, 12, 30]) is None
+    assert asked == [50, 12, 30]
+
+
 def test_a_strategy_that_counts_its_calls_is_caught() -> None:
     calls = []
 
