@@ -46,7 +46,7 @@ Flags = NDArray[np.bool_]
 
 
 @dataclass(slots=True)
-class Columns:
+class Packing:
     """Arrays as the bytes of one another's end; each is found again by what ``whole`` or ``plain`` answers."""
 
     parts: list[bytes] = field(default_factory=list)
@@ -77,15 +77,15 @@ class Columns:
 
 def chart_of(markets: Sequence[MarketInput], result: Result, cash: float) -> tuple[dict[str, Any], bytes]:
     """What the page's script draws, and the bytes of the arrays that it names by where they lie."""
-    columns = Columns()
+    packing = Packing()
     trades = result.trades
     shown = trades[max(len(trades) - MOST_TRADES, 0) :]
     drawn = {
-        "equity": _equity(columns, markets, result, cash),
-        "markets": [_market(columns, market, trades, len(markets)) for market in markets],
-        "trades": _trades(columns, markets, shown, len(trades)),
+        "equity": _equity(packing, markets, result, cash),
+        "markets": [_market(packing, market, trades, len(markets)) for market in markets],
+        "trades": _trades(packing, markets, shown, len(trades)),
     }
-    return drawn, columns.packed()
+    return drawn, packing.packed()
 
 
 def held_value(markets: Sequence[MarketInput], open_ms: IntArray) -> FloatArray:
@@ -109,18 +109,20 @@ def decimals_of(values: FloatArray, most_digits: int = MOST_DIGITS) -> int:
     return next((few for few in range(most) if np.array_equal(np.round(known, few), known)), most)
 
 
-def _equity(columns: Columns, markets: Sequence[MarketInput], result: Result, cash: float) -> dict[str, Any]:
+def _equity(packing: Packing, markets: Sequence[MarketInput], result: Result, cash: float) -> dict[str, Any]:
     equity = np.asarray(result.equity, dtype=np.float64)
     held = held_value(markets, result.open_ms) * cash
     peaks = np.maximum.accumulate(np.concatenate(([cash], equity)))[1:]
     falls = equity / peaks - 1 if len(equity) else equity
     kept = _corners(equity, MOST_POINTS)
+    if len(falls):
+        kept = np.union1d(kept, np.argmin(falls))
     return {
         "of": len(equity),
-        "time": columns.whole(result.open_ms[kept] // 1000),
-        "equity": columns.whole(equity[kept], decimals_of(equity)),
-        "held": columns.whole(held[kept], decimals_of(held)),
-        "drawdown": columns.whole(falls[kept], 6),
+        "time": packing.whole(result.open_ms[kept] // 1000),
+        "equity": packing.whole(equity[kept], decimals_of(equity)),
+        "held": packing.whole(held[kept], decimals_of(held)),
+        "drawdown": packing.whole(falls[kept], 6),
     }
 
 
@@ -137,7 +139,7 @@ def _corners(values: FloatArray, most: int) -> IntArray:
     return np.unique(kept)
 
 
-def _trades(columns: Columns, markets: Sequence[MarketInput], shown: Sequence[Trade], total: int) -> dict[str, Any]:
+def _trades(packing: Packing, markets: Sequence[MarketInput], shown: Sequence[Trade], total: int) -> dict[str, Any]:
     """The trades in columns; those of few different words by their number."""
     symbols = [market.symbol for market in markets]
     reasons, tags = _numbered(trade.exit_reason or "" for trade in shown), _numbered(trade.tag for trade in shown)
@@ -147,13 +149,13 @@ def _trades(columns: Columns, markets: Sequence[MarketInput], shown: Sequence[Tr
         "of": total,
         "reasons": list(reasons),
         "tags": list(tags),
-        "market": columns.plain([symbols.index(trade.symbol) for trade in shown], "u2"),
-        "is_long": columns.plain([trade.side is PositionSide.LONG for trade in shown], "u1"),
-        "reason": columns.plain([reasons[trade.exit_reason or ""] for trade in shown], "u1"),
-        "tag": columns.plain([tags[trade.tag] for trade in shown], "u2"),
-        "entry_time": columns.whole(np.array([_seconds(trade.entry_at) for trade in shown], dtype=np.int64)),
-        "exit_time": columns.whole(np.array([_seconds(trade.exit_at) for trade in shown], dtype=np.int64)),
-        **{name: columns.plain([getattr(trade, name) for trade in shown], kind) for name in names},
+        "market": packing.plain([symbols.index(trade.symbol) for trade in shown], "u2"),
+        "is_long": packing.plain([trade.side is PositionSide.LONG for trade in shown], "u1"),
+        "reason": packing.plain([reasons[trade.exit_reason or ""] for trade in shown], "u1"),
+        "tag": packing.plain([tags[trade.tag] for trade in shown], "u2"),
+        "entry_time": packing.whole(np.array([_seconds(trade.entry_at) for trade in shown], dtype=np.int64)),
+        "exit_time": packing.whole(np.array([_seconds(trade.exit_at) for trade in shown], dtype=np.int64)),
+        **{name: packing.plain([getattr(trade, name) for trade in shown], kind) for name in names},
     }
 
 
@@ -165,7 +167,7 @@ def _seconds(at: datetime) -> int:
     return int(at.timestamp())
 
 
-def _market(columns: Columns, market: MarketInput, trades: Sequence[Trade], parts: int) -> dict[str, Any]:
+def _market(packing: Packing, market: MarketInput, trades: Sequence[Trade], parts: int) -> dict[str, Any]:
     candles, step = market.candles, market.timeframe.seconds
     lines, missing = _lines(market)
     room = min(MOST_CANDLES, MOST_VALUES // (COLUMNS + len(lines))) // parts
@@ -184,10 +186,10 @@ def _market(columns: Columns, market: MarketInput, trades: Sequence[Trade], part
 
     def view(name: str, shown: Candles, picked: Any, factor: int = 1, gaps: Sequence[int] = ()) -> dict[str, Any]:
         return {
-            "name": name, "factor": factor, "gaps": list(gaps), "time": columns.whole(shown.open_ms // 1000),
-            "volume": columns.plain(_rough(shown.volume), "f4"),
-            **{one: columns.whole(getattr(shown, one), decimals) for one in ("open", "high", "low", "close")},
-            "lines": [columns.whole(values[picked], _line_decimals(line, values, decimals)) for line, values in lines],
+            "name": name, "factor": factor, "gaps": list(gaps), "time": packing.whole(shown.open_ms // 1000),
+            "volume": packing.plain(_rough(shown.volume), "f4"),
+            **{one: packing.whole(getattr(shown, one), decimals) for one in ("open", "high", "low", "close")},
+            "lines": [packing.whole(values[picked], _line_decimals(line, values, decimals)) for line, values in lines],
         }  # fmt: skip
 
     if len(candles) <= room:

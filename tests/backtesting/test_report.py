@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from backtesting import charting
-from backtesting.charting import Columns, chart_of, decimals_of, near_trades
+from backtesting.charting import Packing, chart_of, decimals_of, near_trades
 from backtesting.commandline import main
 from backtesting.engine import backtest
 from backtesting.figure_words import Money, label_of, said
@@ -83,7 +83,7 @@ def read(page: str) -> Page:
 
 
 def unpacked(told: Mapping[str, Any], packed: bytes) -> list[float]:
-    """What the page's script makes of a column, by the words of ``Columns``: first bytes first, distances summed."""
+    """What the page's script makes of a column, by the words of ``Packing``: first bytes first, distances summed."""
     held, width = zlib.decompress(packed), int(told["kind"][1:])
     block = np.frombuffer(held, np.uint8, told["length"] * width, told["from"])
     numbers = np.ascontiguousarray(block.reshape(width, -1).T).view(f"<{told['kind']}").ravel()
@@ -220,11 +220,11 @@ def test_trades_and_candles_lose_nothing_on_the_way() -> None:
     [[0.0, -2147.483647, 2147.483647, -2147.483647, float("nan"), 1.5, float("nan")], [], [1e-6, 2e-6], [4e11, -1e9]],
 )
 def test_a_column_comes_back_as_it_was(values: list[float]) -> None:
-    columns = Columns()
-    columns.plain([1, 2, 3], "u2")
+    packing = Packing()
+    packing.plain([1, 2, 3], "u2")
     decimals = decimals_of(np.array(values))
-    told = columns.whole(np.array(values), decimals)
-    assert unpacked(told, columns.packed()) == pytest.approx(values, rel=1e-8, nan_ok=True)
+    told = packing.whole(np.array(values), decimals)
+    assert unpacked(told, packing.packed()) == pytest.approx(values, rel=1e-8, nan_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,18 @@ def test_the_page_of_a_long_run_with_many_trades_stays_small() -> None:
     drawn = json.loads(read(page).scripts[0])
     assert (drawn["trades"]["of"], drawn["trades"]["entry_time"]["length"]) == (25_000, 20_000)
     assert [view["time"]["length"] <= 60_000 for view in drawn["markets"][0]["views"]] == [True, True]
-    assert (drawn["equity"]["of"], drawn["equity"]["time"]["length"] <= 6000) == (200_000, True)
+    assert (drawn["equity"]["of"], drawn["equity"]["time"]["length"] <= 6001) == (200_000, True)
+
+
+def test_a_thinned_curve_keeps_its_peaks_and_its_deepest_fall(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(charting, "MOST_POINTS", 60)
+    values = np.round(10_000 + np.random.default_rng(7).normal(0, 10, 2000).cumsum(), 2)
+    market = crossing()
+    drawn, packed = chart_of([market], Result((), market.candles.open_ms, values), 10_000.0)
+    equity = unpacked(drawn["equity"]["equity"], packed)
+    falls = values / np.maximum.accumulate(np.maximum(values, 10_000)) - 1
+    assert (max(equity), min(equity), equity[-1], len(equity) <= 61) == (values.max(), values.min(), values[-1], True)
+    assert min(unpacked(drawn["equity"]["drawdown"], packed)) == round(falls.min(), 6)
 
 
 def test_a_month_of_minutes_is_shown_whole() -> None:
