@@ -61,7 +61,7 @@ class Packing:
 
     def plain(self, values: Any, kind: str) -> dict[str, Any]:
         """Numbers as they are in memory, of numpy's ``kind``, least significant byte first."""
-        return self._add(np.asarray(values, dtype=f"<{kind}"))
+        return self._add(np.ascontiguousarray(values, dtype=f"<{kind}"))
 
     def packed(self) -> bytes:
         return zlib.compress(b"".join(self.parts), 6)
