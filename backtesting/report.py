@@ -37,6 +37,8 @@ TILES = (
     "trades", "exposure", "fees",
 )  # fmt: skip
 GROUPS = (("per_reason", "Exit reason"), ("per_side", "Side"), ("per_tag", "Tag"), ("per_market", "Market"))
+# What is told of each group of trades; ``--json`` has more.
+GROUP_COLUMNS = ("trades", "win_rate", "pnl", "average_return", "profit_factor")
 # A return of so much in a month is as strong as the heat map's colours get.
 HOT = 0.15
 MOST_BARS = 41
@@ -161,7 +163,7 @@ def _candles(markets: Sequence[MarketInput]) -> str:
 
 def _costs(settings: Settings) -> str:
     rates = (
-        ("fee", settings.taker_fee), ("fee at rest", settings.maker_fee), ("slippage", settings.slippage),
+        ("fee", settings.taker_fee), ("fee of resting orders", settings.maker_fee), ("slippage", settings.slippage),
         ("spread", settings.spread),
     )  # fmt: skip
     return ", ".join(f"{name} {_plain(rate * 100)} %" for name, rate in rates)
@@ -223,7 +225,7 @@ def _all_figures(figures: Mapping[str, Any], money: Money) -> str:
         f"<td>{escape(said(name, benchmark[name], money)) if name in benchmark else ''}</td></tr>"
         for name, value in stats.items()
     ]
-    head = "<tr><th scope=col>Figure</th><th scope=col>This run</th><th scope=col>Buy and hold</th></tr>"
+    head = "<tr><th scope=col>Figure</th><th scope=col>This run</th><th scope=col>Holding</th></tr>"
     return f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
 
 
@@ -335,7 +337,7 @@ def _groups(figures: Mapping[str, Any], money: Money, wanted: Sequence[tuple[str
         rows = figures.get(key, ())
         if not rows or (key != "per_reason" and len(rows) < 2):
             continue
-        columns = [name for name in rows[0] if name != "name"]
+        columns = [name for name in GROUP_COLUMNS if name in rows[0]]
         head = "".join(f"<th scope=col>{escape(label_of(name))}</th>" for name in columns)
         body = "".join(
             f"<tr><th scope=row>{escape(_worded(key, str(row['name'])))}</th>"

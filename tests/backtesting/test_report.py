@@ -149,7 +149,7 @@ def test_it_says_what_was_tested() -> None:
         "stop at 2 %, target at 4 %, exit signals",
         "2,000 in 1 market, 21 of each to warm up",
         "10,000, 50 % of equity per entry",
-        "fee 0.1 %, fee at rest 0.1 %, slippage 0 %, spread 0 %",
+        "fee 0.1 %, fee of resting orders 0.1 %, slippage 0 %, spread 0 %",
         "long only, entries at the next open",
     ):
         assert part in words
