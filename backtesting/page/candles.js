@@ -273,7 +273,7 @@ function showLegend(logical) {
   if (!isPhone()) market.lines.forEach((line, at) => {
     const value = candles.lines[at][i];
     const text = element("span", `${line.label} ${isNaN(value) ? "–" : line.pane === "price" ? price(value) : written(value, 2)}  `);
-    text.style.color = lineColour(line);
+    text.style.color = colour(ROLES[line.role][0]);
     values.append(text);
   });
   parts.push(values);
