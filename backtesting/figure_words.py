@@ -1,4 +1,4 @@
-"""Figures in words that a reader knows: a label for each name, and its value with the unit that the name tells."""
+"""Figures in words that a reader of a page knows: a label for each name, and its value with its unit and its sign."""
 
 from __future__ import annotations
 
@@ -6,16 +6,9 @@ from dataclasses import dataclass
 from math import ceil, log10
 from typing import Any, Self
 
-LABELS = {
-    "total_return": "Return", "cagr": "Return a year", "max_drawdown": "Max drawdown", "pnl": "Profit",
-    "final_equity": "Final equity", "sqn": "SQN",
-}  # fmt: skip
-PERCENT = (
-    "return", "cagr", "drawdown", "rate", "exposure", "volatility", "at_risk", "gain", "share", "alpha", "worst", "best",
-)  # fmt: skip
-MONEY = ("fees", "equity", "pnl", "expectancy", "funding", "profit", "loss", "cash")
-SIGNED = ("return", "cagr", "pnl", "expectancy", "gain", "alpha", "worst", "best")
-UNITS = ("days", "hours", "minutes", "seconds", "candles", "years")
+from backtesting.wording import UNITS, Unit, figure_text, figure_title
+
+SIGNED = ("return", "cagr", "pnl", "expectancy", "gain", "alpha")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,26 +24,31 @@ class Money:
 
 
 def label_of(name: str) -> str:
-    return LABELS.get(name, name.replace("_", " ").capitalize())
+    title = figure_title(name)
+    return title[:1].upper() + title[1:]
 
 
 def said(name: str, value: Any, money: Money) -> str:
     """The figure ``name`` as a reader sees it; a dash where there is none."""
     if value is None:
         return "–"
-    if isinstance(value, str):
-        return value
-    last = name.rsplit("_", 1)[-1]
-    if last in UNITS:
-        return f"{_number(value, 0 if isinstance(value, int) else 1)} {last}"
-    if isinstance(value, int):
-        return _number(value, 0)
-    sign = "+" if last in SIGNED else ""
-    if last in MONEY:
-        return _number(value, money.decimals, sign)
-    if last in PERCENT or name.endswith("at_risk"):
-        return f"{_number(value * 100, 2, sign)} %"
-    return _number(value, 2)
+    unit = UNITS.get(
+        name, Unit.WORD if isinstance(value, str) else Unit.COUNT if isinstance(value, int) else Unit.RATIO
+    )
+    sign = "+" if name.rsplit("_", 1)[-1] in SIGNED else ""
+    match unit:
+        case Unit.PERCENT:
+            return f"{_number(value * 100, 2, sign)} %"
+        case Unit.MONEY:
+            return _number(value, money.decimals, sign)
+        case Unit.COUNT:
+            return _number(value, 0)
+        case Unit.RATIO:
+            return _number(value, 2)
+        case Unit.DAYS | Unit.HOURS:
+            return f"{_number(value, 1)} {unit.lower()}"
+        case _:
+            return figure_text(name, value)
 
 
 def _number(value: float, decimals: int, sign: str = "") -> str:
