@@ -47,6 +47,7 @@ INSTALLED_APPS = [
     "orders",
     "sessions.apps.SessionsConfig",
     "positions",
+    "backtesting",
     "money",
     "r3edge_site",
 ]

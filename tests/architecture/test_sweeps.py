@@ -45,7 +45,7 @@ LATE = timedelta(seconds=20)
 RULES: dict[str, Waiting] = {
     rule.what: rule
     for app in sorted(config.name for config in apps.get_app_configs())
-    if app in ("exchanges", "marketdata", "strategies", "orders", "sessions", "positions", "money")
+    if app in ("exchanges", "marketdata", "strategies", "orders", "sessions", "positions", "backtesting", "money")
     for rule in import_module(f"{app}.tasks").WAITING
 }
 
