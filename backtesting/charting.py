@@ -170,14 +170,17 @@ def _market(columns: Columns, market: MarketInput, trades: Sequence[Trade], part
     lines, missing = _lines(market)
     room = min(MOST_CANDLES, MOST_VALUES // (COLUMNS + len(lines))) // parts
     decimals = decimals_of(np.concatenate((candles.open, candles.high, candles.low, candles.close)))
-    told = {"symbol": market.symbol, "timeframe": market.timeframe.value, "step": step, "decimals": decimals}
-    told |= {"candles": len(candles), "missing": missing, "first": int(_first_second(market))}
-    told["lines"] = [{"label": label_of(line), "role": line.role.value, "pane": line.pane} for line, _ in lines]
-    told["levels"] = [
-        {"pane": line.pane, "value": line.level}
-        for line in _hints(market)
-        if not line.indicator and line.level is not None
-    ]
+    levels = [line for line in _hints(market) if not line.indicator and line.level is not None]
+    told: dict[str, Any] = {
+        "symbol": market.symbol,
+        "timeframe": market.timeframe.value,
+        "step": step,
+        "decimals": decimals,
+        "candles": len(candles),
+        "lines": [{"label": label_of(line), "role": line.role.value, "pane": line.pane} for line, _ in lines],
+        "levels": [{"pane": line.pane, "value": line.level} for line in levels],
+        "missing": missing,
+    }
 
     def view(name: str, shown: Candles, picked: Any, factor: int = 1, gaps: Sequence[int] = ()) -> dict[str, Any]:
         return {
@@ -275,12 +278,6 @@ def _hints(market: MarketInput) -> tuple[Line, ...]:
     return () if market.strategy is None else market.strategy.chart
 
 
-def _first_second(market: MarketInput) -> float:
-    """When the first candle opened that may be traded in."""
-    opens = market.candles.open_ms
-    return float(opens[min(market.first, len(opens) - 1)] // 1000) if len(opens) else 0.0
-
-
 def _lines(market: MarketInput) -> tuple[list[tuple[Line, FloatArray]], list[str]]:
     """The values of each line that the strategy hints at along the candles, and in words those that cannot be drawn."""
     wanted = [line for line in _hints(market) if line.indicator]
@@ -308,7 +305,7 @@ def _values(market: MarketInput, line: Line) -> FloatArray:
 
 
 def label_of(line: Line) -> str:
-    """What a reader calls it: `sma 20`, `bollinger upper 20 2.0`, `ema 50 (1d)`."""
+    """What a reader calls it: `SMA 20`, `Bollinger upper 20 2.0`, `EMA 50 (1d)`."""
     output = "" if line.output == line.indicator else line.output
     scale = "" if line.scale == 1 else f"× {line.scale:.4g}"
     where = " ".join(filter(None, (line.symbol, line.timeframe)))

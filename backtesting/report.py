@@ -22,6 +22,7 @@ import numpy as np
 from backtesting.charting import chart_of
 from backtesting.figure_words import Money, label_of, said
 from backtesting.inputs import MarketInput, Result, Settings, at
+from domain.candles import FloatArray
 from domain.exit_plan import ExitPlan
 from domain.limits import Limits
 from domain.sizing import SizingMethod
@@ -293,14 +294,14 @@ def _distribution(gains: Sequence[float]) -> str:
     return f"{picture}<p class=quiet>{words}. The dashed line is the median; the bars at the ends hold all beyond.</p>"
 
 
-def _edges(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _edges(values: FloatArray) -> FloatArray:
     """Bounds of bars of one round width, one of them at zero."""
     low, high = min(float(np.percentile(values, 1)), 0.0), max(float(np.percentile(values, 99)), 0.0)
     least = max((high - low) / (MOST_BARS - 2), 1e-4)
     power = 10.0 ** np.floor(np.log10(least))
     width = next(one * power for one in (1, 2, 2.5, 5, 10) if one * power >= least)
     first, last = int(np.floor(low / width)), max(int(np.ceil(high / width)), 1)
-    return np.arange(first, last + 1) * width
+    return np.arange(first, last + 1, dtype=np.float64) * float(width)
 
 
 def _edge(value: float, is_open: bool, sign: str) -> str:
