@@ -144,7 +144,9 @@ def _worker_options(worker: argparse.ArgumentParser) -> None:
     worker.add_argument(
         "--concurrency", type=_number(int, 1, 256), metavar="N", help="tasks at once (default 8 threads, 1 process)"
     )
-    worker.add_argument("--pool", choices=("threads", "prefork"), help="default prefork for strategies, else threads")
+    worker.add_argument(
+        "--pool", choices=("threads", "prefork"), help="default prefork for queues that compute, else threads"
+    )
 
 
 def sayer(stream: TextIO) -> Say:

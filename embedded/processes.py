@@ -25,8 +25,12 @@ COMPONENTS = {
     "positions": "PositionTracker",
     "money": "MoneyManager",
     "orders": "OrderManager",
+    "backtesting": "Backtester",
+    "optimising": "Optimiser",
 }
-CPU_BOUND = frozenset({"strategies"})  # these compute: in a thread they would hold up everything beside them
+CPU_BOUND = frozenset(
+    {"strategies", "backtesting", "optimising"}
+)  # these compute: in a thread they would hold up everything beside them
 
 Pool = Literal["threads", "prefork"]
 
@@ -48,7 +52,8 @@ class Worker:
 
 # What protects positions has a worker of its own: no load of anything else takes a thread from it, or makes it wait for the
 # interpreter. One threads worker for all else that waits on the network or the database: measured 2 to 4 times quicker than
-# a process per queue and a fifth of the memory. One prefork worker computes.
+# a process per queue and a fifth of the memory. One prefork worker evaluates; what computes for
+# minutes has another, which gives way to all the others (``r3edge_site/celery.py``).
 WORKERS = (
     Worker("worker-exits", ("exits",), "threads", 4),
     Worker(
@@ -58,6 +63,7 @@ WORKERS = (
         8,
     ),
     Worker("worker-strategies", ("strategies",), "prefork", 1),
+    Worker("worker-research", ("backtesting", "optimising"), "prefork", 1),
 )
 
 

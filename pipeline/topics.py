@@ -40,6 +40,7 @@ class Topic(StrEnum):
     TRADE_UPDATES = "tradeUpdates"
     POSITIONS = "positions"
     ALERTS = "alerts"
+    RESEARCH = "research"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,8 @@ TOPICS: dict[Topic, Route] = {
     ),
     Topic.POSITIONS: Route(key="session", is_broadcast=True),
     Topic.ALERTS: Route(key="account or session", is_broadcast=True),
+    # What becomes of backtests and studies. Their bells are rung by themselves: whose turn it is then is another question.
+    Topic.RESEARCH: Route(key="backtest or study", is_broadcast=True),
 }
 
 # Who serves which queue: the owner's component names, as Flower, docker-compose.yml and the supervisor show them.
@@ -106,6 +109,8 @@ QUEUES: dict[str, str] = {
     "positions": "PositionTracker",
     "money": "MoneyManager",
     "orders": "OrderManager",
+    "backtesting": "Backtester",
+    "optimising": "Optimiser",
 }
 
 TASK_ROUTES: dict[str, dict[str, str]] = {f"{queue}.*": {"queue": queue} for queue in QUEUES}

@@ -12,7 +12,12 @@ from embedded import ready
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "r3edge_site.settings")
 
 # Queues whose tasks never call a venue; a worker that serves only these need not load ccxt.
-OFFLINE_QUEUES = frozenset({"strategies", "pipeline"})
+OFFLINE_QUEUES = frozenset({"strategies", "pipeline", "backtesting", "optimising"})
+# Queues on which nobody's money waits.
+RESEARCH_QUEUES = frozenset({"backtesting", "optimising"})
+# How much a process of theirs gives way to the others on its machine: they get a processor whenever they want one, and it
+# what is left. Not the most there is, for what holds a row's lock must come to its end.
+RESEARCH_NICENESS = 10
 
 
 class Door(Task):  # type: ignore[type-arg]
@@ -48,6 +53,8 @@ def _warm_up(sender: Any, **_: Any) -> None:
 def _connect_child(**_: Any) -> None:
     from django.db import connection  # noqa: PLC0415
 
+    if RESEARCH_QUEUES.issuperset(app.amqp.queues.consume_from):
+        os.nice(RESEARCH_NICENESS)
     connection.ensure_connection()
 
 

@@ -47,6 +47,7 @@ INSTALLED_APPS = [
     "orders",
     "sessions.apps.SessionsConfig",
     "positions",
+    "backtesting",
     "money",
     "r3edge_site",
 ]
@@ -147,6 +148,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
         "DiscrepancyStatusEnum": "positions.models.DiscrepancyStatus",
         "ResolutionEnum": "positions.models.Resolution",
         "MarketKindEnum": "exchanges.models.Market.Kind",
+        "JobStatusEnum": "backtesting.models.JobStatus",
         "SignalKindEnum": "strategies.models.SignalKind",
         "SourceKindEnum": "marketdata.api.SOURCE_KINDS",
     },

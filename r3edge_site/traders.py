@@ -31,6 +31,7 @@ PERMISSIONS: dict[tuple[str, str], tuple[str, ...]] = {
     ("orders", "funding"): ("view",),
     ("positions", "position"): ("view",),
     ("positions", "discrepancy"): ("view",),
+    ("backtesting", "backtestrun"): ("view", "add", "change", "delete"),
     ("money", "valuation"): ("view",),
     ("money", "equitypoint"): ("view",),
     ("money", "tradinghalt"): ("view", "add", "change"),

@@ -20,7 +20,7 @@ from r3edge_site.schedule import SCHEDULE
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = {
     "domain": 0, "pipeline": 1, "exchanges": 2.0, "marketdata": 2.5, "strategies": 4, "orders": 4, "trading_sessions": 5,
-    "positions": 6, "money": 7, "r3edge_site": 9,
+    "positions": 6, "backtesting": 6, "money": 7, "r3edge_site": 9,
 }  # fmt: skip
 PACKAGES = [
     "backtesting", "benchmarks", "chaos", "domain", "embedded", "exchanges", "marketdata", "money", "orders", "pipeline",

@@ -45,6 +45,7 @@ def test_what_computes_runs_in_a_process_and_what_waits_in_threads() -> None:
         ("worker-exits", "threads"),
         ("worker-light", "threads"),
         ("worker-strategies", "prefork"),
+        ("worker-research", "prefork"),
     ]
     assert default_pool(("orders", "money")) == "threads"
     assert default_pool(("orders", "strategies")) == "prefork"
@@ -101,7 +102,7 @@ def test_nothing_of_ours_starts_before_the_migrations_are_done() -> None:
     assert all(
         SERVICES[name]["depends_on"]["prepare"] == {"condition": "service_completed_successfully"} for name in waiting
     )
-    assert len(waiting) == 11
+    assert len(waiting) == 13
 
 
 def test_ports_are_published_on_loopback_only() -> None:
