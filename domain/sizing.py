@@ -16,6 +16,8 @@ from domain.orders import Denial
 from domain.risk import kelly_fraction
 
 HUNDRED = Decimal(100)
+# What a market order may cost beyond the price it was valued at (slippage), on top of the fee.
+SLIPPAGE_MARGIN = Decimal("0.005")
 
 
 class SizingMethod(StrEnum):
@@ -102,6 +104,11 @@ def stop_percent(
     if plan.is_stop_from_signal and signal_stop is not None:
         distances.append((price - signal_stop) * side.sign / price * HUNDRED)
     return min((distance for distance in distances if distance > 0), default=None)
+
+
+def margin_kept(taker_fee: Decimal, *, has_limit: bool = False) -> Decimal:
+    """The fraction of an order's notional that is kept back on top of it: the fee, and slippage where it has no limit."""
+    return taker_fee + (ZERO if has_limit else SLIPPAGE_MARGIN)
 
 
 def notional_wanted(sizing: Sizing, rules: MarketRules) -> Decimal | Denial:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -19,6 +19,7 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
+from domain.limits import Limits
 from exchanges.ccxt_gateway import CcxtGateway
 from exchanges.credentials import Credentials, SealedCredentials, UnableToDecrypt
 from exchanges.gateway import BalanceReport, ExchangeUnavailable, KeyRights
@@ -133,6 +134,12 @@ def risk_profile_change(account_id: int, changes: Mapping[str, Any]) -> RiskProf
         profile.preset = preset_of({name: getattr(profile, name) for name in LIMIT_FIELDS})
         profile.save()
     return profile
+
+
+def limits_of(account: Account) -> Limits:
+    """The bounds of the account's risk profile; those of a new profile where it has none."""
+    profile = getattr(account, "risk_profile", None) or RiskProfile(account=account)
+    return Limits(**{field.name: getattr(profile, field.name) for field in fields(Limits)})
 
 
 def account_pause(account_id: int, reason: str, keys: SealedCredentials | None = None) -> bool:

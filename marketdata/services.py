@@ -20,11 +20,11 @@ from exchanges.gateway import CandleReport
 from exchanges.models import Market
 from marketdata.collection import feed_collect, feeds_collect, feeds_due
 from marketdata.models import Feed, SourceKind
-from marketdata.storage import candles_extremes, candles_merge, candles_window
+from marketdata.storage import candles_arrays, candles_extremes, candles_merge, candles_window
 
 __all__ = [
-    "candles_extremes", "candles_store", "candles_window", "feed_collect", "feed_ensure", "feed_need", "feed_note_told",
-    "feeds_collect", "feeds_due", "feeds_hasten", "feeds_untold",
+    "candles_arrays", "candles_extremes", "candles_store", "candles_window", "feed_collect", "feed_ensure", "feed_need",
+    "feed_note_told", "feeds_collect", "feeds_due", "feeds_hasten", "feeds_untold",
 ]  # fmt: skip
 
 

@@ -15,14 +15,11 @@ from decimal import Decimal
 from domain.limits import Book, Holding
 from domain.market import ONE, ZERO, PositionSide, Side, Trigger
 from domain.orders import LIVE_STATUSES, OrderStatus
-from domain.sizing import HUNDRED, stop_percent
+from domain.sizing import HUNDRED, margin_kept, stop_percent
 from exchanges.models import Account, Balance, Market
 from orders.models import Fill, Order
 from positions.models import LIVE_POSITIONS, Intent, Position
 from positions.services import orders_of_positions
-
-# What a market order may cost beyond the price it was valued at (slippage), on top of the fee.
-SLIPPAGE_MARGIN = Decimal("0.005")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +105,7 @@ def account_book(account: Account) -> AccountBook | None:
 
 def price_margin(order: Order) -> Decimal:
     """The fraction of an order's notional that is kept back on top of it: the fee, and slippage where it has no limit."""
-    margin: Decimal = order.market.taker_fee + (ZERO if order.price is not None else SLIPPAGE_MARGIN)
-    return margin
+    return margin_kept(order.market.taker_fee, has_limit=order.price is not None)
 
 
 def leverage_of(order: Order) -> Decimal:

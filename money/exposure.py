@@ -12,11 +12,11 @@ from django.db.models import Q, QuerySet
 from domain.limits import Book, Candidate, Limits, Past, Returns, periods_of, portfolio, weigh
 from domain.market import ZERO, PositionSide
 from domain.risk import VarMethod, book_risk, correlations
+from exchanges.accounts import limits_of
 from exchanges.models import Account
 from money.book import account_book
 from money.history import day_start_equity, past_of, peak_equity, returns_of
 from money.models import TradingHalt
-from money.services import limits_of
 from positions.models import LIVE_POSITIONS, Position
 
 HUNDRED = Decimal(100)

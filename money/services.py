@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -23,9 +23,9 @@ from domain.limits import Candidate, Check, Holding, Limits, Returns, denied_by,
 from domain.market import ONE, ZERO, OrderType, PositionSide, Side
 from domain.orders import DENIAL_TEXTS, Denial, OrderStatus
 from domain.sizing import Sized, Sizing, SizingMethod, kelly_percent, notional_wanted, size, stop_percent
-from exchanges.accounts import balances_refresh
+from exchanges.accounts import balances_refresh, limits_of
 from exchanges.gateway import ExchangeUnavailable
-from exchanges.models import Account, Market, Quote, RiskProfile
+from exchanges.models import Account, Market, Quote
 from exchanges.services import quotes_refresh
 from money.book import AccountBook, account_book, leverage_of, price_margin, risk_fraction
 from money.halts import halt_in_force
@@ -158,12 +158,6 @@ def order_quote(
     )  # fmt: skip
     world = _World(account, limits_of(account), account_book(account), returns)
     return _judge(_Wish(order, session, position, signal), world, timezone.now())
-
-
-def limits_of(account: Account) -> Limits:
-    """The bounds of the account's risk profile; those of a new profile where it has none."""
-    profile = getattr(account, "risk_profile", None) or RiskProfile(account=account)
-    return Limits(**{field.name: getattr(profile, field.name) for field in fields(Limits)})
 
 
 def orders_unvalued(now: datetime) -> list[int]:
