@@ -9,16 +9,16 @@ same.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from backtesting.inputs import HUNDRED, MarketInput, Refused, Result, Settings, Trade, at, kinds_of
-from backtesting.kernel import DENIALS, REASONS, Course, Loops, Terms, Walked, run
+from backtesting.inputs import HUNDRED, Columns, Lazy, MarketInput, Refused, Result, Settings, at, kinds_of
+from backtesting.kernel import DENIALS, Course, Loops, Terms, Walked, run
 from backtesting.walk import Walk
-from domain.candles import FloatArray
+from domain.candles import FloatArray, IntArray
 from domain.exit_plan import ExitPlan
 from domain.limits import Limits
 from domain.market import PositionSide
@@ -133,33 +133,42 @@ def _named(prices: FloatArray | None, silence: FloatArray) -> FloatArray:
 
 
 def _told(market: MarketInput, walked: Walked, first: int) -> Result:
-    """The rows of the fast loop as trades."""
-    open_ms, trades = market.candles.open_ms, []
+    """The rows of the fast loop as columns."""
+    open_ms, (side, entered_in, left_in, entry, leave, quantity, pnl, fees, reason) = (
+        market.candles.open_ms,
+        walked.trades.T,
+    )
+    entered_at, left_at = entered_in.astype(np.int64), left_in.astype(np.int64)
     contract = float(market.rules.contract_size) if market.rules else 1.0
-    for side, entry_index, exit_index, entry, leave, quantity, pnl, fees, reason in walked.trades.tolist():
-        index = int(entry_index)
-        trade = Trade(
-            symbol=market.symbol,
-            side=_side(side),
-            entry_at=at(int(open_ms[index])),
-            entry_price=entry,
-            exit_at=at(int(open_ms[int(exit_index)])),
-            exit_price=leave,
-            quantity=quantity,
-            pnl=pnl,
-            gain=pnl / (entry * quantity * contract),
-            fees=fees,
-            exit_reason=REASONS[int(reason)],
-        )
-        trades.append(replace(trade, tag=market.tags[index - 1]) if market.tags is not None else trade)
-    refused = []
-    for index, side, denial in walked.refused.tolist():
-        named = DENIALS[denial]
-        if named is None:
-            raise RuntimeError("wanted a denial for an entry that was refused, was none")
-        refused.append(Refused(market.symbol, at(int(open_ms[index])), _side(side), named))
-    return Result(tuple(trades), open_ms[first:], walked.equity[first:], tuple(refused))
+    tags = market.tags
+    columns = Columns(
+        symbols=(market.symbol,),
+        market=np.zeros(len(side), np.int64),
+        side=side.astype(np.int8),
+        entry_ms=open_ms[entered_at],
+        entry_price=entry,
+        exit_ms=open_ms[left_at],
+        exit_price=leave,
+        quantity=quantity,
+        pnl=pnl,
+        gain=pnl / (entry * quantity * contract),
+        fees=fees,
+        funding=np.zeros(len(side)),
+        reason=reason.astype(np.int8),
+        tags=None if tags is None else [tags[index - 1] for index in entered_at.tolist()],
+    )
+    refused = Lazy(len(walked.refused), partial(_refused, market, walked.refused))
+    return Result.of_columns(columns, open_ms[first:], walked.equity[first:], refused)
 
 
-def _side(sign: float) -> PositionSide:
-    return PositionSide.LONG if sign > 0 else PositionSide.SHORT
+def _refused(market: MarketInput, rows: IntArray, number: int) -> Refused:
+    index, side, denial = rows[number].tolist()
+    named = DENIALS[denial]
+    if named is None:
+        raise RuntimeError("wanted a denial for an entry that was refused, was none")
+    return Refused(
+        market.symbol,
+        at(int(market.candles.open_ms[index])),
+        PositionSide.LONG if side > 0 else PositionSide.SHORT,
+        named,
+    )

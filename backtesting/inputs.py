@@ -1,18 +1,21 @@
 """What a backtest is asked and what it answers, in plain words and arrays.
 
 Rates and fractions are of one (0.001 is a tenth of a percent). Times are in epoch milliseconds inside arrays, datetimes in
-trades. A trade's figures are floats: they are for statistics, and no book is kept by them.
+trades. A trade's figures are floats: they are for statistics, and no book is kept by them. A result keeps its trades as
+columns, and makes each ``Trade`` when somebody asks for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from operator import eq
+from typing import Any, TypeVar, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from domain.candles import Candles, FloatArray, IntArray, Timeframe
 from domain.exit_plan import ExitPlan
@@ -27,6 +30,21 @@ from domain.strategy import SignalArrays, Strategy
 HUNDRED = Decimal(100)
 # The finest that a database column keeps: where a market has no rules nothing is rounded that anybody could see.
 FINEST = Decimal("1e-18")
+
+# What a reason is in a column: its place here, and 0 for none. The first are those of the fast loop, in its order.
+_OF_THE_FAST_LOOP = (
+    ExitReason.STOP_LOSS,
+    ExitReason.BREAK_EVEN,
+    ExitReason.TRAILING_STOP,
+    ExitReason.TAKE_PROFIT,
+    ExitReason.ROI,
+    ExitReason.TIME_EXIT,
+    ExitReason.EXIT_SIGNAL,
+    ExitReason.SESSION_STOP,
+)
+REASONS = (None, *_OF_THE_FAST_LOOP, *(one for one in ExitReason if one not in _OF_THE_FAST_LOOP))
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,19 +188,143 @@ class Refused:
     denial: Denial
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+class Lazy(Sequence[T]):
+    """So many things, each made anew whenever it is asked for. Equal to any sequence of the same things."""
+
+    __slots__ = ("_length", "_make")
+
+    def __init__(self, length: int, make: Callable[[int], T]) -> None:
+        self._length, self._make = length, make
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, place: int) -> T: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> tuple[T, ...]: ...
+
+    def __getitem__(self, place: int | slice) -> T | tuple[T, ...]:
+        numbers = range(self._length)[place]
+        return self._make(numbers) if isinstance(numbers, int) else tuple(map(self._make, numbers))
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self._make, range(self._length))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]  # as of a list
+
+    def __repr__(self) -> str:
+        return f"<{self._length} made when asked for>"
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Columns:
+    """Trades as parallel arrays, in the order in which the trades ended. Figures are those of ``Trade`` by the same name.
+
+    ``market`` is the place in ``symbols``; ``side`` 1 for long and -1 for short; ``entry_ms`` and ``exit_ms`` epoch
+    milliseconds; ``reason`` the place in ``REASONS``, 0 while open; ``tags`` are None where no trade has one.
+    """
+
+    symbols: tuple[str, ...]
+    market: IntArray
+    side: NDArray[np.int8]
+    entry_ms: IntArray
+    entry_price: FloatArray
+    exit_ms: IntArray
+    exit_price: FloatArray
+    quantity: FloatArray
+    pnl: FloatArray
+    gain: FloatArray
+    fees: FloatArray
+    funding: FloatArray
+    reason: NDArray[np.int8]
+    tags: Sequence[str] | None = None
+
+    @classmethod
+    def of(cls, trades: Sequence[Trade]) -> Columns:
+        """The columns of ``trades``."""
+        symbols = tuple(dict.fromkeys(trade.symbol for trade in trades))
+        places = {symbol: place for place, symbol in enumerate(symbols)}
+
+        def floats(name: str) -> FloatArray:
+            return np.array([getattr(trade, name) for trade in trades], np.float64)
+
+        return cls(
+            symbols=symbols,
+            market=np.array([places[trade.symbol] for trade in trades], np.int64),
+            side=np.array([trade.side.sign for trade in trades], np.int8),
+            entry_ms=np.array([ms_of(trade.entry_at) for trade in trades], np.int64),
+            exit_ms=np.array([ms_of(trade.exit_at) for trade in trades], np.int64),
+            reason=np.array([REASONS.index(trade.exit_reason) for trade in trades], np.int8),
+            tags=[trade.tag for trade in trades] if any(trade.tag for trade in trades) else None,
+            **{name: floats(name) for name in _FIGURES},
+        )
+
+    def __len__(self) -> int:
+        return len(self.market)
+
+    def __repr__(self) -> str:
+        return f"<columns of {len(self)} trades of {len(self.symbols)} markets>"
+
+    @property
+    def is_open(self) -> NDArray[np.bool_]:
+        """Which of them were never left."""
+        return np.equal(self.reason, 0)
+
+    def trade(self, index: int) -> Trade:
+        """The trade at ``index``, from 0 on."""
+        return Trade(
+            symbol=self.symbols[self.market[index]],
+            side=PositionSide.LONG if self.side[index] > 0 else PositionSide.SHORT,
+            entry_at=at(int(self.entry_ms[index])),
+            exit_at=at(int(self.exit_ms[index])),
+            exit_reason=REASONS[self.reason[index]],
+            tag="" if self.tags is None else self.tags[index],
+            **{name: float(getattr(self, name)[index]) for name in _FIGURES},
+        )
+
+
+_FIGURES = ("entry_price", "exit_price", "quantity", "pnl", "gain", "fees", "funding")
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Result:
     """What came of it. ``equity`` is what the account was worth at the close of each candle, which opened at ``open_ms``;
-    candles before the first that may be traded in are left out."""
+    candles before the first that may be traded in are left out. Trades may be given as a plain list of them."""
 
-    trades: tuple[Trade, ...]
+    trades: Sequence[Trade]
     open_ms: IntArray
     equity: FloatArray
-    refused: tuple[Refused, ...] = ()
+    refused: Sequence[Refused] = ()
+    _columns: Columns | None = None
+
+    @classmethod
+    def of_columns(
+        cls, columns: Columns, open_ms: IntArray, equity: FloatArray, refused: Sequence[Refused] = ()
+    ) -> Result:
+        return cls(Lazy(len(columns), columns.trade), open_ms, equity, refused, columns)
+
+    @property
+    def columns(self) -> Columns:
+        """The trades as arrays, for statistics: nothing is made of them that was not there already, but once."""
+        if self._columns is None:
+            object.__setattr__(self, "_columns", Columns.of(self.trades))
+        return self._columns or Columns.of(())
+
+    def __repr__(self) -> str:
+        return f"<{len(self.trades)} trades, {len(self.refused)} refused, {len(self.equity)} candles>"
 
 
 def at(ms: int) -> datetime:
     return datetime.fromtimestamp(ms / 1000, tz=UTC)
+
+
+def ms_of(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)
 
 
 # What was said on a candle, as one small number: the sign is the side it speaks of.

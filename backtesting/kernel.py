@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from domain.candles import Candles, FloatArray, IntArray
-from domain.exits import ExitReason
 from domain.orders import Denial
 from domain.strategy import SignalArray
 
@@ -30,17 +29,6 @@ HAIR = 1e-12
 # Of how many steps of tick or lot a count may be off by rounding, in part and at least.
 COUNT_HAIR, LEAST_HAIR = 1e-14, 1e-9
 
-REASONS = (
-    None,
-    ExitReason.STOP_LOSS,
-    ExitReason.BREAK_EVEN,
-    ExitReason.TRAILING_STOP,
-    ExitReason.TAKE_PROFIT,
-    ExitReason.ROI,
-    ExitReason.TIME_EXIT,
-    ExitReason.EXIT_SIGNAL,
-    ExitReason.SESSION_STOP,
-)
 DENIALS = (
     None,
     Denial.SIDE_NOT_TRADABLE,
@@ -81,7 +69,7 @@ class Terms(NamedTuple):
     is_closed_at_end: bool
 
 
-# Columns of what is written of a trade.
+# Columns of what is written of a trade; the reason is a place in ``backtesting.inputs.REASONS``.
 SIDE, ENTRY_INDEX, EXIT_INDEX, ENTRY_PRICE, EXIT_PRICE, QUANTITY, PNL, FEES, REASON = range(9)
 TRADE_COLUMNS = 9
 
