@@ -21,16 +21,12 @@ import numpy as np
 from pydantic import ValidationError
 
 from backtesting.engine import backtest
-from backtesting.inputs import MarketInput, Result, Settings, Trade
+from backtesting.figures import TRADE_FIELDS, figures_of, trade_row
+from backtesting.inputs import MarketInput, Result, Settings
 from domain.candles import Candles, Timeframe
-from domain.statistics import cagr, max_drawdown, returns_of, sharpe, total_return
 from strategies.library import LIBRARY
 
 COLUMNS = ("ts", "open", "high", "low", "close", "volume")
-TRADE_FIELDS = (
-    "side", "entry_at", "entry_price", "exit_at", "exit_price", "quantity", "pnl", "return", "exit_reason",
-)  # fmt: skip
-YEAR_SECONDS = 365 * 86_400
 
 
 class CannotRun(Exception):
@@ -71,40 +67,19 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
     except (CannotRun, ValueError, OSError) as refused:
         print(f"r3edge backtest: {_said(refused)}", file=sys.stderr)  # noqa: T201  # a command line prints
         return 2
-    stats = stats_of(result, settings, market.timeframe)
+    figures = figures_of(result, settings, [market])
     if options.json:
         told = {
-            "stats": stats,
-            "trades": [_row(trade) for trade in result.trades],
+            "stats": figures.pop("stats"),
+            "trades": [trade_row(trade) for trade in result.trades],
             "equity": list(zip(result.open_ms.tolist(), result.equity.tolist(), strict=True)),
+            **figures,
         }
         json.dump(told, out)
         out.write("\n")
     else:
-        out.writelines(f"{name.replace('_', ' '):16} {_text(value)}\n" for name, value in stats.items())
+        out.writelines(f"{name.replace('_', ' '):16} {_text(value)}\n" for name, value in figures["stats"].items())
     return 0
-
-
-def stats_of(result: Result, settings: Settings, timeframe: Timeframe) -> dict[str, Any]:
-    """What it came to; ratios are None where there is too little to tell."""
-    ended = [trade for trade in result.trades if not trade.is_open]
-    won = sum(trade.pnl for trade in ended if trade.pnl > 0)
-    lost = sum(trade.pnl for trade in ended if trade.pnl <= 0)
-    returns = returns_of(np.concatenate(([float(settings.cash)], result.equity)))
-    periods = YEAR_SECONDS / timeframe.seconds
-    return {
-        "trades": len(ended),
-        "still_open": len(result.trades) - len(ended),
-        "refused": len(result.refused),
-        "win_rate": sum(trade.pnl > 0 for trade in ended) / len(ended) if ended else None,
-        "profit_factor": -won / lost if lost else None,
-        "fees": sum(trade.fees for trade in result.trades),
-        "final_equity": float(result.equity[-1]) if len(result.equity) else float(settings.cash),
-        "total_return": _known(total_return(returns)),
-        "cagr": _known(cagr(returns, periods)),
-        "sharpe": _known(sharpe(returns, periods)) if len(returns) > 1 else None,
-        "max_drawdown": _known(max_drawdown(returns)) if len(returns) else None,
-    }
 
 
 def candles_from(path: Path, since: int | None = None, until: int | None = None) -> Candles:
@@ -165,19 +140,11 @@ def _settings(options: argparse.Namespace) -> Settings:
     )  # fmt: skip
 
 
-def _row(trade: Trade) -> dict[str, Any]:
-    return {
-        "side": trade.side.value, "entry_at": trade.entry_at.isoformat(), "entry_price": trade.entry_price,
-        "exit_at": trade.exit_at.isoformat(), "exit_price": trade.exit_price, "quantity": trade.quantity,
-        "pnl": trade.pnl, "return": trade.gain, "exit_reason": trade.exit_reason,
-    }  # fmt: skip
-
-
 def _write_trades(path: Path, result: Result) -> None:
     with path.open("w", newline="") as lines:
         rows = csv.DictWriter(lines, TRADE_FIELDS)
         rows.writeheader()
-        rows.writerows(_row(trade) for trade in result.trades)
+        rows.writerows(trade_row(trade) for trade in result.trades)
 
 
 def _path(name: str) -> Path:
@@ -211,10 +178,6 @@ def _said(refused: Exception) -> str:
     if isinstance(refused, ValidationError):
         return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'parameters'}: {one['msg']}" for one in refused.errors())
     return str(refused)
-
-
-def _known(figure: float) -> float | None:
-    return figure if np.isfinite(figure) else None
 
 
 def _text(value: Any) -> str:

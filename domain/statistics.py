@@ -98,6 +98,26 @@ def deepest_drawdown(returns: FloatArray) -> Drawdown:
     return Drawdown(float(falls[trough]), peak - 1, trough, recovery)
 
 
+def deepest_drawdowns(values: FloatArray, count: int) -> list[Drawdown]:
+    """The ``count`` deepest falls of an equity curve that begins with the starting capital, deepest first, each from
+    a peak to where the curve is as high again. Indices are those of its returns, as everywhere here."""
+    if len(values) < 2:
+        return []
+    highest = np.maximum.accumulate(values)
+    below = values < highest
+    # A fall begins after a value that is not below, and ends at the next such one.
+    begins = np.flatnonzero(below[1:] & ~below[:-1])
+    ends = np.flatnonzero(below[:-1] & ~below[1:]) + 1
+    depths = values / highest - 1
+    lows = np.minimum.reduceat(depths, begins) if len(begins) else np.empty(0)
+    found = []
+    for number in np.argsort(lows, kind="stable")[:count].tolist():
+        begin, end = int(begins[number]), int(ends[number]) if number < len(ends) else None
+        low = begin + int(depths[begin:end].argmin())
+        found.append(Drawdown(float(lows[number]), begin - 1, low - 1, None if end is None else end - 1))
+    return found
+
+
 def drawdowns(returns: FloatArray) -> FloatArray:
     """After each period, how far the equity is below its highest so far, as a fraction of it, zero or negative."""
     growth = _growth(returns)
