@@ -135,15 +135,20 @@ class Space:
                 return point
         raise ValueError(f"wanted a combination that {self.strategy_type.name} takes, was none in {tries} tries: {why}")
 
-    @functools.cached_property
+    @property
     def warm_up(self) -> int:
         """How many candles the strategy needs before its first signal, at most, as far as the corners of the space tell: so
         much history is worth gathering before the span. A trial that needs more starts later."""
+        return self.furthest.warm_up
+
+    @functools.cached_property
+    def furthest(self) -> Strategy[Any]:
+        """The strategy that looks back furthest, over its own candles and then over others, as far as the corners of the
+        space tell. Raises ValueError where none is accepted."""
         ends = [(0.0, float(len(axis.values) - 1)) if axis.values else (axis.low, axis.high) for axis in self.axes]
-        corners = itertools.islice(itertools.product(*ends), 4096)
-        return max(
-            (self.strategy_type.from_values(self.values_at(one)).warm_up for one in self._taken(corners)), default=0
-        )
+        corners = [*self._taken(itertools.islice(itertools.product(*ends), 4096))]
+        points = corners or [self.drawn(np.random.default_rng(0))]
+        return max((self.strategy_type.from_values(self.values_at(one)) for one in points), key=_reach)
 
     def _taken(self, points: Iterator[Point]) -> Iterator[Point]:
         return (point for point in points if not self.refusal(point))
@@ -158,6 +163,10 @@ class Space:
     @property
     def _endless(self) -> list[str]:
         return [axis.name for axis in self.axes if not axis.values]
+
+
+def _reach(strategy: Strategy[Any]) -> tuple[int, int]:
+    return strategy.warm_up, sum(one.warm_up * one.timeframe.seconds for one in strategy.informative)
 
 
 def said_of(error: ValueError) -> str:

@@ -17,6 +17,7 @@ from backtesting.engine import backtest
 from backtesting.inputs import MarketInput, Result, Settings
 from backtesting.space import said_of
 from domain.candles import IntArray
+from domain.informative import Facts
 from domain.statistics import cagr, calmar, max_drawdown, returns_of, sharpe, sortino, total_return
 from domain.strategy import Strategy
 
@@ -134,8 +135,17 @@ def _within(market: MarketInput, strategy: Strategy[Any], span: Span | None) -> 
         if detail is not None:
             detail = detail.between(*(int(one) for one in np.searchsorted(detail.open_ms, span)))
     return replace(
-        market, candles=candles, strategy=strategy, signals=None, tags=None, warm_up=first, detail=detail
+        market, candles=candles, strategy=strategy, facts=_facts_for(strategy, market.facts), signals=None, tags=None,
+        warm_up=first, detail=detail,
     )  # fmt: skip
+
+
+def _facts_for(strategy: Strategy[Any], facts: Facts) -> Facts:
+    """``facts`` by the names that ``strategy`` calls them: how much of a feed it needs may be one of its parameters, and is
+    part of the name. What is not there is left for the strategy to miss."""
+    held = {(one.timeframe, one.symbol): candles for one, candles in facts.candles.items()}
+    known = {one: held[key] for one in strategy.informative if (key := (one.timeframe, one.symbol)) in held}
+    return replace(facts, candles=known) if known else facts
 
 
 def clock_of(markets: Sequence[MarketInput], span: Span | None = None) -> IntArray:
