@@ -8,7 +8,7 @@ same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -28,14 +28,17 @@ from domain.strategy import SignalArrays
 BOTH_KNOW = frozenset({SizingMethod.FIXED_QUOTE, SizingMethod.PERCENT_OF_EQUITY})
 
 
-def backtest(markets: Sequence[MarketInput], settings: Settings | None = None) -> Result:
-    """What trading ``markets`` with one account would have come to. Raises ValueError for what makes no sense."""
+def backtest(
+    markets: Sequence[MarketInput], settings: Settings | None = None, tick: Callable[[float], None] | None = None
+) -> Result:
+    """What trading ``markets`` with one account would have come to. ``tick`` is called now and then with how much is done, 0
+    to 1, where it takes long; what it raises ends the run. Raises ValueError for what makes no sense."""
     terms = settings or Settings()
     if len({market.symbol for market in markets}) < len(markets):
         raise ValueError(f"wanted each market once, was {', '.join(market.symbol for market in markets)}")
     if len(markets) == 1 and is_common(markets[0], terms):
         return backtest_fast(markets[0], terms)
-    return Walk(markets, terms).result()
+    return Walk(markets, terms, tick).result()
 
 
 def is_common(market: MarketInput, settings: Settings) -> bool:

@@ -8,7 +8,7 @@ happens inside the candles. What is found quickly by floats is only where to loo
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 
@@ -39,6 +39,8 @@ from domain.strategy import SignalKind
 
 # So much of a market's record counts for its Kelly fraction.
 RECORD_LENGTH = 1000
+# Events between two ticks: some milliseconds.
+TICK_EVENTS = 64
 
 KINDS = {
     ENTER: SignalKind.ENTER_LONG,
@@ -49,12 +51,14 @@ KINDS = {
 
 
 class Walk:
-    """One run."""
+    """One run. ``tick`` is called now and then with the part of the clock that is behind it; what it raises ends the run."""
 
-    def __init__(self, markets: Sequence[MarketInput], settings: Settings) -> None:
+    def __init__(
+        self, markets: Sequence[MarketInput], settings: Settings, tick: Callable[[float], None] | None = None
+    ) -> None:
         times = [market.candles.open_ms for market in markets]
         self._clock: IntArray = np.unique(np.concatenate(times)) if times else np.empty(0, np.int64)
-        self._settings = settings
+        self._settings, self._tick = settings, tick
         self._tracks = [Track(number, market, self._clock, settings) for number, market in enumerate(markets)]
         self._account = Account(settings.cash, self._clock, self._tracks, settings.leverage)
         self._trades: list[Trade] = []
@@ -62,7 +66,9 @@ class Walk:
 
     def result(self) -> Result:
         """Walk, once."""
-        for due in self._events():
+        for count, due in enumerate(self._events()):
+            if self._tick is not None and count % TICK_EVENTS == 0:
+                self._tick(int(due[0].steps[due[0].index]) / len(self._clock))
             for track in due:
                 self._fund(track)
                 self._leave_at_open(track, track.bars()[0], track.said)
