@@ -16,6 +16,7 @@ from django.db import models
 from django.db.models import Q
 
 from backtesting.search import SearchMethod
+from backtesting.space import Space
 from backtesting.trials import OBJECTIVES
 from domain.candles import Timeframe
 from domain.strategy import Strategy
@@ -222,6 +223,7 @@ class Study(Job, Setup):
     folds = models.JSONField(default=list, editable=False)
     per_fold = models.PositiveIntegerField(default=0, editable=False)
     claimed = models.PositiveIntegerField(default=0, editable=False)
+    at_once = models.PositiveIntegerField(default=8, editable=False, help_text="Trials that are taken at a time.")
     stepped_at = models.DateTimeField(null=True, editable=False)
     result = models.JSONField(null=True, editable=False)
 
@@ -242,10 +244,21 @@ class Study(Job, Setup):
         """How many trials it takes, once it has begun."""
         return len(self.folds) * self.per_fold
 
-    @property
-    def place_of_fold(self) -> tuple[int, int]:
-        """Where the next trial is that nobody has taken: its fold and its number there."""
-        return divmod(self.claimed, self.per_fold)
+    def build(self) -> Strategy[Any]:
+        """Of the strategies that are tried the one that looks back furthest: what it is shown is enough for all of them.
+        Raises Django's ValidationError where the words fit it no more."""
+        try:
+            space = self.searched()
+        except ValueError as error:
+            raise ValidationError({"space": str(error)}) from error
+        return super().build() if space is None else space.furthest
+
+    def searched(self) -> Space | None:
+        """The parameters that are searched, around those that are not; None where there are none. Raises ValueError."""
+        if self.strategy not in LIBRARY:
+            raise ValueError(LIBRARY.wanted(self.strategy))
+        fixed = {name: value for name, value in self.parameters.items() if name not in self.space}
+        return Space(LIBRARY[self.strategy], self.space, fixed) if self.space else None
 
 
 class StudyFeed(FeedPlace):
@@ -265,6 +278,7 @@ class TrialClaim(models.Model):
     end = models.PositiveIntegerField()
     leased_until = models.DateTimeField(null=True)
     tries = models.PositiveIntegerField(default=0)
+    values = models.JSONField(null=True, help_text="The parameters that are tried now, where others learn from that.")
 
     class Meta:
         constraints = [
@@ -277,12 +291,11 @@ class TrialClaim(models.Model):
 
 
 class TrialStatus(models.TextChoices):
-    """DONE; REFUSED by the strategy, which does not take such parameters; FAILED with a reason; NONE_LEFT to try."""
+    """DONE; SKIPPED, for the strategy does not take such parameters or none are left to try; FAILED with a reason."""
 
     DONE = "DONE"
-    REFUSED = "REFUSED"
+    SKIPPED = "SKIPPED"
     FAILED = "FAILED"
-    NONE_LEFT = "NONE_LEFT"
 
 
 class Trial(models.Model):
@@ -292,7 +305,7 @@ class Trial(models.Model):
     study = models.ForeignKey(Study, on_delete=models.CASCADE, related_name="trials")
     fold = models.PositiveIntegerField()
     number = models.PositiveIntegerField()
-    status = models.CharField(max_length=9, choices=TrialStatus.choices)
+    status = models.CharField(max_length=7, choices=TrialStatus.choices)
     parameters = models.JSONField(default=dict)
     value = models.FloatField(null=True)
     figures = models.JSONField(default=dict)
