@@ -229,9 +229,7 @@ class Study(Job, Setup):
 
     class Meta:
         verbose_name_plural = "studies"
-        constraints = [
-            models.CheckConstraint(condition=Q(until_at__gt=models.F("from_at")), name="study_goes_forward")
-        ]
+        constraints = [models.CheckConstraint(condition=Q(until_at__gt=models.F("from_at")), name="study_goes_forward")]
         indexes = [
             # "which studies wait": every bell, and the sweep
             models.Index(fields=["owner"], condition=Q(status__in=["QUEUED", "RUNNING"]), name="study_live"),

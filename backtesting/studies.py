@@ -201,7 +201,9 @@ def _in_turn(now: datetime) -> list[int]:
     owners = {owner_id for _, owner_id, _ in waiting}
     at_work = Counter(live.filter(owner__in=owners, leased_until__gt=now).values_list("owner_id", flat=True))
     at_work += Counter(
-        TrialClaim.objects.filter(study__owner__in=owners, leased_until__gt=now).values_list("study__owner_id", flat=True)
+        TrialClaim.objects.filter(study__owner__in=owners, leased_until__gt=now).values_list(
+            "study__owner_id", flat=True
+        )
     )
     served = dict(Study.objects.filter(owner__in=owners).values_list("owner_id").annotate(last=Max("stepped_at")))
     long_ago = datetime.min.replace(tzinfo=now.tzinfo)
@@ -224,7 +226,9 @@ def _claim(study_id: int, now: datetime) -> TrialClaim | datetime | None:
         claim = _trials_claimed(study, now) if study.data_hash else None
         is_whole = claim is None and not study.claims.exists()
         if is_whole and study.tries >= MOST_TRIES:
-            _end(study, f"wanted a worker that lives to its end, was {MOST_TRIES} that ended before: too little memory?")
+            _end(
+                study, f"wanted a worker that lives to its end, was {MOST_TRIES} that ended before: too little memory?"
+            )
             return None
         if claim is None and not is_whole:
             return None
@@ -271,9 +275,7 @@ def _trials_claimed(study: Study, now: datetime) -> TrialClaim | None:
 
 def _given_up(study: Study, claim: TrialClaim) -> None:
     reason = f"wanted a worker that lives to its end, was {MOST_TRIES} that ended before: too little memory?"
-    Trial.objects.create(
-        study=study, fold=claim.fold, number=claim.first, status=TrialStatus.FAILED, reason=reason
-    )
+    Trial.objects.create(study=study, fold=claim.fold, number=claim.first, status=TrialStatus.FAILED, reason=reason)
     Study.objects.filter(pk=study.pk).update(done=F("done") + 1)
     if claim.end > claim.first + 1:
         claim.first, claim.tries, claim.leased_until = claim.first + 1, MOST_TRIES - 1, None
@@ -361,9 +363,7 @@ def _stored(study_id: int, claim: TrialClaim, hold: Hold, rows: Sequence[Trial],
         Trial.objects.bulk_create(rows)
         # So many that a slice is filled, and not so many that others wait for what one has claimed and does not come to.
         at_once = len(rows) if following < claim.end else min(max(study.at_once, 2 * len(rows)), MOST_AT_ONCE)
-        Study.objects.filter(pk=study_id).update(
-            done=F("done") + len(rows), at_once=max(at_once, 1), not_before_at=now
-        )
+        Study.objects.filter(pk=study_id).update(done=F("done") + len(rows), at_once=max(at_once, 1), not_before_at=now)
         if not has_rung and study.status in LIVE_JOBS:
             _ring(study_id)
 

@@ -49,7 +49,9 @@ class MonteCarloWords(BaseModel):
     reach: int = Field(1, ge=1, le=10, description="Steps that a parameter moves at most.")
     noise: float = Field(0.1, gt=0, le=1, description="Of a candle's range: the deviation of each of its prices.")
     block_kind: Blocks = Field(Blocks.STATIONARY, description="How blocks of returns are drawn.")
-    block: float | None = Field(None, ge=1, le=100_000, description="Their length; none: by the rule of Politis and White.")
+    block: float | None = Field(
+        None, ge=1, le=100_000, description="Their length; none: by the rule of Politis and White."
+    )
     ruin_at: float = Field(0.5, gt=0, lt=1, description="A fall from the peak that counts as ruin.")
 
     @field_validator("ways")

@@ -16,19 +16,23 @@ from numpy.typing import NDArray
 from backtesting.engine import backtest
 from backtesting.inputs import MarketInput, Result, Settings
 from backtesting.space import said_of
-from domain.candles import IntArray
+from domain.candles import FloatArray, IntArray
 from domain.informative import Facts
-from domain.statistics import cagr, calmar, max_drawdown, returns_of, sharpe, sortino, total_return
+from domain.statistics import returns_of, sharpe, sortino
 from domain.strategy import Strategy
 
-YEAR_MS = 365 * 86_400_000
+DAY_MS = 86_400_000
+YEAR_DAYS = 365
 # Returns are kept of so many equal parts of the time at most: 2,000 of them are 8 kB a trial.
 MOST_SPANS = 2000
 # What a ratio with nothing lost to divide by counts as.
 WITHOUT_LOSS = 100.0
-OBJECTIVES = (
-    "sharpe", "sortino", "calmar", "total_return", "cagr", "max_drawdown", "profit_factor", "win_rate", "expectancy", "sqn",
-)  # fmt: skip
+# What a search may be for, and the figure that says it.
+OBJECTIVES = {
+    "sharpe": "sharpe", "sortino": "sortino", "calmar": "calmar", "total_return": "total_return", "cagr": "cagr",
+    "max_drawdown": "max_drawdown", "profit_factor": "profit_factor", "win_rate": "win_rate", "sqn": "sqn",
+    "expectancy": "average_return",
+}  # fmt: skip
 RATIOS = frozenset({"sharpe", "sortino", "calmar", "profit_factor", "sqn"})
 
 
@@ -51,7 +55,7 @@ class Objective:
         that gained and lost nothing counts as WITHOUT_LOSS."""
         if (figures["trades"] or 0) < self.min_trades:
             return None
-        found = figures[self.name]
+        found = figures[OBJECTIVES[self.name]]
         if found is None and self.name in RATIOS and (figures["total_return"] or 0) > 0:
             return WITHOUT_LOSS
         return min(found, WITHOUT_LOSS) if found is not None and self.name in RATIOS else found
@@ -156,42 +160,57 @@ def clock_of(markets: Sequence[MarketInput], span: Span | None = None) -> IntArr
 
 
 def trial_figures(result: Result, settings: Settings, markets: Sequence[MarketInput]) -> dict[str, float | None]:
-    """The figures of a trial, by the names and definitions of ``backtesting/figures.py``; None for what cannot be said."""
+    """The figures of a trial, by the names and definitions of ``backtesting/figures.py``: those that a search asks for, None
+    for what cannot be said."""
     columns = result.columns
     ended = ~columns.is_open
     pnl, gain = columns.pnl[ended], columns.gain[ended]
     won, lost = float(pnl[pnl > 0].sum()), float(pnl[pnl <= 0].sum())
-    count, spread = len(pnl), float(gain.std(ddof=1)) if len(gain) > 1 else 0.0
-    returns = returns_of(np.concatenate(([float(settings.cash)], result.equity)))
-    periods = _periods(result.open_ms, min((market.timeframe.seconds * 1000 for market in markets), default=1))
+    values = np.concatenate(([float(settings.cash)], result.equity))
+    step_ms = min((market.timeframe.seconds * 1000 for market in markets), default=0)
+    days = float(result.open_ms[-1] + step_ms - result.open_ms[0]) / DAY_MS if len(result.open_ms) else 0.0
+    total = float(values[-1] / values[0]) - 1
+    yearly = float(np.expm1(np.log1p(total) * YEAR_DAYS / days)) if total > -1 and days else -1.0
+    depth = float((values / np.maximum.accumulate(values)).min()) - 1
+    returns, periods = _daily(result.open_ms, values)
     figures = {
-        "trades": count,
-        "win_rate": float((pnl > 0).mean()) if count else None,
+        "trades": len(pnl),
+        "still_open": len(columns) - len(pnl),
+        "win_rate": float((pnl > 0).mean()) if len(pnl) else None,
         "profit_factor": -won / lost if lost else None,
-        "expectancy": float(gain.mean()) if count else None,
-        "sqn": float(gain.mean()) / spread * count**0.5 if spread else None,
+        "average_return": float(gain.mean()) if len(gain) else None,
+        "sqn": sharpe(pnl, len(pnl)),
         "fees": float(columns.fees.sum()),
-        "final_equity": float(result.equity[-1]) if len(result.equity) else float(settings.cash),
-        "total_return": total_return(returns),
-        "cagr": cagr(returns, periods),
+        "final_equity": float(values[-1]),
+        "total_return": total if days else None,
+        "cagr": yearly if days else None,
         "sharpe": sharpe(returns, periods),
         "sortino": sortino(returns, periods),
-        "calmar": calmar(returns, periods),
-        "max_drawdown": max_drawdown(returns),
+        "calmar": yearly / -depth if days and depth else None,
+        "max_drawdown": depth if days else None,
     }
     return {name: one if one is not None and np.isfinite(one) else None for name, one in figures.items()}
 
 
-def _periods(open_ms: IntArray, step_ms: int) -> float:
-    """How many candles there are in a year, by those that there are."""
-    return len(open_ms) * YEAR_MS / float(open_ms[-1] - open_ms[0] + step_ms) if len(open_ms) else 1.0
+def _daily(open_ms: IntArray, values: FloatArray) -> tuple[FloatArray, float]:
+    """The returns of UTC days, and how many of them a year has; none where the account was lost."""
+    if not len(open_ms) or values.min() <= 0:
+        return np.empty(0), float(YEAR_DAYS)
+    days = open_ms // DAY_MS
+    lasts = np.append(np.flatnonzero(days[1:] != days[:-1]), len(days) - 1)
+    returns = returns_of(np.concatenate((values[:1], values[lasts + 1])))
+    return returns, len(returns) * YEAR_DAYS / float(days[-1] - days[0] + 1)
 
 
 def span_returns(result: Result, settings: Settings, clock: IntArray) -> NDArray[np.float32]:
-    """The returns of the account over equal parts of ``clock``, of which ``result`` has the last candles."""
+    """The returns of the account over equal parts of ``clock``, of which ``result`` has the last candles; 0 after all is
+    lost."""
     worth = np.full(len(clock), float(settings.cash))
     if len(result.equity):
-        worth[len(clock) - len(result.equity) :] = result.equity
+        worth[len(clock) - len(result.equity) :] = np.maximum(result.equity, 0.0)
     each = max(-(-len(clock) // MOST_SPANS), 1)
     ends = np.append(np.arange(each - 1, len(clock) - 1, each), len(clock) - 1) if len(clock) else np.empty(0, np.int64)
-    return returns_of(np.concatenate(([float(settings.cash)], worth[ends]))).astype(np.float32)
+    values = np.concatenate(([float(settings.cash)], worth[ends]))
+    before, after = values[:-1], values[1:]
+    ratios: FloatArray = np.divide(after, before, out=np.ones(len(before)), where=before > 0)
+    return (ratios - 1).astype(np.float32)

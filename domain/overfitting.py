@@ -128,10 +128,9 @@ def independent_trials(returns: ArrayLike) -> float:
     norms = np.sqrt((centred**2).sum(axis=0))
     scaled = centred[:, norms > 0] / norms[norms > 0]
     # The sum of all entries of the correlation matrix, without making it.
-    moving = scaled.shape[1]
+    moving = int(scaled.shape[1])
     together = float((scaled.sum(axis=1) ** 2).sum()) - moving
-    mean = together / (moving * (moving - 1)) if moving > 1 else 0.0
-    mean = min(max(mean, 0.0), 1.0)
+    mean = min(max(together / (moving * (moving - 1)), 0.0), 1.0) if moving > 1 else 0.0
     return mean + (1 - mean) * count
 
 
@@ -215,7 +214,8 @@ def _sharpes(sums: FloatArray, squares: FloatArray, length: NDArray[np.float64])
     means = sums / length
     spreads = np.sqrt(np.maximum(squares - sums * means, 0.0) / (length - 1))
     moves = spreads > ROUNDING * np.sqrt(squares / length)
-    return np.divide(means, spreads, out=np.full(np.shape(means), NAN), where=moves)
+    found: FloatArray = np.divide(means, spreads, out=np.full(np.shape(means), NAN), where=moves)
+    return found
 
 
 def _slope(before: FloatArray, after: FloatArray) -> float:
