@@ -54,7 +54,7 @@ def searched(facts: Sequence[TrialFacts], names: Iterable[str], objective: str) 
 
 
 def walked(forward: WalkForward, objective: str) -> dict[str, Any]:
-    """What a walk forward came to, and its curve in few points: open times in milliseconds, and what the account was worth."""
+    """What a walk forward came to, and its curve in few points: open times in milliseconds, and what all was worth."""
     result = forward.result
     places = np.unique(np.linspace(0, len(result.equity) - 1, min(CURVE_POINTS, len(result.equity))).astype(np.int64))
     kept = sum(one.value is not None and one.value > 0 for one in forward.folds)
@@ -136,7 +136,7 @@ def luck_of(facts: Sequence[TrialFacts], best: TrialFacts) -> dict[str, Any] | N
 def importance_of(valued: Sequence[TrialFacts], names: Iterable[str]) -> list[dict[str, Any]]:
     """For each parameter how far the mean objective of its values lies apart (``spread``), its ``share`` of all spreads, and
     these means by value, or range of values; what matters most comes first."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in names:
         groups = _groups([(one.values[name], one.value or 0.0) for one in valued if name in one.values])
         means = [group["mean"] for group in groups]
@@ -147,13 +147,17 @@ def importance_of(valued: Sequence[TrialFacts], names: Iterable[str]) -> list[di
     return sorted(rows, key=lambda row: -row["spread"])
 
 
-def plain(value: Any) -> Any:
-    """``value`` with None for what is no number, ready for JSON."""
+def plain(told: dict[str, Any]) -> dict[str, Any]:
+    """``told`` with None for what is no number, ready for JSON."""
+    return {name: _plain(one) for name, one in told.items()}
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {name: plain(one) for name, one in value.items()}
-    return [plain(one) for one in value] if isinstance(value, list | tuple) else value
+        return plain(value)
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _table(compared: Sequence[TrialFacts]) -> FloatArray:

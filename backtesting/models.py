@@ -195,8 +195,8 @@ class Study(Job, Setup):
     ``backtesting/space.py``; ``parameters`` are the others. ``options`` are what its kind asks for beside that
     (``backtesting/study_words.py``).
 
-    Its trials are numbered through, fold by fold; all before ``claimed`` were taken by somebody, and what of those is not done
-    is in its claims. Until ``data_hash`` is known it has not begun. ``done`` counts trials, and its result as one more.
+    Its trials are numbered through, fold by fold; all before ``claimed`` were taken by somebody, and what of those is not
+    done is in its claims. Until ``data_hash`` is known it has not begun. ``done`` counts trials, and its result as one more.
     """
 
     kind = models.CharField(max_length=12, choices=StudyKind.choices)

@@ -322,7 +322,7 @@ def _trials(study: Study, bench: Bench, claim: TrialClaim) -> Any:
 
     for number in range(claim.first, claim.end):
         if is_learning:
-            known.at_work = list(others.values_list("values", "first"))
+            known.at_work = [(values or {}, first) for values, first in others.values_list("values", "first")]
         row = Trial(study=study, fold=claim.fold, number=number, status=TrialStatus.DONE)
         try:
             facts = trial_computed(study, bench, claim.fold, number, known, begins)

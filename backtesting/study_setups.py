@@ -1,5 +1,5 @@
-"""What a study is asked to do: checked as a whole before anything is queued; and what it is computed on, gathered once by each
-process however many trials it computes.
+"""What a study is asked to do: checked as a whole before anything is queued; and what it is computed on, gathered once by
+each process however many trials it computes.
 
 Markets are kept by the hash of all that is in them: whoever finds another one than the study began with is told so, and
 computes nothing on it.
@@ -26,7 +26,7 @@ from backtesting.models import Study, StudyKind
 from backtesting.monte_carlo import MonteCarlo
 from backtesting.search import SearchMethod
 from backtesting.setups import Asked, markets_of, setup_validated
-from backtesting.space import Space
+from backtesting.space import MOST_COMBINATIONS, Space
 from backtesting.study_words import MonteCarloWords, options_said
 from backtesting.trials import Objective, Span, clock_of
 from backtesting.walk_forward import Length, folds_of
@@ -68,9 +68,26 @@ class StudyAsked:
 
 def study_validated(asked: StudyAsked) -> dict[str, Any]:
     """The columns of a ``Study`` for what is asked, every default written out. Raises ValidationError, by field."""
-    problems: dict[str, Any] = {}
+    _check_words(asked)
+    try:
+        options = options_said(asked.kind, asked.options)
+    except WrongWords as error:
+        raise ValidationError(error.problems) from error
+    space, is_search = _space_asked(asked, options), _is_search(asked)
+    tried = _values(space.furthest) if space is not None and is_search else asked.setup.parameters
+    columns = setup_validated(replace(asked.setup, parameters=tried))
+    if is_search:
+        columns["parameters"] = {name: one for name, one in columns["parameters"].items() if name not in asked.space}
+    elif space is not None:
+        columns["parameters"] |= _placed(space, columns["parameters"])
+    own = ("kind", "method", "space", "objective", "min_trades", "trials_wanted", "seed")
+    return {**columns, **{name: getattr(asked, name) for name in own}, "options": options.model_dump(mode="json")}
+
+
+def _check_words(asked: StudyAsked) -> None:
     if asked.kind not in StudyKind.values:
         raise ValidationError({"kind": f"wanted one of {', '.join(StudyKind.values)}, was {asked.kind!r:.60}"})
+    problems: dict[str, str] = {}
     if asked.method not in SearchMethod.__members__:
         problems["method"] = f"wanted one of {', '.join(SearchMethod.__members__)}, was {asked.method!r:.60}"
     elif asked.method == SearchMethod.TPE and importlib.util.find_spec("optuna") is None:
@@ -79,36 +96,11 @@ def study_validated(asked: StudyAsked) -> dict[str, Any]:
         Objective(asked.objective, asked.min_trades)
     except ValueError as error:
         problems["objective"] = str(error)
-    for name, most in (("trials_wanted", MOST_TRIALS), ("seed", LARGEST_SEED)):
-        least = 1 if name == "trials_wanted" else 0
+    for name, least, most in (("trials_wanted", 1, MOST_TRIALS), ("seed", 0, LARGEST_SEED)):
         if not least <= getattr(asked, name) <= most:
             problems[name] = f"wanted {least} to {most}, was {getattr(asked, name)}"
-    try:
-        options = options_said(asked.kind, asked.options)
-    except WrongWords as error:
-        problems |= error.problems
     if problems:
         raise ValidationError(problems)
-    space = _space_asked(asked, options)
-    if space is not None and space.size is None and asked.method == SearchMethod.GRID and _is_search(asked):
-        raise ValidationError({"space": "wanted a step for each number, for a grid goes over all: none was given"})
-    tried = asked.setup.parameters if space is None or not _is_search(asked) else _values(space.furthest)
-    columns = setup_validated(replace(asked.setup, parameters=tried))
-    if _is_search(asked):
-        columns["parameters"] = {name: one for name, one in columns["parameters"].items() if name not in asked.space}
-    elif space is not None:
-        columns["parameters"] |= _placed(space, columns["parameters"])
-    return {
-        **columns,
-        "kind": asked.kind,
-        "method": asked.method,
-        "space": asked.space,
-        "objective": asked.objective,
-        "min_trades": asked.min_trades,
-        "trials_wanted": asked.trials_wanted,
-        "seed": asked.seed,
-        "options": options.model_dump(mode="json"),
-    }
 
 
 def _is_search(asked: StudyAsked) -> bool:
@@ -116,7 +108,8 @@ def _is_search(asked: StudyAsked) -> bool:
 
 
 def _values(strategy: Strategy[Any]) -> dict[str, Any]:
-    return strategy.parameters.model_dump(mode="json")
+    values: dict[str, Any] = strategy.parameters.model_dump(mode="json")
+    return values
 
 
 def _space_asked(asked: StudyAsked, options: Any) -> Space | None:
@@ -136,8 +129,11 @@ def _space_asked(asked: StudyAsked, options: Any) -> Space | None:
         space = Space(LIBRARY[asked.setup.strategy], asked.space, fixed)
         if not _is_search(asked):
             space.point_of(_placed(space, given))
-        space.furthest  # noqa: B018  # raises where nothing is accepted
         _looks(space)
+        if _is_search(asked) and asked.method == SearchMethod.GRID and not space.is_listable:
+            raise ValueError(
+                f"wanted at most {MOST_COMBINATIONS} combinations to go over, was {space.size or 'no end of them'}"
+            )
     except ValueError as error:
         raise ValidationError({"space": str(error)}) from error
     return space
@@ -278,7 +274,7 @@ def with_exits(strategy: str, exits: str) -> type[Strategy[Any]]:
         return kind
 
     def exit_plan(self: Strategy[Any]) -> ExitPlan:
-        return plan_said(super(changed, self).exit_plan, words)  # type: ignore[arg-type, misc]  # made below
+        return plan_said(super(changed, self).exit_plan, words)  # type: ignore[arg-type]  # made below
 
     changed = type(kind.__name__, (kind,), {"exit_plan": property(exit_plan), "__module__": kind.__module__})
     return changed

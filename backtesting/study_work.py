@@ -58,15 +58,15 @@ def concluded(study: Study, bench: Bench, trials: QuerySet[Trial]) -> dict[str, 
         "failed": trials.filter(status=TrialStatus.FAILED).count(),
     }
     if isinstance(options, MonteCarloWords):
-        return plain(_drawn(study, bench, options, trials) | {"trials": counts})  # type: ignore[no-any-return]
+        return plain(_drawn(study, bench, options, trials) | {"trials": counts})
     if bench.space is None:
         raise ValueError("wanted parameters to search, was none")
     if study.kind == StudyKind.WALK_FORWARD:
         forward = walked_forward(bench.markets, bench.settings, bench.space, _chosen(study, trials), bench.objective)
-        return plain(walked(forward, study.objective) | {"trials": counts})  # type: ignore[no-any-return]
+        return plain(walked(forward, study.objective) | {"trials": counts})
     told = searched(facts_of(trials), [axis.name for axis in bench.space.axes], study.objective)
     told["trials"] |= counts
-    return plain(told)  # type: ignore[no-any-return]
+    return plain(told)
 
 
 def facts_of(trials: QuerySet[Trial], *, has_returns: bool = True) -> list[TrialFacts]:
@@ -119,16 +119,17 @@ def _drawn(study: Study, bench: Bench, options: MonteCarloWords, trials: QuerySe
 
 def _worded(figures: dict[str, Any], ways: dict[str, Any]) -> Iterable[str]:
     """What the bands say, in a sentence each."""
-    yield f"The backtest itself returned {figures['total_return'] or 0:.1%} and fell by {-(figures['max_drawdown'] or 0):.1%}."
+    won, depth = figures["total_return"] or 0, figures["max_drawdown"] or 0
+    yield f"The backtest itself returned {won:.1%} and fell by {-depth:.1%}."
     for way, told in ways.items():
         name = way.replace("_", " ").capitalize()
         if "why" in told:
             yield f"{name}: {told['why']}."
             continue
-        final, depth = told["final_return"], told["drawdown"]
+        final, depths = told["final_return"], told["drawdown"]
         yield (
-            f"{name}: nine of ten end between {final['5']:.1%} and {final['95']:.1%}, one in twenty falls by {-depth['5']:.1%} or "
-            f"more, {told['loss']:.0%} end with a loss."
+            f"{name}: nine of ten end between {final['5']:.1%} and {final['95']:.1%}, one in twenty falls by "
+            f"{-depths['5']:.1%} or more, {told['loss']:.0%} end with a loss."
         )
 
 
