@@ -7,7 +7,8 @@ suggests what the strategy refuses, nor the same values twice while there are ot
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -47,11 +48,8 @@ def suggest(
         return _estimated(space, seed, number, done)
     if method is SearchMethod.RANDOM and not space.is_listable:
         return space.values_at(space.drawn(np.random.default_rng([seed, number])))
-    count = len(space.accepted)
-    if number >= count:
-        return None
-    place = number if method is SearchMethod.GRID else int(np.random.default_rng(seed).permutation(count)[number])
-    return space.values_at(space.point_at(int(space.accepted[place])))
+    point = space.nth(number, seed if method is SearchMethod.RANDOM else None)
+    return None if point is None else space.values_at(point)
 
 
 def at_work(values: dict[str, Any], number: int) -> TrialFacts:
@@ -61,16 +59,13 @@ def at_work(values: dict[str, Any], number: int) -> TrialFacts:
 
 def _estimated(space: Space, seed: int, number: int, done: Sequence[TrialFacts]) -> dict[str, Any] | None:
     """By Optuna's tree-structured Parzen estimator (Bergstra et al. 2011), of all parameters together."""
+    optuna = _optuna()
     by_number = sorted(done, key=lambda one: one.number)
     tried = {space.point_of(one.values): one for one in by_number if one.state is not TrialState.REFUSED}
-    if space.is_listable and len(tried) >= len(space.accepted):
-        return None
     random = np.random.default_rng([seed, number])
     worth = [one.value for one in tried.values() if one.value is not None]
     if len(worth) < START_UP:
-        _optuna()  # so that it is not missed ten trials later
-        return space.values_at(_untried(space, random, tried))
-    optuna = _optuna()
+        return _untried(space, seed, number, tried)
     sampler = optuna.samplers.TPESampler(seed=int(random.integers(2**32)), multivariate=True, n_startup_trials=0)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     kinds = {axis.name: _distribution(optuna, axis) for axis in space.axes}
@@ -84,14 +79,22 @@ def _estimated(space: Space, seed: int, number: int, done: Sequence[TrialFacts])
         point = tuple(float(asked[axis.name]) for axis in space.axes)
         if point not in tried and not space.refusal(point):
             return space.values_at(point)
-    return space.values_at(_untried(space, random, tried))
+    return _untried(space, seed, number, tried)
 
 
-def _untried(space: Space, random: np.random.Generator, tried: dict[Point, TrialFacts]) -> Point:
-    if space.is_listable:
-        left = [point for point in map(space.point_at, space.accepted.tolist()) if point not in tried]
-        return left[int(random.integers(len(left)))]
-    return space.drawn(random)
+def _untried(space: Space, seed: int, number: int, tried: Mapping[Point, TrialFacts]) -> dict[str, Any] | None:
+    """As by chance, but what was not tried."""
+    if not space.is_listable:
+        return space.values_at(space.drawn(np.random.default_rng([seed, number])))
+    # From the number on, then from the first on: another number begins elsewhere.
+    for some in (itertools.count(number), range(number)):
+        for place in some:
+            point = space.nth(place, seed)
+            if point is None:
+                break
+            if point not in tried:
+                return space.values_at(point)
+    return None
 
 
 def _distribution(optuna: Any, axis: Axis) -> Any:

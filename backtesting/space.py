@@ -10,7 +10,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from enum import Enum
 from types import UnionType
@@ -23,8 +23,8 @@ from pydantic.fields import FieldInfo
 from domain.candles import IntArray
 from domain.strategy import Strategy
 
-# More combinations than that nobody goes over one by one, nor keeps which of them are any good.
-MOST_COMBINATIONS = 200_000
+# More combinations than that nobody goes over one by one.
+MOST_COMBINATIONS = 1_000_000
 MOST_VALUES = 100_000
 RANGE_WORDS = frozenset({"low", "high", "step"})
 
@@ -59,6 +59,15 @@ class Axis:
         return float(random.integers(len(self.values))) if self.values else float(random.uniform(self.low, self.high))
 
 
+@dataclass(slots=True, eq=False)
+class _Order:
+    """The numbers of all combinations in some order, how many of them were looked at, and which of those are accepted."""
+
+    numbers: IntArray
+    looked: int = 0
+    found: list[Point] = field(default_factory=list)
+
+
 class Space:
     """The parameters of ``strategy_type`` that are searched (``axes``), and those that are ``fixed``.
 
@@ -81,6 +90,7 @@ class Space:
         if not said:
             raise ValueError("wanted at least 1 parameter to search, was 0")
         self.axes = tuple(_axis(name, fields[name], words) for name, words in said.items())
+        self._orders: dict[int | None, _Order] = {}
 
     @property
     def size(self) -> int | None:
@@ -92,20 +102,33 @@ class Space:
         """Whether its combinations may be gone over one by one."""
         return self.size is not None and self.size <= MOST_COMBINATIONS
 
-    @functools.cached_property
-    def accepted(self) -> IntArray:
-        """The numbers of the combinations that the strategy takes, in order. Raises ValueError where there is no end of
-        them, or none."""
-        if not self.is_listable:
+    def nth(self, number: int, seed: int | None = None) -> Point | None:
+        """Of the combinations that the strategy takes that of this number, from 0 on: in order, or with a ``seed`` in a
+        random one of it. None: there are no more. No more of them are looked at than it takes. Raises ValueError where there
+        is no end of them, or none."""
+        if self.size is None or not self.is_listable:
             what = "a step for each number" if self.size is None else f"at most {MOST_COMBINATIONS} combinations"
             raise ValueError(f"wanted {what} to go over all, was {self.size or ', '.join(self._endless)}")
-        every = itertools.product(*(axis.values for axis in self.axes))
-        names = [axis.name for axis in self.axes]
-        taken = (number for number, one in enumerate(every) if not self._why_not(dict(zip(names, one, strict=True))))
-        found = np.fromiter(taken, np.int64)
-        if not len(found):
+        if seed not in self._orders:
+            all_numbers = np.arange(self.size)
+            self._orders[seed] = _Order(
+                all_numbers if seed is None else np.random.default_rng(seed).permutation(all_numbers)
+            )
+        order = self._orders[seed]
+        while len(order.found) <= number and order.looked < self.size:
+            point = self.point_at(int(order.numbers[order.looked]))
+            order.looked += 1
+            if not self.refusal(point):
+                order.found.append(point)
+        if not order.found and order.looked == self.size:
             raise ValueError(f"wanted a combination that {self.strategy_type.name} takes, was none among {self.size}")
-        return found
+        return order.found[number] if number < len(order.found) else None
+
+    @property
+    def accepted(self) -> Sequence[Point]:
+        """All combinations that the strategy takes, in order. Raises ValueError as ``nth``."""
+        self.nth(self.size or 0)
+        return self._orders[None].found
 
     def point_at(self, number: int) -> Point:
         """The combination of that number: as digits, the last axis being the quickest."""
@@ -155,7 +178,7 @@ class Space:
 
     def _why_not(self, searched: dict[str, Any]) -> str:
         try:
-            self.strategy_type.from_values({**self.fixed, **searched})
+            self.strategy_type.from_values(self.fixed | searched)
         except ValueError as error:
             return said_of(error)
         return ""

@@ -131,7 +131,7 @@ def independent_trials(returns: ArrayLike) -> float:
     moving = int(scaled.shape[1])
     together = float((scaled.sum(axis=1) ** 2).sum()) - moving
     mean = min(max(together / (moving * (moving - 1)), 0.0), 1.0) if moving > 1 else 0.0
-    return mean + (1 - mean) * count
+    return float(mean + (1 - mean) * count)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
