@@ -23,7 +23,12 @@ from pydantic import ValidationError
 from backtesting.engine import backtest
 from backtesting.figures import TRADE_FIELDS, figures_of, trade_row
 from backtesting.inputs import MarketInput, Result, Settings
+from backtesting.report import report_html
+from domain.calendars import Calendar
 from domain.candles import Candles, Timeframe
+from domain.informative import Facts
+from domain.resampling import resample
+from domain.strategy import Strategy
 from strategies.library import LIBRARY
 
 COLUMNS = ("ts", "open", "high", "low", "close", "volume")
@@ -51,6 +56,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--from", dest="since", metavar="TIME", type=_time_ms, help="the first candle, ISO 8601")
     top.add_argument("--to", dest="until", metavar="TIME", type=_time_ms, help="the last candle, ISO 8601")
     top.add_argument("--trades", metavar="FILE.csv", help="write the trades there")
+    top.add_argument("--equity", metavar="FILE.csv", help="write the equity at each close there")
+    top.add_argument("--html", metavar="FILE", help="write a page with charts, figures and trades there")
     top.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return top
 
@@ -64,10 +71,15 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
         result = backtest([market], settings)
         if options.trades:
             _write_trades(_path(options.trades), result)
+        if options.equity:
+            _write_equity(_path(options.equity), result)
+        figures = figures_of(result, settings, [market])
+        if options.html:
+            title = f"{LIBRARY[options.strategy].title} on {market.symbol}"
+            _path(options.html).write_text(report_html(title, [market], result, settings, figures), encoding="utf-8")
     except (CannotRun, ValueError, OSError) as refused:
         print(f"r3edge backtest: {_said(refused)}", file=sys.stderr)  # noqa: T201  # a command line prints
         return 2
-    figures = figures_of(result, settings, [market])
     if options.json:
         told = {
             "stats": figures.pop("stats"),
@@ -128,9 +140,26 @@ def _market(options: argparse.Namespace) -> MarketInput:
             values[name] = percent or None
     candles = candles_from(_path(options.candles), options.since, options.until)
     strategy = LIBRARY[options.strategy].from_values(values)
+    timeframe = Timeframe(options.timeframe)
+    symbol = Path(options.candles).name.split(".")[0].removesuffix(f"-{timeframe.value}")
     return MarketInput(
-        Path(options.candles).name.split(".")[0], candles, Timeframe(options.timeframe), strategy=strategy
-    )
+        symbol, candles, timeframe, strategy=strategy,
+        facts=_facts(strategy, candles, timeframe),
+    )  # fmt: skip
+
+
+def _facts(strategy: Strategy[Any], candles: Candles, timeframe: Timeframe) -> Facts:
+    """What the strategy looks at beside the file: longer candles of the same market are made of the file's own. Raises
+    CannotRun for what one file cannot tell."""
+    if strategy.tapes:
+        raise CannotRun(f"wanted {', '.join(sorted(strategy.tapes))} beside candles, was a file of candles only")
+    held = {}
+    for one in strategy.informative:
+        if one.symbol:
+            raise CannotRun(f"wanted candles of {one} beside the file's, was one file")
+        is_own = one.timeframe is timeframe
+        held[one] = candles if is_own else resample(candles, timeframe, one.timeframe, Calendar.ALWAYS)
+    return Facts(held)
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -145,6 +174,13 @@ def _write_trades(path: Path, result: Result) -> None:
         rows = csv.DictWriter(lines, TRADE_FIELDS)
         rows.writeheader()
         rows.writerows(trade_row(trade) for trade in result.trades)
+
+
+def _write_equity(path: Path, result: Result) -> None:
+    with path.open("w", newline="") as lines:
+        rows = csv.writer(lines)
+        rows.writerow(("ts", "equity"))
+        rows.writerows(zip(result.open_ms.tolist(), result.equity.tolist(), strict=True))
 
 
 def _path(name: str) -> Path:

@@ -37,10 +37,11 @@ def code_hash(strategy: type[Strategy[Any]]) -> str:
 
 
 def data_hash(markets: Sequence[MarketInput]) -> str:
-    """Of all that the engine and the strategies are shown of ``markets``, signals made of them left out."""
+    """Of all that the engine and the strategies are shown of ``markets``. What is made of it (signals, the warm-up) is left
+    out: other parameters on the same candles are no other data."""
     told = hashlib.blake2b(digest_size=LENGTH)
     for market in markets:
-        told.update(repr((market.symbol, market.timeframe, market.rules, market.can_short, market.first)).encode())
+        told.update(repr((market.symbol, market.timeframe, market.rules, market.can_short)).encode())
         for name, part in _parts(market):
             told.update(f"{name} {part.dtype} {len(part)}".encode())
             told.update(np.ascontiguousarray(part).tobytes())

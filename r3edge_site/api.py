@@ -22,6 +22,7 @@ from rest_framework.views import exception_handler as drf_exception_handler
 from rest_framework.views import set_rollback
 from rest_framework.viewsets import ViewSetMixin
 
+from backtesting.api import BacktestViewSet
 from backtesting.runs import UnableToBacktest
 from exchanges.api import ExchangeViewSet, QuoteViewSet
 from exchanges.credentials import UnableToDecrypt
@@ -85,6 +86,7 @@ ROUTES: dict[str, type[ViewSetMixin]] = {
     "valuations": ValuationViewSet,
     "equity": EquityViewSet,
     "money": MoneyViewSet,
+    "backtests": BacktestViewSet,
     "halts": HaltViewSet,
     "events": EventViewSet,
 }

@@ -148,6 +148,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
         "DiscrepancyStatusEnum": "positions.models.DiscrepancyStatus",
         "ResolutionEnum": "positions.models.Resolution",
         "MarketKindEnum": "exchanges.models.Market.Kind",
+        "JobStatusEnum": "backtesting.models.JobStatus",
         "SignalKindEnum": "strategies.models.SignalKind",
         "SourceKindEnum": "marketdata.api.SOURCE_KINDS",
     },

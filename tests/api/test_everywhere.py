@@ -18,6 +18,7 @@ from django.test import Client
 from django.utils import timezone
 from rest_framework.test import APIClient
 
+from backtesting.models import BacktestRun
 from exchanges.models import Account
 from marketdata.models import Backfill, CandleGap
 from money.halts import halt_trip
@@ -58,6 +59,7 @@ OWNED = (
     "discrepancies",
     "halts",
     "groups",
+    "backtests",
 )
 SHARED = ("exchanges", "markets", "feeds", "backfills", "gaps")
 PATHS = (*OWNED, *SHARED, "quotes", "tokens", "strategies", "candles", "indicators", "equity")
@@ -93,6 +95,9 @@ def populate(owner: Api, name: str) -> dict[str, int]:
         "events": owner.ids("events", topic="orders")[0],
         "halts": halt_trip("HALT", "news", account_id=session.account_id, actor=name).pk,
         "exchanges": session.account.exchange_id, "markets": position.market_id,
+        "backtests": BacktestRun.objects.create(
+            owner=owner.user, strategy="sma_cross", from_at=NOON, until_at=timezone.now(), status="DONE"
+        ).pk,
         "feeds": session.config.feed_id, "quotes": quote.market_id, "backfills": backfill.pk, "gaps": gap.pk,
     }  # fmt: skip
 
@@ -129,7 +134,10 @@ def test_another_traders_row_is_as_unknown_as_no_row(alice: Api, bob: Api, root:
         ("post", "sessions/{sessions}/stop"), ("post", "sessions/{sessions}/exit"), ("get", "sessions/{sessions}/hops"),
         ("post", "orders/{orders}/cancel"), ("post", "halts/{halts}/lift"), ("post", "groups/{groups}/start"),
         ("post", "groups/{groups}/suspend"),
-        ("post", "groups/{groups}/recover"), ("post", "groups/{groups}/stop"),
+        ("post", "groups/{groups}/recover"), ("post", "groups/{groups}/stop"), ("post", "backtests/{backtests}/cancel"),
+        ("post", "backtests/{backtests}/retry"), ("post", "backtests/{backtests}/repeat"),
+        ("delete", "backtests/{backtests}"), ("get", "backtests/{backtests}/trades"),
+        ("get", "backtests/{backtests}/equity"), ("get", "backtests/{backtests}/report"),
     ],
 )  # fmt: skip
 def test_another_traders_row_cannot_be_touched(alice: Api, bob: Api, method: str, path: str) -> None:
@@ -225,7 +233,9 @@ def test_a_filter_of_the_wrong_kind_says_so(alice: Api, path: str, query: dict[s
         ("text/plain", "name=x", 415, "unsupported_media_type", 'Unsupported media type "text/plain" in request.'),
     ],
 )
-@pytest.mark.parametrize("path", ["accounts", "configs", "sessions", "halts", "groups", "orders", "backfills"])
+@pytest.mark.parametrize(
+    "path", ["accounts", "configs", "sessions", "halts", "groups", "orders", "backfills", "backtests"]
+)
 def test_a_body_that_cannot_be_read_is_refused(
     alice: Api, path: str, content_type: str, body: str, status: int, code: str, detail: str
 ) -> None:
@@ -267,7 +277,7 @@ def test_no_answer_shows_a_secret(alice: Api, root: Api) -> None:
         ("accounts", 2), ("configs", 1),
         ("signals", 1), ("sessions", 2), ("orders", 1), ("fills", 1), ("fundings", 1),
         ("positions", 1), ("valuations", 1), ("events", 1),
-        ("discrepancies", 1), ("halts", 1), ("groups", 2),
+        ("discrepancies", 1), ("halts", 1), ("groups", 2), ("backtests", 2),
     ],
 )  # fmt: skip
 def test_a_list_costs_the_same_however_long(

@@ -12,6 +12,7 @@ import pytest
 from django.apps import apps
 from django.utils import timezone
 
+from backtesting.models import BacktestRun
 from domain.orders import LIVE_STATUSES, OrderStatus
 from exchanges.models import Account, Exchange, Quote
 from marketdata.models import Backfill, CandleGap
@@ -35,6 +36,7 @@ from tests.factories import (
     make_session,
     make_signal,
     make_tape,
+    make_user,
 )
 
 S = OrderStatus
@@ -278,6 +280,18 @@ def a_gap_whose_pause_is_over() -> int:
     return pk
 
 
+def a_backtest_whose_bell_was_lost() -> int:
+    now = timezone.now()
+    span = {"from_at": now - timedelta(days=1), "until_at": now}
+    return BacktestRun.objects.create(owner=make_user(), strategy="sma_cross", not_before_at=now, **span).pk
+
+
+def a_backtest_whose_worker_died() -> int:
+    pk = a_backtest_whose_bell_was_lost()
+    BacktestRun.objects.update(status="RUNNING", leased_until=timezone.now() + 10 * SECOND)
+    return pk
+
+
 def an_account_never_compared() -> int:
     return make_account().pk
 
@@ -410,6 +424,8 @@ WAITING_ROWS: list[tuple[Callable[[], int], str]] = [
     (a_backfill_whose_worker_died, "backfill to go on"),
     (a_gap_nobody_has_asked_for, "gap to be asked for again"),
     (a_gap_whose_pause_is_over, "gap to be asked for again"),
+    (a_backtest_whose_bell_was_lost, "backtest to be computed"),
+    (a_backtest_whose_worker_died, "backtest to be computed"),
     (an_account_never_compared, "account not compared lately"),
     (an_account_whose_comparison_is_due, "account not compared lately"),
     (an_account_whose_comparer_died, "account not compared lately"),
