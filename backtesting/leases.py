@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from django.db import DatabaseError, connections
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from backtesting.models import Job, JobStatus
@@ -30,20 +31,18 @@ class LeaseLost(Exception):
     """Somebody else has the row now, or it was cancelled: what is computed is nobody's any more."""
 
 
-class Lease:
-    """One worker's hold of ``row``, a running job, kept in a block; ``until`` is what the row says of it at the end.
+class Hold:
+    """One worker's hold of the row that ``rows`` find, kept in a block; ``until`` is what the row says of it at the end.
 
     It is renewed by a thread with a connection of its own: a strategy that computes for a minute in one call is no dead
     worker. A row that is done within a second costs no such connection.
     """
 
-    def __init__(self, row: Job, until: datetime) -> None:
-        self._rows: GuardedQuerySet[Any] = GuardedQuerySet(type(row)).filter(pk=row.pk, status=JobStatus.RUNNING)
+    def __init__(self, rows: QuerySet[Any], until: datetime) -> None:
+        self._rows = rows
         self.until = until
-        self._total = row.total
-        self._share = 0.0
         self._ended, self._lost = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._beat, name=f"{THREAD}-{row.pk}", daemon=True)
+        self._thread = threading.Thread(target=self._beat, name=THREAD, daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -57,18 +56,17 @@ class Lease:
 
     def tick(self, share: float = 0.0) -> None:
         """Say that ``share`` of the work, 0 to 1, is done. Raises LeaseLost."""
-        self._share = share
         if self._lost.is_set():
             raise LeaseLost
 
-    def expect(self, total: int) -> None:
-        """Say how many steps there are in all."""
-        self._total = total
-
     @property
-    def mine(self) -> GuardedQuerySet[Any]:
+    def mine(self) -> Any:
         """The row, while it is ours; to be asked after the block."""
         return self._rows.filter(leased_until=self.until)
+
+    def _told(self) -> dict[str, Any]:
+        """What else the row is told with each renewal."""
+        return {}
 
     def _beat(self) -> None:
         try:
@@ -79,9 +77,8 @@ class Lease:
 
     def _renew(self) -> None:
         until = timezone.now() + LEASE
-        done = int(min(max(self._share, 0.0), 1.0) * self._total)
         try:
-            if self.mine.update(leased_until=until, done=done, total=self._total):
+            if self.mine.update(leased_until=until, **self._told()):
                 self.until = until
             else:
                 self._lost.set()
@@ -89,3 +86,23 @@ class Lease:
             # Of that lease some is left; and should it run out, another worker begins anew and the fence holds.
             logger.warning("a lease was not renewed, in a second it is tried again (%s)", type(error).__name__)
             connections.close_all()
+
+
+class Lease(Hold):
+    """The same of a running job, which is told how much of it is done."""
+
+    def __init__(self, row: Job, until: datetime) -> None:
+        super().__init__(GuardedQuerySet(type(row)).filter(pk=row.pk, status=JobStatus.RUNNING), until)
+        self._total = row.total
+        self._share = 0.0
+
+    def tick(self, share: float = 0.0) -> None:
+        self._share = share
+        super().tick()
+
+    def expect(self, total: int) -> None:
+        """Say how many steps there are in all."""
+        self._total = total
+
+    def _told(self) -> dict[str, Any]:
+        return {"done": int(min(max(self._share, 0.0), 1.0) * self._total), "total": self._total}

@@ -11,9 +11,13 @@ from typing import Any, ClassVar
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 
+from backtesting.search import SearchMethod
+from backtesting.space import Space
+from backtesting.trials import OBJECTIVES
 from domain.candles import Timeframe
 from domain.strategy import Strategy
 from marketdata.models import Feed
@@ -175,3 +179,144 @@ class BacktestResult(models.Model):
 
     def __str__(self) -> str:
         return f"result of {self.run_id}"
+
+
+class StudyKind(models.TextChoices):
+    """OPTIMISE looks for the best parameters, WALK_FORWARD for the best of each time on the time after it, MONTE_CARLO for
+    what else could have come of the same."""
+
+    OPTIMISE = "OPTIMISE", "Optimise"
+    WALK_FORWARD = "WALK_FORWARD", "Walk forward"
+    MONTE_CARLO = "MONTE_CARLO", "Monte Carlo"
+
+
+class Study(Job, Setup):
+    """Many backtests for one answer. ``space`` names the parameters that are searched, in the words of
+    ``backtesting/space.py``; ``parameters`` are the others. ``options`` are what its kind asks for beside that
+    (``backtesting/study_words.py``).
+
+    Its trials are numbered through, fold by fold; all before ``claimed`` were taken by somebody, and what of those is not
+    done is in its claims. Until ``data_hash`` is known it has not begun. ``done`` counts trials, and its result as one more.
+    """
+
+    kind = models.CharField(max_length=12, choices=StudyKind.choices)
+    method = models.CharField(
+        max_length=6, choices=[(one.value, one.value) for one in SearchMethod], default=SearchMethod.GRID.value,
+        help_text="GRID: all combinations. RANDOM: drawn. TPE: drawn where the good ones were.",
+    )  # fmt: skip
+    space = models.JSONField(default=dict, blank=True)
+    objective = models.CharField(
+        max_length=20, choices=[(name, name.replace("_", " ")) for name in OBJECTIVES], default="sharpe"
+    )
+    min_trades = models.PositiveIntegerField(
+        default=1, help_text="A trial that traded less is worth nothing.", validators=[MaxValueValidator(1_000_000)]
+    )
+    trials_wanted = models.PositiveIntegerField(
+        default=100, help_text="At most, and for each fold; a grid ends by itself.", validators=[MinValueValidator(1)]
+    )
+    seed = models.PositiveBigIntegerField(
+        default=0, help_text="The same seed: the same trials.", validators=[MaxValueValidator(2**32 - 1)]
+    )
+    options = models.JSONField(default=dict, blank=True)
+    feeds = models.ManyToManyField(Feed, through="StudyFeed", related_name="studies")
+    # Where the trials of each fold begin and end, as the first to look found it; for Monte Carlo its ways.
+    folds = models.JSONField(default=list, editable=False)
+    per_fold = models.PositiveIntegerField(default=0, editable=False)
+    claimed = models.PositiveIntegerField(default=0, editable=False)
+    at_once = models.PositiveIntegerField(default=8, editable=False, help_text="Trials that are taken at a time.")
+    stepped_at = models.DateTimeField(null=True, editable=False)
+    result = models.JSONField(null=True, editable=False)
+
+    class Meta:
+        verbose_name_plural = "studies"
+        constraints = [models.CheckConstraint(condition=Q(until_at__gt=models.F("from_at")), name="study_goes_forward")]
+        indexes = [
+            # "which studies wait": every bell, and the sweep
+            models.Index(fields=["owner"], condition=Q(status__in=["QUEUED", "RUNNING"]), name="study_live"),
+            # "one's own, newest first"
+            models.Index(fields=["owner", "-id"], name="study_by_owner"),
+        ]
+
+    @property
+    def trials_total(self) -> int:
+        """How many trials it takes, once it has begun."""
+        return len(self.folds) * self.per_fold
+
+    def build(self) -> Strategy[Any]:
+        """Of the strategies that are tried the one that looks back furthest: what it is shown is enough for all of them.
+        Raises Django's ValidationError where the words fit it no more."""
+        try:
+            space = self.searched()
+        except ValueError as error:
+            raise ValidationError({"space": str(error)}) from error
+        return super().build() if space is None else space.furthest
+
+    def searched(self) -> Space | None:
+        """The parameters that are searched, around those that are not; None where there are none. Raises ValueError."""
+        if self.strategy not in LIBRARY:
+            raise ValueError(LIBRARY.wanted(self.strategy))
+        fixed = {name: value for name, value in self.parameters.items() if name not in self.space}
+        return Space(LIBRARY[self.strategy], self.space, fixed) if self.space else None
+
+
+class StudyFeed(FeedPlace):
+    study = models.ForeignKey(Study, on_delete=models.CASCADE, related_name="places")
+
+    class Meta(FeedPlace.Meta):
+        constraints = [models.UniqueConstraint(fields=["study", "feed"], name="study_feed_once")]
+
+
+class TrialClaim(models.Model):
+    """Trials of one fold, from number ``first`` to before ``end``, that somebody is at until the lease runs out, or that
+    nobody is at who was: what of them is done is no part of it. ``tries`` counts those who ended with it in their hands."""
+
+    study = models.ForeignKey(Study, on_delete=models.CASCADE, related_name="claims")
+    fold = models.PositiveIntegerField()
+    first = models.PositiveIntegerField()
+    end = models.PositiveIntegerField()
+    leased_until = models.DateTimeField(null=True)
+    tries = models.PositiveIntegerField(default=0)
+    values = models.JSONField(null=True, help_text="The parameters that are tried now, where others learn from that.")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["study", "fold", "first"], name="claim_once_per_trial"),
+            models.CheckConstraint(condition=Q(end__gt=models.F("first")), name="claim_holds_something"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.study_id}: {self.fold}.{self.first} to {self.end}"
+
+
+class TrialStatus(models.TextChoices):
+    """DONE; SKIPPED, for the strategy does not take such parameters or none are left to try; FAILED with a reason."""
+
+    DONE = "DONE"
+    SKIPPED = "SKIPPED"
+    FAILED = "FAILED"
+
+
+class Trial(models.Model):
+    """What one set of parameters came to: written once, when it is known. ``value`` is what it is worth by the objective,
+    more being better; ``returns`` those of equal parts of the span, packed."""
+
+    study = models.ForeignKey(Study, on_delete=models.CASCADE, related_name="trials")
+    fold = models.PositiveIntegerField()
+    number = models.PositiveIntegerField()
+    status = models.CharField(max_length=7, choices=TrialStatus.choices)
+    parameters = models.JSONField(default=dict)
+    value = models.FloatField(null=True)
+    figures = models.JSONField(default=dict)
+    returns = models.BinaryField(null=True)
+    reason = models.CharField(max_length=500, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["study", "fold", "number"], name="trial_once")]
+        indexes = [
+            # "the best trials": pages of them
+            models.Index(fields=["study", "-value", "id"], name="trial_by_value"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.study_id}: {self.fold}.{self.number}"

@@ -1,4 +1,4 @@
-"""Backtester's doors."""
+"""Backtester's and Optimiser's doors."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import logging
 
 from celery import shared_task
 
-from backtesting import runs
-from pipeline.sweeps import Waiting, sweep
+from backtesting import runs, studies
+from pipeline.sweeps import Waiting, sweep, swept_apart
 
 logger = logging.getLogger(__name__)
 
-WAITING = (Waiting("backtest to be computed", runs.runs_waiting, runs.TASK, "run_ids", batch=1),)
+WAITING = (
+    Waiting("backtest to be computed", runs.runs_waiting, runs.TASK, "run_ids", batch=1),
+    Waiting("study to go on", studies.studies_waiting, studies.TASK, "study_ids", batch=1),
+)
 
 
 # Taken before it is done, unlike all others: the broker would hand out a second time what goes on for longer than it is
@@ -29,4 +32,23 @@ def run(run_ids: list[int]) -> None:
 
 @shared_task(name="backtesting.sweep")
 def sweep_runs() -> None:
-    sweep(*WAITING)
+    sweep(*swept_apart("backtesting", WAITING))
+
+
+@shared_task(
+    name=studies.TASK,
+    acks_late=False,
+    soft_time_limit=studies.LONGEST_SECONDS,
+    time_limit=studies.LONGEST_SECONDS + 30,
+)
+def step(study_ids: list[int]) -> None:
+    for study_id in study_ids:
+        try:
+            studies.study_step_next()
+        except Exception:  # as for backtests
+            logger.exception("no study went on at the bell of %s", study_id)
+
+
+@shared_task(name="optimising.sweep")
+def sweep_studies() -> None:
+    sweep(*swept_apart("optimising", WAITING))

@@ -213,7 +213,7 @@ def _sharpes(sums: FloatArray, squares: FloatArray, length: NDArray[np.float64])
     """The ratio of mean to sample deviation (n - 1) from sums and sums of squares; NaN where nothing moved."""
     means = sums / length
     spreads = np.sqrt(np.maximum(squares - sums * means, 0.0) / (length - 1))
-    moves = spreads > ROUNDING * np.sqrt(squares / length)
+    moves = spreads > ROUNDING * np.sqrt(np.maximum(squares, 0.0) / length)  # a difference of sums may fall below 0
     found: FloatArray = np.divide(means, spreads, out=np.full(np.shape(means), NAN), where=moves)
     return found
 

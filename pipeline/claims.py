@@ -9,6 +9,7 @@ won. Locks are row locks in short transactions, always in this order, so that no
     4. backfill   by lease column, and before its feed by the page that moves its cursor
     5. feed       marketdata.collect, by lease column: who asks holds no lock, and stores under the rows' locks
     6. backtest   by lease column, and alone: what is computed for it holds nothing
+       study      before its claims, which are leased; trials are stored under it
     7. gaps, sources and quarantined rows of a feed: under the lock of the feed
 
 Several rows of one kind are locked in the order of their ids. No network call is made while any of them is held.

@@ -41,6 +41,7 @@ SCHEDULE = (
     Entry("money.guard", 5, "accounts that break a rule are halted; what a halt left undone is asked for again"),
     Entry("positions.sweep", 3, "signals and stops whose bell was lost; accounts that are due to be compared"),
     Entry("strategies.sweep", 3, "candles whose evaluation bell was lost"),
+    Entry("optimising.sweep", 5, "studies whose bell was lost, and trials whose worker died"),
     Entry("backtesting.sweep", 5, "backtests whose bell was lost or whose worker died, and those that wait for a turn"),
     Entry(
         "sessions.sweep", 5, "recoveries asked for, sessions on paused accounts, feeds out of step with their sessions"
