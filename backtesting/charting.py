@@ -10,18 +10,17 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from backtesting.inputs import MarketInput, Result, Trade
+from backtesting.curve import Curve
+from backtesting.inputs import REASONS, Columns, MarketInput, Result
 from domain.candles import Candles, FloatArray, IntArray
 from domain.catalogue import indicator_of
 from domain.informative import Others
-from domain.market import PositionSide
 from domain.strategy import Line
 
 # So many numbers of candles and lines are drawn: 45,000 candles beside ten lines, 60,000 beside five.
@@ -78,27 +77,12 @@ class Packing:
 def chart_of(markets: Sequence[MarketInput], result: Result, cash: float) -> tuple[dict[str, Any], bytes]:
     """What the page's script draws, and the bytes of the arrays that it names by where they lie."""
     packing = Packing()
-    trades = result.trades
-    shown = trades[max(len(trades) - MOST_TRADES, 0) :]
     drawn = {
         "equity": _equity(packing, markets, result, cash),
-        "markets": [_market(packing, market, trades, len(markets)) for market in markets],
-        "trades": _trades(packing, markets, shown, len(trades)),
+        "markets": [_market(packing, market, result.columns, len(markets)) for market in markets],
+        "trades": _trades(packing, markets, result.columns),
     }
     return drawn, packing.packed()
-
-
-def held_value(markets: Sequence[MarketInput], open_ms: IntArray) -> FloatArray:
-    """What one unit of money is worth at each close when equal parts of it buy every market at the open of its first candle
-    from ``open_ms`` on and hold it."""
-    parts = [np.ones(0)]
-    for market in markets:
-        candles = market.candles
-        start = int(np.searchsorted(candles.open_ms, open_ms[0])) if len(open_ms) else len(candles)
-        if start < len(candles):
-            last = np.searchsorted(candles.open_ms, open_ms, side="right") - 1
-            parts.append(np.where(last >= start, candles.close[np.maximum(last, 0)] / candles.open[start], 1.0))
-    return np.mean(parts[1:], axis=0) if parts[1:] else np.ones(len(open_ms))
 
 
 def decimals_of(values: FloatArray, most_digits: int = MOST_DIGITS) -> int:
@@ -111,8 +95,9 @@ def decimals_of(values: FloatArray, most_digits: int = MOST_DIGITS) -> int:
 
 def _equity(packing: Packing, markets: Sequence[MarketInput], result: Result, cash: float) -> dict[str, Any]:
     equity = np.asarray(result.equity, dtype=np.float64)
-    held = held_value(markets, result.open_ms) * cash
-    peaks = np.maximum.accumulate(np.concatenate(([cash], equity)))[1:]
+    curve = Curve(np.concatenate(([cash], equity)), result.open_ms, 0)
+    held = curve.held(markets).values[1:] * cash
+    peaks = np.maximum.accumulate(curve.values)[1:]
     falls = equity / peaks - 1 if len(equity) else equity
     kept = _corners(equity, MOST_POINTS)
     if len(falls):
@@ -139,35 +124,30 @@ def _corners(values: FloatArray, most: int) -> IntArray:
     return np.unique(kept)
 
 
-def _trades(packing: Packing, markets: Sequence[MarketInput], shown: Sequence[Trade], total: int) -> dict[str, Any]:
-    """The trades in columns; those of few different words by their number."""
+def _trades(packing: Packing, markets: Sequence[MarketInput], columns: Columns) -> dict[str, Any]:
+    """The last of the trades in columns; those of few different words by their number."""
+    last = slice(max(len(columns) - MOST_TRADES, 0), None)
     symbols = [market.symbol for market in markets]
-    reasons, tags = _numbered(trade.exit_reason or "" for trade in shown), _numbered(trade.tag for trade in shown)
-    kind = "f8" if len(shown) <= EXACT_TRADES else "f4"
+    words = [] if columns.tags is None else columns.tags[last]
+    tags = {tag: number for number, tag in enumerate(dict.fromkeys(words))} or {"": 0}
+    places = np.array([symbols.index(one) for one in columns.symbols], dtype=np.int64)
+    kind = "f8" if len(columns.pnl[last]) <= EXACT_TRADES else "f4"
     names = ("entry_price", "exit_price", "quantity", "pnl", "gain", "fees", "funding")
     return {
-        "of": total,
-        "reasons": list(reasons),
+        "of": len(columns),
+        "reasons": [one or "" for one in REASONS],
         "tags": list(tags),
-        "market": packing.plain([symbols.index(trade.symbol) for trade in shown], "u2"),
-        "is_long": packing.plain([trade.side is PositionSide.LONG for trade in shown], "u1"),
-        "reason": packing.plain([reasons[trade.exit_reason or ""] for trade in shown], "u1"),
-        "tag": packing.plain([tags[trade.tag] for trade in shown], "u2"),
-        "entry_time": packing.whole(np.array([_seconds(trade.entry_at) for trade in shown], dtype=np.int64)),
-        "exit_time": packing.whole(np.array([_seconds(trade.exit_at) for trade in shown], dtype=np.int64)),
-        **{name: packing.plain([getattr(trade, name) for trade in shown], kind) for name in names},
+        "market": packing.plain(places[columns.market[last]], "u2"),
+        "is_long": packing.plain(columns.side[last] > 0, "u1"),
+        "reason": packing.plain(columns.reason[last], "u1"),
+        "tag": packing.plain([tags[one] for one in words] or np.zeros(len(columns.pnl[last])), "u2"),
+        "entry_time": packing.whole(columns.entry_ms[last] // 1000),
+        "exit_time": packing.whole(columns.exit_ms[last] // 1000),
+        **{name: packing.plain(getattr(columns, name)[last], kind) for name in names},
     }
 
 
-def _numbered(words: Any) -> dict[str, int]:
-    return {word: number for number, word in enumerate(dict.fromkeys(map(str, words)))}
-
-
-def _seconds(at: datetime) -> int:
-    return int(at.timestamp())
-
-
-def _market(packing: Packing, market: MarketInput, trades: Sequence[Trade], parts: int) -> dict[str, Any]:
+def _market(packing: Packing, market: MarketInput, trades: Columns, parts: int) -> dict[str, Any]:
     candles, step = market.candles, market.timeframe.seconds
     lines, missing = _lines(market)
     room = min(MOST_CANDLES, MOST_VALUES // (COLUMNS + len(lines))) // parts
@@ -194,14 +174,8 @@ def _market(packing: Packing, market: MarketInput, trades: Sequence[Trade], part
 
     if len(candles) <= room:
         return {**told, "views": [view("all", candles, slice(None))]}
-    spans = np.array(
-        [
-            (_seconds(trade.entry_at) * 1000, _seconds(trade.exit_at) * 1000)
-            for trade in trades
-            if trade.symbol == market.symbol
-        ],
-        dtype=np.int64,
-    ).reshape(-1, 2)
+    is_own = np.array([one == market.symbol for one in trades.symbols], dtype=np.bool_)[trades.market]
+    spans = np.column_stack((trades.entry_ms[is_own], trades.exit_ms[is_own]))
     merged, ends, factor = _merged(candles, step * 1000, max(MOST_MERGED // parts, 1))
     views = [view("merged", merged, ends, factor)]
     near = np.flatnonzero(near_trades(candles.open_ms, spans, room - len(merged)))

