@@ -21,7 +21,8 @@ from celery.exceptions import SoftTimeLimitExceeded
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.db import transaction
-from django.db.models import F, Max
+from django.db.models import F, Func, IntegerField, JSONField, Max, Subquery, TextField, Value
+from django.db.models.functions import Cast
 from django.utils import timezone
 
 from backtesting.engine import backtest
@@ -40,6 +41,7 @@ from marketdata.history import free_and_due
 from marketdata.models import Feed
 from pipeline.crashpoints import crashpoint
 from pipeline.topics import Note, Topic, publish_all, ring
+from strategies.library import LIBRARY
 from strategies.soundness import where
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,8 @@ LONGEST_SECONDS = 3600
 ERROR_LENGTH = 500
 # Some 30 MB of a row; nobody reads as many, and figures of more say nothing else.
 MOST_TRADES = 100_000
+# Of the curve that is drawn small beside the figures.
+CURVE_POINTS = 240
 
 
 class UnableToBacktest(Exception):
@@ -68,9 +72,8 @@ class TooMuch(Exception):
 
 def run_request(owner: User, asked: Asked, *, name: str = "", repeats: BacktestRun | None = None) -> BacktestRun:
     """Have a backtest computed. Raises ValidationError, by field, and UnableToBacktest."""
+    room_check(owner)
     columns = setup_validated(asked)
-    if BacktestRun.objects.filter(owner=owner, status__in=LIVE_JOBS).count() >= MOST_LIVE:
-        raise UnableToBacktest(f"wanted at most {MOST_LIVE} backtests of yours that wait, was as many: cancel some")
     with transaction.atomic():
         run = BacktestRun.objects.create(
             owner=owner, name=(name or _named(asked))[: BacktestRun.NAME_LENGTH], repeats=repeats,
@@ -82,6 +85,12 @@ def run_request(owner: User, asked: Asked, *, name: str = "", repeats: BacktestR
         _tell(run, JobStatus.QUEUED, actor=owner.get_username())
         _ring(run.pk)
     return run
+
+
+def room_check(owner: User) -> None:
+    """Raises UnableToBacktest where as many of the owner's wait as may."""
+    if BacktestRun.objects.filter(owner=owner, status__in=LIVE_JOBS).count() >= MOST_LIVE:
+        raise UnableToBacktest(f"wanted at most {MOST_LIVE} backtests of yours that wait, was as many: cancel some")
 
 
 def run_repeat(run: BacktestRun, owner: User) -> BacktestRun:
@@ -204,6 +213,24 @@ def run_result(run: BacktestRun) -> tuple[Result, Settings, list[MarketInput], b
     return result, settings, markets, data_hash(markets) == run.data_hash
 
 
+def run_trades(run_id: int, start: int, limit: int) -> tuple[int, list[dict[str, Any]]]:
+    """How many trades a run has, and ``limit`` of their rows from the one at ``start`` on, or, where that is negative, the
+    last ones; in the order in which they ended. The database cuts them out: there may be a hundred thousand."""
+    span = f"$[{start} to {start + limit - 1}]" if start >= 0 else f"$[last - {limit - 1} to last]"
+    part = Func(
+        F("trades"), Cast(Value(span), _JsonPath()), function="jsonb_path_query_array", output_field=JSONField()
+    )
+    count = Func(F("trades"), function="jsonb_array_length", output_field=IntegerField())
+    return BacktestResult.objects.annotate(part=part, count=count).values_list("count", "part").get(pk=run_id)
+
+
+class _JsonPath(TextField):  # type: ignore[type-arg]  # not subscriptable at run time
+    """PostgreSQL's type of a path into JSON, to cast a text to."""
+
+    def db_type(self, connection: Any) -> str:
+        return "jsonpath"
+
+
 @dataclass(frozen=True, slots=True)
 class Repetition:
     """How a run that is done compares with the one that it repeats."""
@@ -229,8 +256,9 @@ def run_repetition(run: BacktestRun) -> Repetition | None:
     first = run.repeats
     if first is None or {run.status, first.status} != {JobStatus.DONE}:
         return None
-    one, other = BacktestResult.objects.filter(pk__in=(run.pk, first.pk)).values_list("trades", flat=True)
-    return Repetition(run.code_hash == first.code_hash, run.data_hash == first.data_hash, one == other)
+    of_first = BacktestResult.objects.filter(pk=first.pk).values("trades")
+    has_same_trades = BacktestResult.objects.filter(pk=run.pk, trades=Subquery(of_first)).exists()
+    return Repetition(run.code_hash == first.code_hash, run.data_hash == first.data_hash, has_same_trades)
 
 
 def _claim(run_id: int, now: datetime) -> datetime | None:
@@ -266,6 +294,7 @@ def _computed(run: BacktestRun, lease: Lease) -> tuple[dict[str, Any], dict[str,
     lease.tick(1.0)
     figures = finite(figures_of(result, settings, markets))
     figures["warnings"] = [*figures.get("warnings", []), *_holes(run, feeds)]
+    figures |= {"curve": curve_thinned(result), "order": list(figures["stats"])}
     lease.tick(1.0)
     long = {
         "trades": finite([trade_row(trade) for trade in result.trades]),
@@ -276,6 +305,13 @@ def _computed(run: BacktestRun, lease: Lease) -> tuple[dict[str, Any], dict[str,
         "equity": packed(open_ms=result.open_ms, equity=np.asarray(result.equity, np.float64)),
     }
     return {"figures": figures, "candles": count, "total": count, "done": count, **hashes}, long
+
+
+def curve_thinned(result: Result) -> list[list[float]]:
+    """The equity at ``CURVE_POINTS`` times at most, the first and the last among them: [epoch milliseconds, value]."""
+    size = len(result.equity)
+    places = np.unique(np.linspace(0, max(size - 1, 0), min(size, CURVE_POINTS)).astype(np.int64))
+    return [[int(result.open_ms[place]), float(result.equity[place])] for place in places]
 
 
 def _holes(run: BacktestRun, feeds: Sequence[Feed]) -> list[dict[str, str]]:
@@ -327,7 +363,7 @@ def finite(value: Any) -> Any:
 def _named(asked: Asked) -> str:
     symbols = ", ".join(feed.market.symbol for feed in asked.feeds)
     frames = ", ".join(dict.fromkeys(feed.timeframe for feed in asked.feeds))
-    return f"{asked.strategy} {symbols} {frames}"
+    return f"{LIBRARY[asked.strategy].title} {symbols} {frames}"
 
 
 def _tell(run: Job, status: JobStatus, *, actor: str = "system") -> None:
