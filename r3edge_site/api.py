@@ -22,6 +22,7 @@ from rest_framework.views import exception_handler as drf_exception_handler
 from rest_framework.views import set_rollback
 from rest_framework.viewsets import ViewSetMixin
 
+from backtesting.gathering import NothingToTest
 from exchanges.api import ExchangeViewSet, QuoteViewSet
 from exchanges.credentials import UnableToDecrypt
 from exchanges.gateway import ExchangeUnavailable
@@ -54,6 +55,7 @@ STATUSES: dict[type[Exception], int] = {
     UnableToResolve: 409,
     UnableToBackfill: 409,
     UnableToRepair: 409,
+    NothingToTest: 409,
     ConfigInUse: 409,
     ExchangeUnavailable: 503,
     UnableToDecrypt: 503,
