@@ -24,25 +24,31 @@ from django.utils import timezone
 
 from domain.candles import Timeframe
 from domain.market import PositionSide
+from domain.orders import LIVE_STATUSES
 from exchanges.accounts import KeysExamined, account_create, balances_refresh
 from exchanges.credentials import Credentials
 from exchanges.gateway import CandleReport
-from exchanges.models import Account, Exchange, Market
+from exchanges.models import Account, Exchange, Market, Quote
 from exchanges.services import exchange_clock_sync, exchange_sync, quotes_refresh
 from marketdata.models import Feed
 from marketdata.partitions import CANDLES, partitions_ensure
 from marketdata.services import candles_store
+from orders.models import Order
 from pipeline.topics import QUEUES
 from positions.models import Position, PositionStatus
+from positions.services import sessions_unsettled
+from positions.watch import sessions_due
 from simulator.clock import MarketClock
 from simulator.exchange import Exchange as SimulatedExchange
 from simulator.market import Market as SimulatedMarket
 from simulator.prices import First
 from simulator.replays import CandleRow, Replay
 from simulator.settings import Settings
+from strategies.services import feeds_unevaluated
 from tests.domain.reference import reference_path
 from tests.factories import make_exchange, make_user
 from tests.simulator.conftest import PASSPHRASE, SECRET, Simulator
+from tests.workers import wait_until
 
 MINUTE = timedelta(minutes=1)
 FEE = Decimal("0.001")
@@ -218,10 +224,37 @@ class Stage:
         return [feed.pk for feed in sorted(closing, key=lambda feed: -Timeframe(feed.timeframe).seconds)]
 
 
+class WorkedStage(Stage):
+    """The same, where real workers answer the bells: it goes on when nothing waits for any of them."""
+
+    def do(self, name: str, **arguments: list[int]) -> None:
+        begun = timezone.now()
+        current_app.send_task(name, kwargs=arguments, ignore_result=True)
+        is_done = {"marketdata.collect": self._has_collected, "exits.watch": self._has_watched}[name]
+        wait_until(lambda: is_done(begun) and self._is_settled(), f"{name} done", 60)
+
+    def _has_collected(self, begun: datetime) -> bool:
+        feeds = Feed.objects.filter(is_needed=True, market__exchange=self.exchange)
+        lengths = {feed: Timeframe(feed.timeframe).length for feed in feeds}
+        is_here = all(
+            feed.last_open_at == self.now - length for feed, length in lengths.items() if self._closes(length)
+        )
+        return is_here and not feeds_unevaluated(begun)
+
+    def _closes(self, length: timedelta) -> bool:
+        return self.now.timestamp() % length.total_seconds() == 0
+
+    def _has_watched(self, begun: datetime) -> bool:
+        return Quote.objects.filter(quoted_at__gt=begun).exists() and not sessions_due(timezone.now())
+
+    def _is_settled(self) -> bool:
+        return not Order.objects.filter(status__in=LIVE_STATUSES).exists() and not sessions_unsettled(timezone.now())
+
+
 @contextmanager
 def stage_at(
     broker: redis.Redis, start: datetime, rows: Mapping[str, list[CandleRow]], *, first: First = First.LOW,
-    slippage: str = "0", is_futures: bool = False,
+    slippage: str = "0", is_futures: bool = False, kind: type[Stage] | None = None,
 ) -> Iterator[Stage]:  # fmt: skip
     """The platform at ``start``, at an exchange whose clock stands there and whose symbols replay ``rows``; inside a candle
     the ``first`` extreme comes first."""
@@ -239,7 +272,7 @@ def stage_at(
         exchange_sync(exchange.pk)
         exchange.refresh_from_db()
         quotes_refresh(exchange.pk, list(Market.objects.filter(exchange=exchange).values_list("symbol", flat=True)))
-        yield Stage(simulator, exchange, broker, rows, start)
+        yield (kind or Stage)(simulator, exchange, broker, rows, start)
 
 
 def _ms(at: datetime) -> int:

@@ -33,7 +33,8 @@ from strategies.library import LIBRARY
 from strategies.registry import LIBRARY_ORIGIN
 from tests.conftest import Bells
 from tests.factories import make_config, make_feed
-from tests.flows.replay import CASH, MINUTE, Stage, Told, minutes_of, stage_at
+from tests.flows.replay import CASH, MINUTE, Stage, Told, WorkedStage, minutes_of, stage_at
+from tests.workers import workers_running
 
 IS_LONG = os.environ.get("R3EDGE_LONG") == "1"
 
@@ -58,7 +59,7 @@ def targets(*percents: str, part: str = "0.5") -> list[dict[str, str]]:
     return [*({"percent": one, "fraction": part} for one in percents[:-1]), {"percent": percents[-1]}]
 
 
-NO_STOP = {"stop_loss_percent": None, "targets": []}
+NO_STOP: dict[str, Any] = {"stop_loss_percent": None, "targets": []}
 CASES = {
     "sma_cross": Case(
         {"fast": 3, "slow": 8}, {"stop_loss_percent": "0.2", "targets": targets("0.3")}, limits={"max_exposure": 700}
@@ -193,6 +194,17 @@ def compare(sessions: Mapping[str, TradingSession], since: datetime, until: date
     return {one.reason for told in live.values() for one in told if isinstance(one, Told)}
 
 
+def prepared(
+    stage: Stage, cases: Mapping[str, Case], market: str = "BTC_USDT", **funds: Any
+) -> dict[str, TradingSession]:
+    """The stage with its history, and a session for each case, by its name."""
+    for name in stage.rows:
+        for timeframe in (Timeframe.M1, Timeframe.M5):
+            stage.remember(make_feed(stage.market(name), timeframe), name, stage.now)
+    feed = make_feed(stage.market(market))
+    return {name: session_of(stage, feed, name, case, **funds) for name, case in cases.items()}
+
+
 def replayed(
     bells: Bells, since: datetime, minutes: int, cases: Mapping[str, Case], market: str = "BTC_USDT", *,
     first: First = First.LOW, is_short: bool = False,
@@ -201,12 +213,8 @@ def replayed(
     until = since + minutes * MINUTE
     rows = {name: minutes_of(name, since - BEFORE, until + MINUTE) for name in ("BTC_USDT", "ETH_USDT")}
     with stage_at(bells.client, since, rows, first=first, is_futures=is_short) as stage:
-        for name in rows:
-            for timeframe in (Timeframe.M1, Timeframe.M5):
-                stage.remember(make_feed(stage.market(name), timeframe), name, since)
-        feed = make_feed(stage.market(market))
         funds: dict[str, Any] = {"futures": {"USDT": str(CASH)}} if is_short else {}
-        sessions = {name: session_of(stage, feed, name, case, **funds) for name, case in cases.items()}
+        sessions = prepared(stage, cases, market, **funds)
         bells.clear()
         stage.run(until)
         return compare(sessions, since, until)
@@ -245,3 +253,17 @@ def test_other_hours_and_other_markets(bells: Bells, since: datetime, minutes: i
 @pytest.mark.timeout(900)
 def test_short_positions_on_contracts(bells: Bells) -> None:
     replayed(bells, datetime(2023, 3, 14, 14, 1, tzinfo=UTC), 240, SHORTS, first=First.HIGH, is_short=True)
+
+
+@pytest.mark.flow
+@pytest.mark.timeout(240)
+def test_real_workers_trade_what_the_backtest_trades(transactional_db: None, bells: Bells) -> None:
+    since, minutes = datetime(2023, 3, 14, 23, 31, tzinfo=UTC), 20
+    cases = {name: CASES[name] for name in ("sma_cross", "bollinger_reversion", "scalping")}
+    rows = {"BTC_USDT": minutes_of("BTC_USDT", since - BEFORE, since + (minutes + 1) * MINUTE)}
+    with stage_at(bells.client, since, rows, kind=WorkedStage) as stage:
+        sessions = prepared(stage, cases)
+        bells.clear()  # they begin with the first candle that closes
+        with workers_running("worker-exits", "worker-light", "worker-strategies"):
+            stage.run(since + minutes * MINUTE)
+        assert compare(sessions, since, since + minutes * MINUTE) >= {"STOP_LOSS", "EXIT_SIGNAL"}
