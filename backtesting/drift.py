@@ -41,23 +41,42 @@ class Code(StrEnum):
     """Why the two differ, or that they do not."""
 
     SAME = "SAME"
-    LATENCY = "LATENCY"  # filled later than the candle opened
-    SLIPPAGE = "SLIPPAGE"  # at another price
-    PARTIAL = "PARTIAL"  # less was filled than was asked for
-    SIZE = "SIZE"  # another quantity was asked for
-    EXIT = "EXIT"  # left for another reason, or in another candle
-    BY_HAND = "BY_HAND"  # entered or left by command, which no backtest knows
-    DENIED = "DENIED"  # the entry was refused before it was sent
-    NOT_FILLED = "NOT_FILLED"  # it was sent, and nothing came of it
+    LATENCY = "LATENCY"
+    SLIPPAGE = "SLIPPAGE"
+    PARTIAL = "PARTIAL"
+    SIZE = "SIZE"
+    EXIT = "EXIT"
+    BY_HAND = "BY_HAND"
+    DENIED = "DENIED"
+    NOT_FILLED = "NOT_FILLED"
     SUSPENDED = "SUSPENDED"
     HALTED = "HALTED"
     NOT_RUNNING = "NOT_RUNNING"
-    HELD = "HELD"  # the other position was still held
-    NO_SIGNAL_LIVE = "NO_SIGNAL_LIVE"  # the strategy did not say so then
-    NOT_ENTERED = "NOT_ENTERED"  # it did, and no entry was asked for
+    HELD = "HELD"
+    NO_SIGNAL_LIVE = "NO_SIGNAL_LIVE"
+    NOT_ENTERED = "NOT_ENTERED"
     MISSED_IN_BACKTEST = "MISSED_IN_BACKTEST"
 
 
+# For whoever reads them; that none is missing is tested.
+CODE_TEXTS: Mapping[Code, str] = {
+    Code.SAME: "both did the same",
+    Code.LATENCY: f"the entry filled more than {IN_TIME.seconds} s after the open",
+    Code.SLIPPAGE: "entered or left at another price",
+    Code.PARTIAL: "less was filled than was asked for",
+    Code.SIZE: "another quantity was asked for",
+    Code.EXIT: "left for another reason, in another candle, or by one of them only",
+    Code.BY_HAND: "entered or left by command, which no backtest knows",
+    Code.DENIED: "the entry was denied before it was sent",
+    Code.NOT_FILLED: "the entry was sent, and nothing came of it",
+    Code.SUSPENDED: "the session was suspended",
+    Code.HALTED: "the session was halted",
+    Code.NOT_RUNNING: "the session was stopped",
+    Code.HELD: "the session still held another position",
+    Code.NO_SIGNAL_LIVE: "the strategy did not say so then",
+    Code.NOT_ENTERED: "the strategy said so, and no entry was asked for",
+    Code.MISSED_IN_BACKTEST: "the backtest did not enter",
+}
 NOT_TRADING: Mapping[str, Code] = {
     SessionStatus.SUSPENDED: Code.SUSPENDED,
     SessionStatus.HALTED: Code.HALTED,

@@ -9,6 +9,7 @@ from decimal import Decimal
 
 from django.core.exceptions import ValidationError
 from django.db.models import Q
+from django.utils import timezone
 
 from backtesting.drift import MOST_CANDLES, Drift, LiveTrade, session_compare
 from backtesting.gathering import NothingToTest
@@ -32,7 +33,9 @@ def session_drift(session: TradingSession, since: datetime | None = None, until:
     timeframe = Timeframe(feed.timeframe)
     if session.signals_after is None or feed.last_open_at is None:
         raise NothingToTest(f"wanted a session that has run, {session} has not")
-    since = since or session.signals_after
+    if since is None:
+        begun_at = session.account.exchange.time_at(session.started_at or timezone.now())
+        since = min(session.signals_after, begun_at)  # a recovery hears signals anew, and the run goes on
     until = min(until or feed.last_open_at + timeframe.length, feed.last_open_at + timeframe.length)
     candles = (until - since) // timeframe.length
     if candles < 1:

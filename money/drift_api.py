@@ -11,7 +11,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from backtesting.drift import MOST_CANDLES, Code, Drift, Row
+from backtesting.drift import CODE_TEXTS, MOST_CANDLES, Code, Drift, Row
 from backtesting.inputs import Trade
 from domain.market import PositionSide
 from money import halt_api
@@ -69,7 +69,10 @@ class DriftDifference(serializers.Serializer[Any]):
 class DriftRow(serializers.Serializer[Any]):
     candle_open_at = serializers.DateTimeField(help_text="The candle that it was, or would have been, entered in.")
     side = serializers.ChoiceField(choices=[side.value for side in PositionSide])
-    codes = serializers.ListField(child=serializers.ChoiceField(choices=[code.value for code in Code]))
+    codes = serializers.ListField(
+        child=serializers.ChoiceField(choices=[code.value for code in Code]),
+        help_text="; ".join(f"{code}: {text}" for code, text in CODE_TEXTS.items()) + ".",
+    )
     text = serializers.CharField(help_text="The same as a sentence.")
     live = DriftLive(allow_null=True)
     backtest = DriftTested(allow_null=True)

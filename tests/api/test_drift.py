@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
+from backtesting.drift import CODE_TEXTS, Code
 from domain.candles import Timeframe
 from domain.orders import OrderStatus
 from domain.strategy import SignalKind
@@ -186,6 +187,7 @@ def test_while_it_did_not_trade_that_is_why(
     happened(Topic.COMMAND, {"command": "start"}, at(feed, 0, 0))
     happened(topic, data, at(feed, 1, 0))
     happened(Topic.COMMAND, {"command": "recovered"}, at(feed, 2, 0))
+    TradingSession.objects.update(signals_after=at(feed, 2, 0))
 
     codes = [row["codes"] for row in told(alice, session)["rows"]]
 
@@ -209,6 +211,10 @@ def test_a_candle_that_said_something_else_live(alice: Api, session: TradingSess
     assert rows[0]["text"] == "The strategy did not say so of the candle before: STALE: a newer one."
     assert rows[2]["text"] == "The strategy did not say so of the candle before: EXIT_LONG."
     assert rows[3]["text"] == "The candle before was not evaluated."
+
+
+def test_every_code_is_explained() -> None:
+    assert set(CODE_TEXTS) == set(Code)
 
 
 def test_what_only_the_session_did(alice: Api, session: TradingSession) -> None:
