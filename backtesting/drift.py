@@ -232,8 +232,8 @@ class _Comparison:
             key = (self._entered_in(one), one.side)
             tested = left.pop(key, None) if one.asked_at is not None else None
             rows.append(self._extra(one, key[0]) if tested is None else self._both(one, tested))
-        signals = self._signals([trade.entry_at - self._timeframe.length for trade in left.values()])
-        rows += [self._missed(trade, signals.get(trade.entry_at - self._timeframe.length)) for trade in left.values()]
+        signals = self._signals([self._spoken_in(trade) for trade in left.values()])
+        rows += [self._missed(trade, signals.get(self._spoken_in(trade))) for trade in left.values()]
         return tuple(sorted(rows, key=lambda row: row.candle_open_at))
 
     def warnings(self) -> tuple[str, ...]:
@@ -254,6 +254,11 @@ class _Comparison:
             next_one = int(np.searchsorted(open_ms, round(one.asked_at.timestamp() * 1000)))
             return at(int(open_ms[next_one])) if next_one < len(open_ms) else one.asked_at
         return self._timeframe.open_of(one.entry_at or timezone.now())
+
+    def _spoken_in(self, trade: Trade) -> datetime:
+        """The open time of the candle whose signal the backtest entered by: the one before."""
+        open_ms = self._market.candles.open_ms
+        return at(int(open_ms[int(np.searchsorted(open_ms, round(trade.entry_at.timestamp() * 1000))) - 1]))
 
     def _signals(self, opens: Sequence[datetime]) -> dict[datetime, Signal]:
         found = Signal.objects.filter(config=self._session.config_id, candle_open_at__in=list(opens))
@@ -315,11 +320,12 @@ class _Comparison:
         """What only the session did, or tried."""
         if live.asked_at is None:
             return Row(candle_open_at, live.side, live, None, (Code.BY_HAND,), "Entered by hand.")
+        denial = self._refused.get((candle_open_at, live.side))
         if live.entry_at is None:
             codes, text = self._unfilled(live)
+            codes = (Code.SAME,) if denial is not None and denial == live.denial else codes
             return Row(candle_open_at, live.side, live, None, codes, f"{text} The backtest did not enter either.")
         held = [one for one in self._result.trades if one.entry_at < candle_open_at and one.exit_at >= candle_open_at]
-        denial = self._refused.get((candle_open_at, live.side))
         text = "The strategy says nothing there over the candles as they are stored now."
         if denial is not None:
             text = f"The backtest was denied the entry ({denial}): {DENIAL_TEXTS[denial]}"

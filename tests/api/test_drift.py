@@ -21,7 +21,7 @@ from pipeline.topics import Topic
 from positions.models import Position, PositionStatus
 from sessions.models import TradingSession
 from tests.api.conftest import Api
-from tests.factories import make_candles, make_order, make_position, make_session, make_signal
+from tests.factories import make_candles, make_limits, make_order, make_position, make_session, make_signal
 
 pytestmark = pytest.mark.django_db
 
@@ -166,6 +166,22 @@ def test_a_denied_entry_is_told_with_its_reason(alice: Api, session: TradingSess
     Order.objects.update(status=OrderStatus.REJECTED, reason="200004")
     row = row_of(alice, session, 0)
     assert (row["codes"], row["text"]) == (["NOT_FILLED"], "The entry came to nothing: REJECTED.")
+
+
+def test_an_entry_that_both_were_denied_is_the_same(alice: Api, session: TradingSession) -> None:
+    make_limits(session.account, max_exposure=D("0.01"))
+    signal = make_signal(session.config, closed_at=at(session.config.feed, 0, BOUGHT))
+    make_order(
+        make_position(session, PositionStatus.ABANDONED, entry_signal=signal), status=OrderStatus.DENIED,
+        reason="MAX_EXPOSURE",
+    )  # fmt: skip
+
+    [row] = told(alice, session)["rows"]
+
+    assert (row["codes"], row["backtest"]) == (["SAME"], None)
+    assert row["text"].endswith("The backtest did not enter either.")
+    Order.objects.update(reason="COOLDOWN")
+    assert told(alice, session)["rows"][0]["codes"] == ["DENIED"]
 
 
 @pytest.mark.parametrize(
