@@ -26,6 +26,7 @@ from domain.market import ONE, ZERO, MarketRules, PositionSide
 from domain.orders import Denial
 from domain.sizing import SizingMethod
 from domain.strategy import SignalArrays, Strategy
+from domain.words import signals_said
 
 HUNDRED = Decimal(100)
 # The finest that a database column keeps: where a market has no rules nothing is rounded that anybody could see.
@@ -72,8 +73,8 @@ class MarketInput:
     tags: Sequence[str] | None = None
 
     def said(self) -> SignalArrays:
-        """The signals: those given, else what the strategy says now. Raises ValueError where there are none, or not one for
-        each candle."""
+        """The signals, their words as they count: those given, else what the strategy says now. Raises ValueError where there
+        are none, or not one for each candle."""
         signals = self.signals
         if signals is None:
             if self.strategy is None:
@@ -84,7 +85,7 @@ class MarketInput:
                 f"wanted a signal for each of the {len(self.candles)} candles of {self.symbol}, "
                 f"was {len(signals.entries)} entries and {len(signals.exits)} exits"
             )
-        return signals
+        return signals_said(signals, self.rules)
 
     @property
     def exit_plan(self) -> ExitPlan:

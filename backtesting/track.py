@@ -15,6 +15,7 @@ from domain.candles import FloatArray, IntArray
 from domain.exits import ExitLevels, next_time_step
 from domain.indicators import atr
 from domain.market import ZERO, PositionSide, round_quantity, to_decimal
+from domain.words import range_said
 
 ATR_PERIOD = 14
 # A price is looked for in floats this much nearer than it is, and then asked for exactly.
@@ -119,7 +120,7 @@ class Track(Line):
         if self._atr is None:
             candles = self.market.candles
             self._atr = atr(candles.high, candles.low, candles.close, ATR_PERIOD)
-        return self.named(self._atr, index)
+        return range_said(float(self._atr[index]))
 
     def next_index(self, levels: ExitLevels | None, last_time_ms: int | None) -> int:
         """The next candle, after the one at ``index``, at which something may happen."""

@@ -17,7 +17,7 @@ from rest_framework.response import Response
 
 from domain.market import OrderType, Side
 from domain.risk import VarMethod
-from money import halt_api
+from money import drift_api
 from money.exposure import account_risk
 from money.models import TradingHalt, Valuation
 from money.services import Judgement, order_quote, sizing_told
@@ -235,7 +235,7 @@ class WhyAnswer(serializers.Serializer[Any]):
     sentences = serializers.ListField(child=serializers.CharField(), help_text="All of it, to be read.")
 
 
-class SessionViewSet(halt_api.SessionViewSet):
+class SessionViewSet(drift_api.SessionViewSet):
     """A strategy on a market and timeframe of one account, and what it holds."""
 
     @extend_schema(

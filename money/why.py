@@ -18,21 +18,12 @@ from domain.strategy import SignalKind
 from exchanges.models import Market
 from money.models import Valuation
 from orders.models import Order
-from pipeline.models import Event
 from pipeline.rest import exact_text
-from pipeline.topics import Topic
 from positions.models import LIVE_POSITIONS, Intent, Position
 from sessions.models import SessionStatus, TradingSession
+from sessions.past import session_statuses, status_at
 from strategies.models import Signal
 
-# Which status a command leads to; what was commanded last says how the session stood.
-LEADS_TO: Mapping[str, str] = {
-    "start": SessionStatus.ACTIVE,
-    "recovered": SessionStatus.ACTIVE,
-    "suspend": SessionStatus.SUSPENDED,
-    "stop": SessionStatus.STOPPING,
-    "stopped": SessionStatus.STOPPED,
-}
 ENTRIES = {SignalKind.ENTER_LONG: PositionSide.LONG, SignalKind.ENTER_SHORT: PositionSide.SHORT}
 
 
@@ -112,14 +103,8 @@ def _with_orders(intents: Mapping[Any, tuple[Position, Intent]]) -> Iterable[tup
 
 
 def _status_then(session: TradingSession, at: datetime | None) -> str | None:
-    """How the session stood at that time, by the last command before it; None where the journal does not say."""
-    if at is None:
-        return None
-    commands = Event.objects.filter(
-        topic=Topic.COMMAND, session_id=session.pk, at__lte=at, data__command__in=[*LEADS_TO]
-    )
-    command = commands.order_by("-at").values_list("data__command", flat=True).first()
-    return LEADS_TO.get(str(command)) if command else None
+    """How the session stood at that time, by what became of it last before; None where the journal does not say."""
+    return None if at is None else status_at(session_statuses(session.pk, at), at)
 
 
 def _order_told(order: Order, position: Position) -> dict[str, Any]:

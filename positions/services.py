@@ -418,11 +418,12 @@ def _signal_to_act_on(one: Facts, now: datetime) -> Signal | None:
 
 def _is_kept(one: Facts, signal: Signal | None, decision: Decision) -> bool:
     """Whether the signal still has something to say after what was decided: beside a part that is sold, or, as an entry of
-    the other side, once the position is gone."""
+    either side, once the position is gone."""
     if decision.action is not Action.EXIT or signal is None:
         return False
-    can_turn = entry_side(SignalKind(signal.kind)) is not None and one.market.kind != Market.Kind.SPOT
-    return decision.step > 0 or (can_turn and one.session.status == SessionStatus.ACTIVE)
+    side = entry_side(SignalKind(signal.kind))
+    can_enter = side is PositionSide.LONG or (side is not None and one.market.kind != Market.Kind.SPOT)
+    return decision.step > 0 or (can_enter and one.session.status == SessionStatus.ACTIVE)
 
 
 def _exit(one: Facts, reason: ExitReason, step: int, now: datetime, wishes: Wishes) -> None:

@@ -23,6 +23,7 @@ from rest_framework.views import set_rollback
 from rest_framework.viewsets import ViewSetMixin
 
 from backtesting.api import BacktestViewSet
+from backtesting.gathering import NothingToTest
 from backtesting.runs import UnableToBacktest
 from exchanges.api import ExchangeViewSet, QuoteViewSet
 from exchanges.credentials import UnableToDecrypt
@@ -57,6 +58,7 @@ STATUSES: dict[type[Exception], int] = {
     UnableToBackfill: 409,
     UnableToBacktest: 409,
     UnableToRepair: 409,
+    NothingToTest: 409,
     ConfigInUse: 409,
     ExchangeUnavailable: 503,
     UnableToDecrypt: 503,

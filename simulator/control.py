@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from decimal import Decimal
 from typing import Any
 
 from simulator.accounts import account_set
@@ -11,12 +12,15 @@ from simulator.control_fields import Body, NotPossible, Query, number_of, only
 from simulator.control_market import MarketControl
 from simulator.exchange import Exchange
 from simulator.faults import FaultScript
+from simulator.market import Listing
 from simulator.oracle import HasWire, balances_of, oracle
 from simulator.stream import Stream
 from simulator.views import Views
 
 MAX_STEP_MS = 400 * 86_400_000  # further would compute prices for minutes on end
 MAX_SPEED = 100_000
+
+Levels = dict[Listing, tuple[Decimal | None, Decimal | None]]
 
 
 class Control:
@@ -90,8 +94,9 @@ class Control:
         return {"now_ms": clock.now_ms(), "speed": clock.speed, "stopped": clock.is_stopped, "wall_ms": wall_ms()}
 
     def _set_clock(self, query: Query, body: Body) -> dict[str, Any]:
-        """{"speed": x}, {"stop": true|false}, {"advance_s": n} or {"now_ms": n}; everything due is matched on return."""
-        only(body, ("speed", "stop", "advance_s", "now_ms"))
+        """{"speed": x}, {"stop": true|false}, {"advance_s": n} or {"now_ms": n}; everything due is matched on return. With
+        "until": {"BTC-USDT": {"below": "…", "above": "…"}} a step ends sooner, when a price is first there."""
+        only(body, ("speed", "stop", "advance_s", "now_ms", "until"))
         clock = self._exchange.clock
         speed, advance_s, now_ms = (number_of(body, name) for name in ("speed", "advance_s", "now_ms"))
         if body.get("stop") not in (None, True, False):
@@ -105,17 +110,31 @@ class Control:
             clock.stop()
         elif body.get("stop") is False:
             clock.resume()
+        levels = self._levels(body)
         if now_ms is not None:
-            self._jump(int(now_ms))
+            self._jump(int(now_ms), levels)
         if advance_s is not None:
-            self._jump(clock.now_ms() + int(advance_s * 1000))
+            self._jump(clock.now_ms() + int(advance_s * 1000), levels)
         self._exchange.advance()
         return self._clock(query, body)
 
-    def _jump(self, now_ms: int) -> None:
+    def _jump(self, now_ms: int, levels: Levels) -> None:
         if now_ms - self._exchange.clock.now_ms() > MAX_STEP_MS:
             raise ValueError(f"wanted a step of at most {MAX_STEP_MS // 86_400_000} days, was to {now_ms}")
-        self._exchange.clock.jump_to(now_ms)
+        self._exchange.clock.jump_to(self._exchange.first_met(levels, now_ms) if levels else now_ms)
+
+    def _levels(self, body: Body) -> Levels:
+        wanted = body.get("until") or {}
+        if not isinstance(wanted, dict):
+            raise ValueError(f"wanted until to be an object of symbols, was {wanted!r}")
+        levels: Levels = {}
+        for symbol, prices in wanted.items():
+            listing = self._exchange.market.find(symbol)
+            if listing is None or not isinstance(prices, dict):
+                raise ValueError(f"wanted a listed symbol with prices, was {symbol}: {prices!r}")
+            only(prices, ("below", "above"))
+            levels[listing] = (number_of(prices, "below"), number_of(prices, "above"))
+        return levels
 
     # -- faults -------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from simulator.contracts import Contract
 from simulator.control_fields import Body, NotPossible, decimal_of, number_of, only, truth_of
 from simulator.exchange import Exchange
 from simulator.market import Edit, Listing
-from simulator.prices import MINUTE_MS
+from simulator.prices import MINUTE_MS, First
 from simulator.replays import Replay, parse_rows
 from simulator.rules import SYMBOL_PATTERN, text
 
@@ -59,10 +59,13 @@ class MarketControl:
         return answer(listing, body)
 
     def _script_candles(self, listing: Listing, body: Body) -> dict[str, Any]:
-        """{"candles": [[ms, open, high, low, close, volume], …]}: the symbol replays them from the first one on."""
-        only(body, ("candles",))
-        rows = _rows(body)
-        self._exchange.script(listing, parse_rows(rows))
+        """{"candles": [[ms, open, high, low, close, volume], …]}: the symbol replays them from the first one on. "first":
+        "low" or "high" is the extreme that comes first inside each; without, a rising candle's low, a falling one's high."""
+        only(body, ("candles", "first"))
+        rows, first = _rows(body), body.get("first")
+        if first not in (None, *First):
+            raise ValueError(f"wanted first to be {' or '.join(First)}, was {first!r}")
+        self._exchange.script(listing, parse_rows(rows), None if first is None else First(first))
         return {"symbol": listing.rules.symbol, "candles": len(rows), "price": self._price(listing)}
 
     def _pin_price(self, listing: Listing, body: Body) -> dict[str, Any]:

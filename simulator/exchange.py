@@ -6,16 +6,16 @@ An exchange *is* its spot desk and has a futures desk beside it. ``advance`` bri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from decimal import Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 from simulator.books import Account, Books
 from simulator.clock import MarketClock, wall_ms
 from simulator.desk import Desk
 from simulator.futures import FuturesBooks, FuturesDesk
 from simulator.market import Edit, Listing, Market, Switch
-from simulator.prices import MINUTE_MS
+from simulator.prices import MINUTE_MS, First
 from simulator.replays import CandleRow, Replay
 from simulator.rules import Rules
 from simulator.settings import Settings
@@ -54,14 +54,27 @@ class Exchange(Desk):
             self._watch_dead_man(account, now_ms)
         return now_ms
 
+    def first_met(self, levels: Mapping[Listing, tuple[Decimal | None, Decimal | None]], until_ms: int) -> int:
+        """The first moment from now on, ``until_ms`` at the latest, at which the price of one of these is at the first of
+        its levels or below, or at the second or above. The present is not looked at."""
+        now_ms, found = self.clock.now_ms(), until_ms
+        for listing, (below, above) in levels.items():
+            tick = listing.rules.price_increment
+            low = None if below is None else int((below / tick).to_integral_value(rounding=ROUND_FLOOR))
+            high = None if above is None else int((above / tick).to_integral_value(rounding=ROUND_CEILING))
+            met = listing.timeline.first_met(now_ms, found, low, high)
+            found = found if met is None else met
+        return found
+
     def pin(self, listing: Listing, price: Decimal | None) -> None:
         """Hold ``listing`` at ``price`` from now on, or (None) let it move as before; orders meet it at once."""
         self._switch(listing, Switch(listing.rules.symbol, self.advance(), price))
 
-    def script(self, listing: Listing, rows: Sequence[CandleRow]) -> None:
-        """Replay ``rows`` on ``listing`` from the first one on; ValueError for rows that are no candles."""
+    def script(self, listing: Listing, rows: Sequence[CandleRow], first: First | None = None) -> None:
+        """Replay ``rows`` on ``listing`` from the first one on; ValueError for rows that are no candles. ``first`` is the
+        extreme that comes first inside each."""
         first_minute = Replay(rows, listing.rules.price_increment).first_minute
-        self._switch(listing, Switch(listing.rules.symbol, first_minute * MINUTE_MS, rows=tuple(rows)))
+        self._switch(listing, Switch(listing.rules.symbol, first_minute * MINUTE_MS, rows=tuple(rows), first=first))
 
     def _switch(self, listing: Listing, switch: Switch) -> None:
         now_ms = self.advance()

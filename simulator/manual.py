@@ -39,13 +39,15 @@ prices
 
 control API (JSON, under /_sim); with --control-token-env it wants "Authorization: Bearer <token>" (health does not)
   GET  health
-  GET  clock     POST clock     {"speed": 60} {"stop": true} {"advance_s": 300} {"now_ms": 1700000000000}
+  GET  clock     POST clock     {"speed": 60} {"stop": true} {"advance_s": 300} {"now_ms": 1700000000000}; a step ends
+                 sooner with "until": {"BTC-USDT": {"below": "60000", "above": "61000"}}, when a price is first there
   POST accounts  {"apiKey", "secret", "passphrase", "balances": {"USDT": "10000"}, "futures": {"USDT": "1000"},
                   "permissions": "General,Spot,Futures", "ipWhitelist": "", "payFeesInKcs": false, "isRevoked": false}
                  opens an account or changes one; KCS pays fees at 80 %, while there is enough of it
   POST symbols   {"symbol": "SOL-USDT", "priceIncrement": "0.01", "minFunds": "5", "enableTrading": false,
                   "isDelisted": false, ...}; of a contract also multiplier, maxLeverage, maintainMargin, fundingRate
-  POST market/SYMBOL/candles   {"candles": [[ms, open, high, low, close, volume], ...]}   replay these minutes
+  POST market/SYMBOL/candles   {"candles": [[ms, open, high, low, close, volume], ...]}   replay these minutes; with
+                               "first": "low" or "high" that extreme comes first inside each
   POST market/SYMBOL/price     {"price": "61000.5"} hold the price; {"price": null} let it move again
   POST market/SYMBOL/depth     {"quote": "50000"}   what the best price offers; level n offers n times that
   POST market/SYMBOL/gap       {"from": ms, "to": ms, "until": ms}   candles that are missing (until then)

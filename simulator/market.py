@@ -17,7 +17,18 @@ import numpy as np
 from domain.market import ZERO, Side
 from domain.matching import market_fill_price
 from simulator.contracts import Contract, contract_symbol, default_contract
-from simulator.prices import DAY_MINUTES, MINUTE_MS, IntArray, Minutes, Pinned, Source, Timeline, Walk, to_ticks
+from simulator.prices import (
+    DAY_MINUTES,
+    MINUTE_MS,
+    First,
+    IntArray,
+    Minutes,
+    Pinned,
+    Source,
+    Timeline,
+    Walk,
+    to_ticks,
+)
 from simulator.replays import CandleRow, Replay
 from simulator.rules import Rules, currency_wire, default_rules, dollars, text
 
@@ -51,12 +62,14 @@ _TRADES = 100
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Switch:
-    """Prices taken over by hand from ``at_ms`` on: held at ``price``, replayed from ``rows``, or (neither) let go."""
+    """Prices taken over by hand from ``at_ms`` on: held at ``price``, replayed from ``rows``, or (neither) let go. ``first``
+    is the extreme that comes first inside the candles of ``rows``."""
 
     symbol: str
     at_ms: int
     price: Decimal | None = None
     rows: tuple[CandleRow, ...] = ()
+    first: First | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,7 +110,7 @@ class Listing:
     def switch(self, switch: Switch) -> None:
         """Take over the prices; letting go returns to the source before the first pin."""
         if switch.rows:
-            source: Source = Replay(switch.rows, self.rules.price_increment)
+            source: Source = Replay(switch.rows, self.rules.price_increment, switch.first)
             self._before_pin = None
         elif switch.price is not None:
             source = Pinned(switch.price, self.rules.price_increment)

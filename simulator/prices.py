@@ -1,17 +1,19 @@
 """Where prices come from: seeded walks, pinned prices and whatever else is a ``Source``, one timeline per symbol.
 
 Everything is a whole number of ticks, so prices are exact. A minute has one path (open, first extreme, second extreme,
-close, straight lines between), and every ticker, candle and match is read off that path: they cannot disagree.
+close, straight lines between), and every ticker, candle and match is read off that path: they cannot disagree. Which extreme
+is first its source may say; else a rising candle visits its low first, a falling one its high.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
+from enum import StrEnum
 from typing import Protocol
 
 import numpy as np
@@ -32,9 +34,19 @@ _REGIME_VOLUME = (0.5, 1.0, 3.0)
 _REGIME_NEXT = ((0.90, 0.10, 0.00), (0.06, 0.88, 0.06), (0.00, 0.20, 0.80))  # row: now; column: the next half hour
 _QUOTE_PER_MINUTE = 400_000.0
 
+# Minutes that are looked through at once for a price.
+_LOOK_THROUGH = 10_000
+
 Point = tuple[int, int]  # (market time in ms, price in ticks)
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
+
+
+class First(StrEnum):
+    """Which extreme of a candle its path visits first."""
+
+    LOW = "low"
+    HIGH = "high"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +90,11 @@ class Source(Protocol):
     """Something that knows the one-minute candles of every minute from ``first_minute`` on."""
 
     @property
+    def first_extreme(self) -> First | None:
+        """Which extreme the path of every minute visits first; None: as the candle's direction has it."""
+        ...
+
+    @property
     def first_minute(self) -> int:
         """The first minute with a candle; before it the price is known but nothing has traded."""
         ...
@@ -95,6 +112,8 @@ class Walk:
     A pure function of (seed, symbol, anchor, price, tick, sigma): days are generated when first read, forward and
     backward from ``anchor``, the minute at which the price is ``price``; history reaches ``HISTORY_DAYS`` back.
     """
+
+    first_extreme = None
 
     def __init__(self, seed: int, symbol: str, anchor: int, price: Decimal, tick: Decimal, sigma: float) -> None:
         self._name = (seed, symbol, anchor, price)
@@ -188,6 +207,8 @@ class Walk:
 class Pinned:
     """One price, from ever to ever."""
 
+    first_extreme = None
+
     def __init__(self, price: Decimal, tick: Decimal) -> None:
         self._price = price
         self._in_ticks = to_ticks(price, tick)
@@ -248,9 +269,37 @@ class Timeline:
         begin, end = minute * MINUTE_MS, (minute + 1) * MINUTE_MS
         path: list[Point] = []
         for start, stop, source in self._pieces(begin, end):
-            path.extend(_clipped(_path_of(source.minutes(minute, minute + 1)), start, stop))
+            path.extend(_clipped(_path_of(source.minutes(minute, minute + 1), source.first_extreme), start, stop))
         self._path_of = (minute, path)
         return path
+
+    def first_met(self, after_ms: int, until_ms: int, below: int | None, above: int | None) -> int | None:
+        """The first moment after ``after_ms``, ``until_ms`` at the latest, at which the price in ticks is ``below`` or less,
+        or ``above`` or more; None where it is not."""
+
+        def is_met(at_ms: int) -> bool:
+            price = self.price_at(at_ms)
+            return (below is not None and price <= below) or (above is not None and price >= above)
+
+        minute, last = (after_ms + 1) // MINUTE_MS, until_ms // MINUTE_MS
+        while minute <= last:
+            some = self.minutes(minute, min(minute + _LOOK_THROUGH, last + 1))
+            reaching = np.zeros(len(some), np.bool_)
+            if below is not None:
+                reaching |= some.low <= below
+            if above is not None:
+                reaching |= some.high >= above
+            for number in np.flatnonzero(reaching).tolist():
+                begin = (minute + number) * MINUTE_MS
+                start, end = max(begin, after_ms + 1), min(begin + MINUTE_MS - 1, until_ms)
+                turns = [at_ms for at_ms, _ in self.path(minute + number) if start < at_ms < end]
+                # Up to each of these the price moves one way; at a turn it may leap.
+                looks = [start, *(at_ms for turn in turns for at_ms in (turn - 1, turn)), end]
+                for before, look in zip([start - 1, *looks], looks, strict=False):
+                    if is_met(look):
+                        return before + 1 + bisect_left(range(before + 1, look + 1), True, key=is_met)
+            minute += len(some)
+        return None
 
     def minutes(self, start: int, stop: int) -> Minutes:
         """The one-minute candles from minute ``start`` up to but without ``stop``."""
@@ -318,10 +367,10 @@ def _candle(minute: int, open_: int, prices: Sequence[int], close: int, volume: 
     return Minutes(minute, open_array, high, low, close_array, np.array([volume]))
 
 
-def _path_of(minute: Minutes) -> list[Point]:
-    """A rising candle visits its low first, a falling one its high."""
+def _path_of(minute: Minutes, first: First | None) -> list[Point]:
     open_, high, low, close = (int(array[0]) for array in (minute.open, minute.high, minute.low, minute.close))
-    extremes = (low, high) if close >= open_ else (high, low)
+    is_low_first = close >= open_ if first is None else first is First.LOW
+    extremes = (low, high) if is_low_first else (high, low)
     begin = minute.first * MINUTE_MS
     return [(begin + offset, ticks) for offset, ticks in zip(_OFFSETS, (open_, *extremes, close), strict=True)]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from simulator.prices import DAY_MINUTES, FLAT_VOLUME, MINUTE_MS, Minutes, flat, joined, to_ticks
+from simulator.prices import DAY_MINUTES, FLAT_VOLUME, MINUTE_MS, First, Minutes, flat, joined, to_ticks
 
 MAX_REPLAY_DAYS = 5 * 366
 
@@ -18,9 +18,11 @@ CandleRow = tuple[int, Decimal, Decimal, Decimal, Decimal, float]  # open time i
 
 
 class Replay:
-    """Given one-minute candles, exactly; a gap between them trades nothing, and after the last the price stays."""
+    """Given one-minute candles, exactly; a gap between them trades nothing, and after the last the price stays. What came
+    first inside a candle is not in it: ``first_extreme`` says."""
 
-    def __init__(self, rows: Iterable[CandleRow], tick: Decimal) -> None:
+    def __init__(self, rows: Iterable[CandleRow], tick: Decimal, first_extreme: First | None = None) -> None:
+        self.first_extreme = first_extreme
         self._rows = sorted(rows)
         if not self._rows:
             raise ValueError("wanted at least one candle, was none")
@@ -64,7 +66,7 @@ class Replay:
         return joined(start, parts)
 
     def with_tick(self, tick: Decimal) -> Replay:
-        return Replay(self._rows, tick)
+        return Replay(self._rows, tick, self.first_extreme)
 
 
 def parse_rows(rows: Iterable[Sequence[object]]) -> list[CandleRow]:

@@ -27,6 +27,7 @@ from simulator.positions import (
     FuturesStop,
     Position,
 )
+from simulator.prices import First
 from simulator.replays import parse_rows
 from simulator.rules import Rules
 
@@ -192,7 +193,7 @@ _IMAGES: dict[type, Callable[[Any], Image]] = {
     Position: _position_image,
     Funding: _funding_image,
     Deposit: lambda row: ["deposit", row.account.api_key, row.currency, row.amount, row.at_ms],
-    Switch: lambda row: ["switch", row.symbol, row.at_ms, row.price, row.rows],
+    Switch: lambda row: ["switch", row.symbol, row.at_ms, row.price, row.rows, row.first],
     Edit: lambda row: ["edit", row.symbol, row.start, row.stop, row.from_ms, row.until_ms, row.rows],
 }
 
@@ -256,8 +257,9 @@ class Reader:
         return listing
 
     def _switch(self, image: Image) -> None:
-        _, symbol, at_ms, price, rows = image
-        self._found(symbol).switch(Switch(symbol, at_ms, _decimal(price), tuple(parse_rows(rows))))
+        _, symbol, at_ms, price, rows, *later = image
+        first = First(later[0]) if later and later[0] is not None else None
+        self._found(symbol).switch(Switch(symbol, at_ms, _decimal(price), tuple(parse_rows(rows)), first))
 
     def _edit(self, image: Image) -> None:
         _, symbol, start, stop, from_ms, until_ms, rows = image

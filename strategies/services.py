@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from math import isfinite, nan
+from math import nan
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -22,8 +22,8 @@ from django.utils import timezone
 from domain.candles import Candles, Timeframe
 from domain.indicators import atr
 from domain.informative import Others
-from domain.market import MarketRules, Side, round_price, to_decimal
 from domain.strategy import SignalKind, Strategy
+from domain.words import confidence_said, level_said, range_said
 from marketdata.models import Candle, Feed
 from marketdata.services import candles_window
 from pipeline.topics import Note, Topic, publish_all
@@ -36,8 +36,6 @@ logger = logging.getLogger(__name__)
 WINDOW = 500
 # Over how many candles a signal's average true range is taken: Wilder's own.
 ATR_PERIOD = 14
-# What a column of prices holds; more is no price.
-LARGEST_PRICE = 1e18
 
 
 def config_need(config_id: int, is_needed: bool) -> None:
@@ -98,9 +96,9 @@ def feed_evaluate(feed_id: int) -> list[int]:
                 candle_close_at=close_at,
                 kind=answer.kind,
                 price=feed.close,
-                confidence=_confidence(answer.confidence),
-                stop_price=_level(answer.stop, feed.market.rules),
-                target_price=_level(answer.target, feed.market.rules),
+                confidence=confidence_said(answer.confidence),
+                stop_price=level_said(answer.stop, feed.market.rules),
+                target_price=level_said(answer.target, feed.market.rules),
                 atr=_volatility(candles) if speaks else None,
                 reason=answer.reason,
             )
@@ -186,22 +184,8 @@ def _asked(strategy: Strategy[Any], candles: Candles, others: Others) -> _Answer
     return _Answer(kind, "", *words)
 
 
-def _confidence(value: float) -> Decimal | None:
-    """0 to 1, whatever the strategy's scale overshot; six decimals of certainty are plenty."""
-    return round(to_decimal(min(max(value, 0.0), 1.0)), 6) if isfinite(value) else None
-
-
-def _level(value: float, rules: MarketRules) -> Decimal | None:
-    """A price that the strategy named, on the market's tick; none where it is no price."""
-    if not isfinite(value) or value <= 0 or value >= LARGEST_PRICE:
-        return None
-    return round_price(to_decimal(value), rules, Side.BUY) or None
-
-
 def _volatility(candles: Candles) -> Decimal | None:
-    """The average true range of the last candles, to ten digits."""
-    value = float(atr(candles.high, candles.low, candles.close, ATR_PERIOD)[-1])
-    return to_decimal(f"{value:.10g}") if isfinite(value) else None
+    return range_said(float(atr(candles.high, candles.low, candles.close, ATR_PERIOD)[-1]))
 
 
 def _insert_new(signals: Sequence[Signal]) -> list[Signal]:

@@ -70,6 +70,32 @@ def test_a_crossed_level_sells_all_that_is_held(price: str, reason: str) -> None
     assert [event["status"] for event in events("orders")] == ["READY"]
 
 
+def test_an_entry_signal_that_comes_with_a_stop_is_acted_on_once_the_position_is_gone() -> None:
+    position = held()
+    signal = make_signal(position.session.config)
+
+    see(position, "48000")
+    assert (exit_order().reason, position.session.positions.count()) == ("STOP_LOSS", 1)
+    finish(exit_order(), price="48000")
+    follow_orders([exit_order().pk])
+    track([position.session_id])  # seen before, and acted on once
+
+    first, second = position.session.positions.order_by("pk")
+    assert (first.status, second.status, second.entry_signal) == ("CLOSED", "PENDING", signal)
+
+
+def test_a_signal_to_sell_short_that_comes_with_a_stop_says_nothing_more_on_spot() -> None:
+    position = held()
+    make_signal(position.session.config, SignalKind.ENTER_SHORT)
+
+    see(position, "48000")
+    finish(exit_order(), price="48000")
+    follow_orders([exit_order().pk])
+
+    assert [one.status for one in position.session.positions.all()] == ["CLOSED"]
+    assert not events("positions", event="NOT_TRADABLE")
+
+
 @pytest.mark.parametrize("price", ["49000.1", "50000", "51999.9"])
 def test_a_price_between_the_levels_changes_nothing(price: str) -> None:
     position = held()

@@ -12,10 +12,11 @@ from typing import Any
 import ccxt
 import numpy as np
 import pytest
+import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator.prices import HISTORY_DAYS, MINUTE_MS, Pinned, Timeline, Walk
+from simulator.prices import HISTORY_DAYS, MINUTE_MS, First, Pinned, Timeline, Walk
 from simulator.replays import CandleRow, Replay, parse_rows, read_candles
 from tests.simulator.conftest import START_MS, Simulator, made_exchange
 
@@ -193,6 +194,65 @@ def test_prices_lie_inside_their_candle_and_candles_end_where_prices_do(
     assert int(partial.open[0]) == int(candle.open[0]) == timeline.price_at(minute * MINUTE_MS)
     assert int(partial.close[0]) == price
     assert len(timeline.minutes(START, START + 12)) == 12
+
+
+def candle(open_: int, high: int, low: int, close: int, minute: int = 0) -> CandleRow:
+    return START_MS + minute * MINUTE_MS, Decimal(open_), Decimal(high), Decimal(low), Decimal(close), 1.0
+
+
+@pytest.mark.parametrize("close", [99, 101])
+@pytest.mark.parametrize(("first", "visited"), [(First.LOW, [90, 120]), (First.HIGH, [120, 90])])
+def test_a_replay_may_say_which_extreme_comes_first(first: First, visited: list[int], close: int) -> None:
+    timeline = Timeline(Replay([candle(100, 120, 90, close)], TICK, first), TICK)
+
+    assert [ticks for _, ticks in timeline.path(START)] == [1000, *(price * 10 for price in visited), close * 10]
+    timeline.retick(Decimal(1))
+    assert [ticks for _, ticks in timeline.path(START)] == [100, *visited, close]
+
+
+def test_without_a_word_a_rising_candle_visits_its_low_first() -> None:
+    rising, falling = Replay([candle(100, 120, 90, 101)], TICK), Replay([candle(100, 120, 90, 99)], TICK)
+
+    assert [ticks for _, ticks in Timeline(rising, TICK).path(START)] == [1000, 900, 1200, 1010]
+    assert [ticks for _, ticks in Timeline(falling, TICK).path(START)] == [1000, 1200, 900, 990]
+
+
+def test_the_first_moment_of_a_price_is_found() -> None:
+    given = [candle(100, 100, 90, 90), candle(95, 95, 95, 95, minute=1), candle(95, 130, 95, 130, minute=2)]
+    timeline = Timeline(Replay(given, TICK), TICK)
+    end = START_MS + 3 * MINUTE_MS
+
+    # From 100 at 15 s to 90 at 45 s: a tick every 300 ms. The price is rounded down on its way.
+    assert timeline.first_met(START_MS, end, 950, None) == START_MS + 15_000 + 49 * 300 + 1
+    assert timeline.price_at(START_MS + 15_000 + 49 * 300) == 951
+    assert timeline.first_met(START_MS + 44_000, end, 950, None) == START_MS + 44_001
+    assert timeline.first_met(START_MS + 50_000, end, 900, 940) == START_MS + 50_001
+    assert timeline.first_met(START_MS + 59_999, end, 900, 940) == START_MS + MINUTE_MS  # the leap between two candles
+    assert timeline.first_met(START_MS + MINUTE_MS, end, 949, 951) == START_MS + 2 * MINUTE_MS + 15_000 + 86
+    assert timeline.first_met(START_MS, end, 899, 1301) is None
+    assert timeline.first_met(START_MS, START_MS + 20_000, 950, None) is None
+    assert timeline.first_met(START_MS, end, None, None) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    pins=st.lists(st.tuples(st.integers(0, 2 * MINUTE_MS), st.integers(900, 1100)), max_size=4),
+    after=st.integers(0, 2 * MINUTE_MS),
+    span=st.integers(1, MINUTE_MS),
+    levels=st.tuples(st.integers(900, 1000), st.integers(1000, 1100)),
+)
+def test_nothing_is_met_before_its_first_moment(
+    pins: list[tuple[int, int]], after: int, span: int, levels: tuple[int, int]
+) -> None:
+    timeline = Timeline(Walk(3, "BTC-USDT", START, Decimal(100), TICK, 0.02), TICK)
+    for offset, ticks in sorted(pins):
+        timeline.switch(START_MS + offset, Pinned(ticks * TICK, TICK))
+    below, above = levels
+
+    found = timeline.first_met(START_MS + after, START_MS + after + span, below, above)
+
+    every = range(START_MS + after + 1, START_MS + after + span + 1)
+    assert found == next((ms for ms in every if not below < timeline.price_at(ms) < above), None)
 
 
 # -- candles over HTTP ---------------------------------------------------------------------------------------------
@@ -444,3 +504,40 @@ def test_a_replayed_symbol_starts_where_its_candles_do(start_with: Callable[...,
     candles = simulator.get("/api/v1/market/candles", symbol="ADA-USDT", type="1min")["data"]
 
     assert [row[2] for row in candles] == ["0.5", "0.5", "0.4"]  # the third minute has just begun, at the last close
+
+
+def test_a_step_of_the_clock_ends_when_a_price_is_first_there(simulator: Simulator) -> None:
+    given = [[START_MS, 100, 120, 90, 99, 1], [START_MS + MINUTE_MS, 99, 99, 99, 99, 1]]
+    simulator.control("market/BTC-USDT/candles", candles=given, first="low")
+    simulator.control("market/ETH-USDT/price", price="2000")
+    until = {"BTC-USDT": {"below": "91.25", "above": "118.8"}, "ETH-USDT": {"below": "1999"}}
+
+    low = simulator.control("clock", now_ms=START_MS + MINUTE_MS, until=until)["now_ms"]
+    price = simulator.get("/api/v1/market/orderbook/level1", symbol="BTC-USDT")["data"]["price"]
+    assert (low - START_MS, price) == (13_051, "91.2")  # a tick is there for 150 ms, and the level lies between two
+    high = simulator.control("clock", advance_s=60, until={"BTC-USDT": {"above": "118.75"}})["now_ms"]
+    price = simulator.get("/api/v1/market/orderbook/level1", symbol="BTC-USDT")["data"]["price"]
+    assert (high - START_MS, price) == (43_800, "118.8")
+    end = simulator.control("clock", now_ms=START_MS + MINUTE_MS, until={"BTC-USDT": {"above": "130"}})["now_ms"]
+    assert end == START_MS + MINUTE_MS
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "wanted"),
+    [
+        ("clock", {"advance_s": 1, "until": {"NO-SUCH": {"below": "1"}}}, "wanted a listed symbol with prices"),
+        ("clock", {"advance_s": 1, "until": {"BTC-USDT": {"beyond": "1"}}}, "wanted fields among below, above"),
+        ("clock", {"advance_s": 1, "until": "BTC-USDT"}, "wanted until to be an object of symbols"),
+        (
+            "market/BTC-USDT/candles",
+            {"candles": [[START_MS, 1, 1, 1, 1, 1]], "first": "open"},
+            "wanted first to be low or",
+        ),
+    ],
+)
+def test_what_makes_no_sense_of_a_price_is_refused(
+    simulator: Simulator, path: str, body: dict[str, Any], wanted: str
+) -> None:
+    response = requests.post(f"{simulator.url}/_sim/{path}", json=body, timeout=10)
+    assert response.status_code == 400
+    assert wanted in response.text

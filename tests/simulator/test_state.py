@@ -146,6 +146,18 @@ def test_books_prices_and_settings_are_the_same_after_a_kill(start: Start, tmp_p
     assert after.get("/_sim/clock")["now_ms"] == START_MS + 90_000
 
 
+def test_a_replay_goes_on_with_the_extreme_that_comes_first_after_a_kill(start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "simulator.state"
+    before = start("--state", file, "--speed", "0", "--start", "2024-05-01T10:40:00")
+    before.control("market/BTC-USDT/candles", candles=[[START_MS, 100, 120, 90, 99, 1]], first="low")
+    before.kill()
+
+    after = start("--state", file, "--speed", "0")
+    after.control("clock", advance_s=15)
+
+    assert after.get("/api/v1/market/orderbook/level1", symbol="BTC-USDT")["data"]["price"] == "90"
+
+
 def test_live_orders_go_on_waiting_after_a_kill(start: Start, tmp_path: Path) -> None:
     file = tmp_path / "simulator.state"
     before = start("--state", file, "--speed", "0")
