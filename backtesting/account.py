@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 
@@ -53,6 +54,21 @@ class Held:
     state: PositionState = field(default_factory=PositionState)
     stop: Decimal | None = None
     funded_ms: int = 0
+    # What the strategy's adviser said: levels, why to leave at the next open, what to add there.
+    advised_stop: Decimal | None = None
+    advised_target: Decimal | None = None
+    leave_tag: str = ""
+    adding: Decimal | None = None
+    # The candle for which it refused an exit, and that in which one waits at a price of its own.
+    kept_in: int = -1
+    offered_in: int = -1
+    offer: Decimal | None = None
+    exit_tag: str = ""
+    memory: dict[str, Any] = field(default_factory=dict)
+    # The candle of the entry, that within it in which it filled, and whether that was after its open.
+    entry_index: int = -1
+    entry_bar: int = 0
+    is_entered_within: bool = False
 
     def __post_init__(self) -> None:
         self.funded_ms = self.opened_ms

@@ -33,11 +33,13 @@ class Bar(NamedTuple):
 
 @dataclass(slots=True)
 class Entry:
-    """An entry at work: what is left of it, and the candle whose signal it is of."""
+    """An entry at work: what is left of it, and the candle whose signal it is of. At ``price`` and better, where the strategy
+    named one."""
 
     side: PositionSide
     left: Decimal
     spoken_in: int
+    price: Decimal | None = None
 
 
 class Track(Line):
@@ -51,6 +53,9 @@ class Track(Line):
         super().__init__(closes=closes)
         self.number, self.market, self.steps, self.signals = number, market, steps, signals
         self.plan, self.rules = market.exit_plan, market.rules_or_none
+        self.adviser = market.advised_by()
+        # Whoever wants to be asked at every close.
+        self.watcher = self.adviser if self.adviser is not None and self.adviser.is_watching else None
         self.kinds = kinds_of(signals, market.first)
         self.first = min(market.first, len(candles))
         self.entry: Entry | None = None
@@ -83,6 +88,11 @@ class Track(Line):
     def said(self) -> int:
         """What was said on the candle before, which is acted on now."""
         return int(self.kinds[self.index - 1]) if self.index > 0 else 0
+
+    def tag(self, index: int) -> str:
+        """What the entry signal of the candle at ``index`` is called."""
+        tags = self.signals.tags if self.market.tags is None else self.market.tags
+        return "" if tags is None else str(tags[index])
 
     def bars(self) -> list[Bar]:
         """The candles inside the one at ``index``, or that one itself."""
@@ -125,6 +135,8 @@ class Track(Line):
         """The next candle, after the one at ``index``, at which something may happen."""
         after, held = self.index + 1, self.held
         if self.entry is not None or (held is not None and held.leaving is not None):
+            return after
+        if held is not None and self.watcher is not None:
             return after
         if held is None or levels is None:
             return first_at(self.asking, self.index, len(self))
