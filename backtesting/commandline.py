@@ -22,9 +22,14 @@ from pydantic import ValidationError
 
 from backtesting.engine import backtest
 from backtesting.inputs import MarketInput, Result, Settings, Trade
+from domain.calendars import Calendar
 from domain.candles import Candles, Timeframe
+from domain.informative import Facts
+from domain.resampling import resample
 from domain.statistics import cagr, max_drawdown, returns_of, sharpe, total_return
+from domain.strategy import Strategy
 from strategies.library import LIBRARY
+from strategies.registry import Registry
 
 COLUMNS = ("ts", "open", "high", "low", "close", "volume")
 TRADE_FIELDS = (
@@ -42,12 +47,15 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="r3edge backtest", description="Backtest one strategy on a file of candles.", allow_abbrev=False
     )
-    top.add_argument("--strategy", required=True, choices=sorted(LIBRARY), help="a strategy of the library")
+    top.add_argument(
+        "--strategy", required=True, metavar="NAME|FILE.py", help="a strategy of the library, or a file with one"
+    )
     top.add_argument("--candles", required=True, metavar="FILE", help=f"CSV, or CSV.gz, with {', '.join(COLUMNS)}")
     top.add_argument("--timeframe", required=True, choices=[one.value for one in Timeframe])
     top.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the strategy")
     top.add_argument("--stop-loss", metavar="PERCENT", type=_percent, help="default: the strategy's own")
     top.add_argument("--take-profit", metavar="PERCENT", type=_percent, help="default: the strategy's own")
+    top.add_argument("--short", action="store_true", help="the market can be shorted")
     top.add_argument("--stake", metavar="PERCENT", type=_percent, default=Decimal(10), help="of equity (default 10%%)")
     top.add_argument("--cash", type=_number, default=Decimal(10_000), help="default 10000")
     top.add_argument("--fee", metavar="PERCENT", type=_percent, default=Decimal("0.1"), help="a side (default 0.1%%)")
@@ -152,10 +160,48 @@ def _market(options: argparse.Namespace) -> MarketInput:
         if percent is not None:
             values[name] = percent or None
     candles = candles_from(_path(options.candles), options.since, options.until)
-    strategy = LIBRARY[options.strategy].from_values(values)
+    strategy, timeframe = _strategy(options.strategy).from_values(values), Timeframe(options.timeframe)
+    # Beside its own warm-up that of the longer candles, in its own.
+    beside = max((one.warm_up * one.timeframe.seconds // timeframe.seconds for one in strategy.informative), default=0)
     return MarketInput(
-        Path(options.candles).name.split(".")[0], candles, Timeframe(options.timeframe), strategy=strategy
+        Path(options.candles).name.split(".")[0],
+        candles,
+        timeframe,
+        strategy=strategy,
+        facts=_beside(strategy, candles, timeframe),
+        warm_up=max(strategy.warm_up, beside),
+        can_short=options.short,
     )
+
+
+def _strategy(name: str) -> type[Strategy[Any]]:
+    """A strategy of the library, or the one of a file."""
+    if name in LIBRARY:
+        return LIBRARY[name]
+    if not name.endswith(".py"):
+        raise CannotRun(f"wanted a file, or a strategy of {', '.join(sorted(LIBRARY))}, was {name}")
+    found = Registry()
+    names = found.load_file(_path(name).resolve())
+    if len(names) != 1 or found.refused:
+        raise CannotRun("; ".join(map(str, found.refused)) or f"wanted one strategy in {name}, was {', '.join(names)}")
+    for note in found[names[0]].notes:
+        print(f"r3edge backtest: {note}", file=sys.stderr)  # noqa: T201  # a command line prints
+    return found[names[0]]
+
+
+def _beside(strategy: Strategy[Any], candles: Candles, timeframe: Timeframe) -> Facts:
+    """What it looks at beside the candles of the one file: longer ones made of these."""
+    if strategy.tapes:
+        raise CannotRun(
+            f"wanted a strategy that looks at candles only, was one that looks at {', '.join(strategy.tapes)}"
+        )
+    found = {}
+    for one in strategy.informative:
+        if one.symbol:
+            raise CannotRun(f"wanted a strategy that looks at its own market only, was one that looks at {one}")
+        is_own = one.timeframe is timeframe
+        found[one] = candles if is_own else resample(candles, timeframe, one.timeframe, Calendar.ALWAYS)
+    return Facts(found)
 
 
 def _settings(options: argparse.Namespace) -> Settings:
