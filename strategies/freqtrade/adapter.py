@@ -13,7 +13,7 @@ import re
 from datetime import datetime
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -293,7 +293,7 @@ def _adapt(kind: type[IStrategy], found: Read, path: Path) -> type[Strategy[Any]
     }
     if "max_open_trades" in vars(kind) and "max_open_trades" not in "".join(notes):
         notes.append("max_open_trades: sessions and limits say how much is held at once")
-    made: Any = type(
+    made = type(
         kind.__name__,
         (Adapted,),
         {
@@ -303,9 +303,10 @@ def _adapt(kind: type[IStrategy], found: Read, path: Path) -> type[Strategy[Any]
             "needs": max(int(kind.startup_candle_count), 1), "notes": (),
         },
     )  # fmt: skip
-    _settle(made, notes)
-    made.notes = tuple(notes)
-    return made
+    adapted_kind = cast(type[Adapted], made)
+    _settle(adapted_kind, notes)
+    adapted_kind.notes = tuple(notes)
+    return adapted_kind
 
 
 def name_of(text: str) -> str:

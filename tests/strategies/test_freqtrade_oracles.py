@@ -140,7 +140,7 @@ def last_closed(candles: Candles, length_ms: int, close_ms: int) -> int:
 )
 def test_a_file_with_informative_pairs_and_parameters_trades_what_the_oracle_says(chosen: dict[str, Any]) -> None:
     btc, eth, four, day = three_views()
-    values = {"buy_period": 12, "buy_rsi": "70", "buy_average": "ema", "buy_wants_day": True} | chosen
+    values: dict[str, Any] = {"buy_period": 12, "buy_rsi": "70", "buy_average": "ema", "buy_wants_day": True} | chosen
     average = (talib.EMA if values["buy_average"] == "ema" else talib.SMA)(btc.close, values["buy_period"])
     strength, eth_mean = talib.RSI(four.close, 14), talib.SMA(eth.close, 30)
     agrees, weakens = np.zeros(len(btc), np.bool_), np.zeros(len(btc), np.bool_)
