@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from domain.candles import FloatArray, IntArray
+from domain.exit_plan import ExitPlan
 from domain.exits import EntryFacts, ExitReason
 from domain.limits import Past
 from domain.market import ONE, ZERO, MarketRules, PositionSide, Side
@@ -45,6 +46,9 @@ class Held:
     tag: str = ""
     # Candles up to this one are not followed: they closed before, or saw the entry.
     entered_in: int = 0
+    leverage: Decimal = ONE
+    # Its own, where its strategy named one.
+    plan: ExitPlan | None = None
     entries: int = 1
     best: Decimal | None = None
     targets_done: int = 0
@@ -99,10 +103,10 @@ class Line:
 class Account:
     """Cash, what is held, and the curve. ``clock`` are the open times of all candles of all markets."""
 
-    def __init__(self, cash: Decimal, clock: IntArray, lines: Sequence[Line], leverage: Decimal = ONE) -> None:
+    def __init__(self, cash: Decimal, clock: IntArray, lines: Sequence[Line]) -> None:
         self.wallet = cash
         self.curve = np.empty(len(clock))
-        self._cash, self._clock, self._lines, self._leverage = cash, clock, lines, leverage
+        self._cash, self._clock, self._lines = cash, clock, lines
         self._drawn, self._peak = 0, float(cash)
         self._entered_ms: list[int] = []
         # Newest first, as limits ask for them.
@@ -125,8 +129,8 @@ class Account:
     def free(self) -> Decimal:
         """What is not bound as margin."""
         held = (line.held for line in self._lines if line.held is not None)
-        bound = (one.rules.notional(one.state.quantity, one.state.entry_price) for one in held)
-        return self.wallet - sum(bound, ZERO) / self._leverage
+        bound = (one.rules.notional(one.state.quantity, one.state.entry_price) / one.leverage for one in held)
+        return self.wallet - sum(bound, ZERO)
 
     def entered(self, ms: int) -> None:
         self._entered_ms.append(ms)

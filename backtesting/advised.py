@@ -26,6 +26,8 @@ from domain.advice import (
 from domain.exits import ExitDue, ExitReason
 from domain.market import ONE, PositionSide, to_decimal
 
+# What a strategy may ask for where there is margin: a session's highest.
+HIGHEST_LEVERAGE = Decimal(125)
 # Nobody is asked about these: the venue liquidates.
 UNASKED = (ExitReason.LIQUIDATED, ExitReason.LIQUIDATION_GUARD)
 
@@ -47,6 +49,7 @@ class Conversation:
             symbol=track.market.symbol, index=track.index - 1, at=at(track.ms), side=side, price=price,
             stake=track.rules.notional(quantity, price), least=_least(track, price), most=self._most, equity=equity,
             tag=track.tag(waiting.spoken_in if waiting is not None else track.index - 1),
+            max_leverage=HIGHEST_LEVERAGE if track.market.can_short else ONE,
             is_again=waiting is not None, is_adding=track.held is not None,
         )  # fmt: skip
         return track.adviser.on_entry(wish)
@@ -94,6 +97,7 @@ class Conversation:
         return PositionView(
             symbol=track.market.symbol, side=held.side, index=index, at=now, opened_at=at(held.opened_ms), price=price,
             entry_price=entry, quantity=held.state.quantity, best_price=best, stop=held.stop,
+            leverage=held.leverage,
             fee=self._settings.taker_fee, least=_least(track, price), most=self._most, tag=held.tag, orders=orders,
             is_new=is_new, memory=held.memory,
         )  # fmt: skip

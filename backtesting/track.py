@@ -12,9 +12,10 @@ import numpy as np
 from backtesting.account import Held, Line, since
 from backtesting.inputs import ENTER, LEAVE, MarketInput, Settings, kinds_of
 from domain.candles import FloatArray, IntArray
+from domain.exit_plan import ExitPlan
 from domain.exits import ExitLevels, next_time_step
 from domain.indicators import atr
-from domain.market import ZERO, PositionSide, round_quantity, to_decimal
+from domain.market import ONE, ZERO, PositionSide, round_quantity, to_decimal
 
 ATR_PERIOD = 14
 # A price is looked for in floats this much nearer than it is, and then asked for exactly.
@@ -40,6 +41,8 @@ class Entry:
     left: Decimal
     spoken_in: int
     price: Decimal | None = None
+    leverage: Decimal = ONE
+    plan: ExitPlan | None = None
 
 
 class Track(Line):
@@ -52,7 +55,7 @@ class Track(Line):
         closes = candles.close[np.maximum(last, 0)] if len(candles) else np.full(len(clock), np.nan)
         super().__init__(closes=closes)
         self.number, self.market, self.steps, self.signals = number, market, steps, signals
-        self.plan, self.rules = market.exit_plan, market.rules_or_none
+        self._plan, self.rules = market.exit_plan, market.rules_or_none
         self.adviser = market.advised_by()
         # Whoever wants to be asked at every close.
         self.watcher = self.adviser if self.adviser is not None and self.adviser.is_watching else None
@@ -68,7 +71,7 @@ class Track(Line):
         self._speaking = {
             side: np.flatnonzero(
                 (self.kinds == side.sign * LEAVE) | (self.kinds == -side.sign * ENTER)
-                if self.plan.is_exit_signal_used
+                if self._plan.is_exit_signal_used
                 else np.zeros(len(self.kinds), np.bool_)
             )
             for side in PositionSide
@@ -83,6 +86,11 @@ class Track(Line):
     @property
     def ms(self) -> int:
         return int(self.market.candles.open_ms[self.index])
+
+    @property
+    def plan(self) -> ExitPlan:
+        """How what is held is left."""
+        return self._plan if self.held is None or self.held.plan is None else self.held.plan
 
     @property
     def said(self) -> int:

@@ -15,10 +15,12 @@ from decimal import Decimal
 import numpy as np
 
 from backtesting.account import Account, Held, Leaving, since
-from backtesting.advised import Conversation
+from backtesting.advised import HIGHEST_LEVERAGE, Conversation
 from backtesting.inputs import ENTER, HUNDRED, LEAVE, MarketInput, Refused, Result, Settings, Trade, at
 from backtesting.track import Bar, Entry, Track, first_at
+from domain.advice import AS_IT_IS
 from domain.candles import IntArray
+from domain.exit_plan import ExitPlan
 from domain.exits import (
     NO_LEVELS,
     EntryFacts,
@@ -58,7 +60,7 @@ class Walk:
         self._clock: IntArray = np.unique(np.concatenate(times)) if times else np.empty(0, np.int64)
         self._settings = settings
         self._tracks = [Track(number, market, self._clock, settings) for number, market in enumerate(markets)]
-        self._account = Account(settings.cash, self._clock, self._tracks, settings.leverage)
+        self._account = Account(settings.cash, self._clock, self._tracks)
         self._adviser = Conversation(settings, self._account)
         self._trades: list[Trade] = []
         self._refused: list[Refused] = []
@@ -266,18 +268,24 @@ class Walk:
 
     def _begin(self, track: Track, side: PositionSide, stake: Decimal | None = None) -> None:
         """Begin an entry, of the settings' size or for ``stake``, as the strategy wants it."""
-        sized, word = self._sized(track, side, stake), None
+        held, word = track.held, AS_IT_IS
+        leverage = self._settings.leverage if held is None else held.leverage
+        sized = self._sized(track, side, leverage, stake)
         if not isinstance(sized, Denial):
-            word = self._adviser.on_entry(track, side, sized, self._equity(track))
-            if word is None:
+            said = self._adviser.on_entry(track, side, sized, self._equity(track))
+            if said is None:
                 return
-            sized = sized if word.stake is None else self._sized(track, side, word.stake)
-        if isinstance(sized, Denial) or word is None:
-            if isinstance(sized, Denial):
-                self._refused.append(Refused(track.market.symbol, at(track.ms), side, sized))
+            word = said
+            if word.leverage is not None and held is None:
+                highest = HIGHEST_LEVERAGE if track.market.can_short else ONE
+                leverage = max(min(word.leverage, highest), ONE)
+            if word != replace(AS_IT_IS, price=word.price):
+                sized = self._sized(track, side, leverage, stake if word.stake is None else word.stake, word.plan)
+        if isinstance(sized, Denial):
+            self._refused.append(Refused(track.market.symbol, at(track.ms), side, sized))
             return
         price = None if word.price is None else round_price(word.price, track.rules, side.entry_side)
-        track.entry = Entry(side, sized, track.index - 1, price)
+        track.entry = Entry(side, sized, track.index - 1, price, leverage, word.plan)
         self._account.entered(track.ms)
         if track.held is not None:
             track.held.entries += 1
@@ -302,12 +310,13 @@ class Walk:
             held = track.held = Held(
                 entry.side, track.rules, bar.ms, facts, track.tag(spoken), entered_in=track.index,
                 entry_index=track.index, entry_bar=number, is_entered_within=is_within,
+                leverage=entry.leverage, plan=entry.plan,
             )  # fmt: skip
         rate = self._settings.maker_fee if is_within else self._settings.taker_fee
         self._account.wallet += held.fill(side, quantity, price, rate, at(bar.ms))
         facts = replace(
             held.facts, entry_price=held.state.entry_price,
-            liquidation_price=self._liquidation(entry.side, held.state.entry_price),
+            liquidation_price=_liquidation(held, held.state.entry_price),
         )  # fmt: skip
         if held.best is not None:
             held.best = best_price_kept(track.plan, held.facts, facts, held.best)
@@ -327,12 +336,14 @@ class Walk:
                 return number, round_price(met, track.rules, side), met == entry.price != bar.open
         return None
 
-    def _liquidation(self, side: PositionSide, price: Decimal) -> Decimal | None:
-        """Where the margin of a position of its own is gone; venues take it a little earlier."""
-        leverage = self._settings.leverage
-        return None if leverage <= 1 else price * (1 - side.sign / leverage)
-
-    def _sized(self, track: Track, side: PositionSide, stake: Decimal | None = None) -> Decimal | Denial:
+    def _sized(
+        self,
+        track: Track,
+        side: PositionSide,
+        leverage: Decimal,
+        stake: Decimal | None = None,
+        plan: ExitPlan | None = None,
+    ) -> Decimal | Denial:
         """How much an entry may be, as the money manager would say: the wish, or ``stake``, cut to every limit, in whole
         lots."""
         settings, spoken = self._settings, track.index - 1
@@ -341,7 +352,11 @@ class Walk:
         price = track.bars()[0].open * (1 + side.sign * settings.spread / 2)
         volatility = track.volatility(spoken)
         stop = stop_percent(
-            track.plan, price=price, side=side, atr=volatility, signal_stop=track.named(track.signals.stops, spoken)
+            plan or track.plan,
+            price=price,
+            side=side,
+            atr=volatility,
+            signal_stop=track.named(track.signals.stops, spoken),
         )
         sizing = Sizing(
             method=settings.sizing if stake is None else SizingMethod.FIXED_QUOTE,
@@ -351,7 +366,7 @@ class Walk:
             free_balance=self._account.free,
             stop_loss_percent=stop,
             price_margin=settings.margin,
-            leverage=settings.leverage,
+            leverage=leverage,
             atr=volatility,
             confidence=(
                 track.named(track.signals.confidence, spoken)
@@ -423,6 +438,11 @@ class Walk:
             self._account.wallet += held.fill(side, held.state.quantity, price, rate, at(track.ms))
             self._close(track, held, reason)
         self._account.draw(len(self._clock))
+
+
+def _liquidation(held: Held, price: Decimal) -> Decimal | None:
+    """Where the margin of a position of its own is gone; venues take it a little earlier."""
+    return None if held.leverage <= 1 else price * (1 - held.side.sign / held.leverage)
 
 
 def _follow(track: Track) -> None:

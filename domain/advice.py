@@ -14,7 +14,8 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from domain.market import PositionSide
+from domain.exit_plan import ExitPlan
+from domain.market import ONE, PositionSide
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +34,21 @@ class EntryWish:
     most: Decimal
     equity: Decimal
     tag: str = ""
+    max_leverage: Decimal = ONE
     is_again: bool = False
     is_adding: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class EntryWord:
-    """How the strategy wants an entry: with another ``stake``, and at a ``price`` of its own, which then waits for the rest
-    of the candle."""
+    """How the strategy wants an entry: with another ``stake``, which is what the position is worth; at a ``price`` of its
+    own, which then waits for the rest of the candle; with a ``leverage``, up to the market's, and left by a ``plan`` of its
+    own."""
 
     stake: Decimal | None = None
     price: Decimal | None = None
+    leverage: Decimal | None = None
+    plan: ExitPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,7 @@ class PositionView:
     quantity: Decimal
     best_price: Decimal
     stop: Decimal | None = None
+    leverage: Decimal = ONE
     fee: Decimal = Decimal(0)
     least: Decimal = Decimal(0)
     most: Decimal = Decimal(0)

@@ -60,7 +60,7 @@ NO_PAIR = "BASE"
 LONGEST_WARM_UP = 2_000
 CALLBACKS = (
     "custom_exit", "custom_entry_price", "custom_exit_price", "confirm_trade_entry", "confirm_trade_exit",
-    "custom_stake_amount", "custom_roi",
+    "custom_stake_amount", "custom_roi", "leverage",
 )  # fmt: skip
 WATCHING = {"custom_exit", "custom_stoploss", "custom_roi", "adjust_trade_position"}
 Flags = NDArray[np.bool_]
@@ -173,6 +173,7 @@ class Adapted(Strategy[Parameters]):
             exit_profit_offset=float(setting_of(kind, "exit_profit_offset")),
             exits={PositionSide.LONG: _flags(frame, "exit_long"), PositionSide.SHORT: _flags(frame, "exit_short")},
             exit_tags=_tags(frame, "exit_tag"),
+            plan=self.exit_plan,
             trailing=second_trailing(kind),
         )
         found = Callbacks(own, rules, show)

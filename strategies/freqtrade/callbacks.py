@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from domain.advice import Advice, Adviser, EntryWish, EntryWord, ExitWish, ExitWord, PositionView
+from domain.exit_plan import ExitPlan
 from domain.market import PositionSide, to_decimal
-from strategies.freqtrade.settings import OLDER
-from strategies.freqtrade.shims import Trade, Unsupported, gain_of, minutes_of
+from strategies.freqtrade.settings import OLDER, plan_levered
+from strategies.freqtrade.shims import Trade, Unsupported, minutes_of
 from strategies.soundness import where
 
 # How far from the current price a price of the strategy's own may be: freqtrade's default.
@@ -46,6 +47,7 @@ class Rules:
     exit_profit_offset: float
     exits: dict[PositionSide, Any]
     exit_tags: Any
+    plan: ExitPlan
     # (distance at first, distance from the offset on, offset), all parts of the price.
     trailing: tuple[float, float, float] | None = None
 
@@ -66,17 +68,10 @@ class Callbacks(Adviser):
             "pair": pair, "current_time": wish.at, "entry_tag": wish.tag or None, "buy_tag": wish.tag or None,
             "side": wish.side.value.lower(),
         }  # fmt: skip
-        stake: Decimal | None = None
-        if not wish.is_adding:
-            least, most = float(wish.least), float(wish.most)
-            asked = self._called(
-                "custom_stake_amount", None, **common, current_rate=rate, proposed_stake=float(wish.stake),
-                min_stake=least, max_stake=most, leverage=1.0,
-            )  # fmt: skip
-            if asked is not None or hasattr(self._own, "custom_stake_amount"):
-                if not asked:
-                    return None
-                stake = _decimal("custom_stake_amount", min(max(asked, least), most))
+        borrowed = EntryWord() if wish.is_adding else self._borrowed(wish, common)
+        stake = borrowed.stake if wish.is_adding else self._stake(wish, common, borrowed)
+        if stake == 0:
+            return None
         own_price = self._called("custom_entry_price", None, **common, trade=None, proposed_rate=rate)
         price = self._near("custom_entry_price", own_price, rate)
         at_rate = float(price or wish.price)
@@ -84,14 +79,46 @@ class Callbacks(Adviser):
             "confirm_trade_entry", True, **common, order_type="market" if price is None else "limit",
             amount=float(stake or wish.stake) / at_rate, rate=at_rate, time_in_force="GTC",
         )  # fmt: skip
-        return EntryWord(stake, price) if is_meant else None
+        return EntryWord(stake, price, borrowed.leverage, borrowed.plan) if is_meant else None
+
+    def _borrowed(self, wish: EntryWish, common: dict[str, Any]) -> EntryWord:
+        """The leverage that it asks for, and what its plan is then: theirs is of the margin, ours of the price."""
+        if not hasattr(self._own, "leverage"):
+            return EntryWord()
+        most = float(wish.max_leverage)
+        asked = self._called(
+            "leverage", 1.0, **common, current_rate=float(wish.price), proposed_leverage=1.0, max_leverage=most
+        )
+        leverage = _decimal("leverage", min(max(asked, 1.0), most))
+        return EntryWord(leverage=leverage, plan=plan_levered(self._rules.plan, leverage))
+
+    def _stake(self, wish: EntryWish, common: dict[str, Any], borrowed: EntryWord) -> Decimal | None:
+        """What the position is to be worth: its margin times what is borrowed on it. None as it is, 0 for no entry."""
+        times, stake = borrowed.leverage, wish.stake
+        if hasattr(self._own, "custom_stake_amount"):
+            least, most = float(wish.least), float(wish.most)
+            asked = self._called(
+                "custom_stake_amount", None, **common, current_rate=float(wish.price), proposed_stake=float(stake),
+                min_stake=least, max_stake=most, leverage=float(times or 1),
+            )  # fmt: skip
+            stake = _decimal("custom_stake_amount", min(max(asked, least), most)) if asked else Decimal(0)
+        elif times is None:
+            return None
+        return stake * (times or 1)
+
+    def _trade(self, position: PositionView, pair: str) -> Trade:
+        return Trade(position, pair, self._times(position))
+
+    def _times(self, position: PositionView) -> float:
+        """The leverage of a strategy that asked for one; where a session has one its figures are of the price."""
+        return float(position.leverage) if hasattr(self._own, "leverage") else 1.0
 
     def while_held(self, position: PositionView) -> Advice:
         pair = self._show(position.index, position.at)
-        rate, gain = float(position.price), gain_of(position, position.price)
+        rate, trade = float(position.price), self._trade(position, pair)
+        gain = trade.calc_profit_ratio(rate)
         common = {
-            "pair": pair, "trade": Trade(position, pair), "current_time": position.at, "current_rate": rate,
-            "current_profit": gain,
+            "pair": pair, "trade": trade, "current_time": position.at, "current_rate": rate, "current_profit": gain,
         }  # fmt: skip
         stop, target = self._stop(position, common), self._target(position, common)
         if position.is_new:
@@ -101,12 +128,13 @@ class Callbacks(Adviser):
     def on_exit(self, position: PositionView, wish: ExitWish) -> ExitWord | None:
         pair, rate = self._show(position.index, position.at), float(wish.price)
         reason = (wish.reason == "EXIT_SIGNAL" and wish.tag) or EXIT_REASONS.get(wish.reason, "force_exit")
-        common = {"pair": pair, "trade": Trade(position, pair), "current_time": position.at}
+        trade = self._trade(position, pair)
+        common = {"pair": pair, "trade": trade, "current_time": position.at}
         price = None
         if wish.reason == "EXIT_SIGNAL":
             own_price = self._called(
                 "custom_exit_price", None, **common, proposed_rate=rate, exit_tag=wish.tag or None,
-                current_profit=gain_of(position, wish.price),
+                current_profit=trade.calc_profit_ratio(rate),
             )  # fmt: skip
             price = self._near("custom_exit_price", own_price, rate)
         is_meant = self._called(
@@ -117,16 +145,16 @@ class Callbacks(Adviser):
         return ExitWord(price) if is_meant else None
 
     def _stop(self, position: PositionView, common: dict[str, Any]) -> Decimal | None:
-        stops = []
+        stops, times = [], self._times(position)
         if getattr(self._own, "use_custom_stoploss", False) and (not position.is_new or self._is_told_of_fills):
             said = self._called("custom_stoploss", None, **common, after_fill=position.is_new)
             if said is not None:
-                stops.append(_stop_of("custom_stoploss", float(position.price), said, position.side))
+                stops.append(_stop_of("custom_stoploss", float(position.price), said, times, position.side))
         if (trailing := self._rules.trailing) is not None:
             first, later, offset = trailing
             best, entry = float(position.best_price), float(position.entry_price)
-            is_far = (best / entry - 1) * position.side.sign >= offset
-            stops.append(_stop_of("trailing_stop", best, later if is_far else first, position.side))
+            is_far = (best / entry - 1) * position.side.sign * times >= offset
+            stops.append(_stop_of("trailing_stop", best, later if is_far else first, times, position.side))
         known = [one for one in stops if one is not None]
         return max(known, key=lambda one: one * position.side.sign, default=None)
 
@@ -137,7 +165,8 @@ class Callbacks(Adviser):
         )  # fmt: skip
         if gain is None:
             return None
-        return position.entry_price * (1 + position.side.sign * _decimal("custom_roi", gain))
+        part = _decimal("custom_roi", gain / self._times(position))
+        return position.entry_price * (1 + position.side.sign * part)
 
     def _leaves(self, position: PositionView, common: dict[str, Any], gain: float) -> str:
         rules = self._rules
@@ -196,9 +225,10 @@ def _parameters(callback: Any) -> frozenset[str]:
     return frozenset("**" if one.kind is inspect.Parameter.VAR_KEYWORD else one.name for one in found)
 
 
-def _stop_of(name: str, rate: float, distance: Any, side: PositionSide) -> Decimal | None:
-    """So far against the position from ``rate``, whatever the sign; None for nothing, or for all there is."""
-    part = abs(float(distance))
+def _stop_of(name: str, rate: float, distance: Any, times: float, side: PositionSide) -> Decimal | None:
+    """So far against the position from ``rate``, whatever the sign, of a margin that moves so many ``times`` the price; None
+    for nothing, or for all there is."""
+    part = abs(float(distance)) / times
     if not math.isfinite(part):
         raise CallbackFailed(f"{name}: wanted a distance as a part of the price, was {distance}")
     stop = rate * (1 - side.sign * part)

@@ -14,7 +14,6 @@ from strategies.freqtrade.shims import EPOCH, MODULES, DataProvider, Trade
 
 # Callbacks and settings of a strategy's class that change what is traded and are not run here, with what to do instead.
 REFUSED = {
-    "leverage": "a session or a backtest sets the leverage",
     "adjust_entry_price": "an entry that does not fill in its candle is given up",
     "adjust_exit_price": "an exit that does not fill in its candle is asked for again",
     "adjust_order_price": "an order that does not fill in its candle is given up",

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, create_model
 
-from domain.exit_plan import RoiStep, TargetLevel
+from domain.exit_plan import ExitPlan, RoiStep, TargetLevel
 from domain.strategy import Parameters
 from strategies.freqtrade.shims import IStrategy, Parameter, Unsupported
 
@@ -125,6 +125,17 @@ def exits_of(kind: type[IStrategy], parameters: Parameters, *, is_advised: bool)
         if kind.trailing_only_offset_is_reached:
             plan["trailing_activation_percent"] = Decimal(str(kind.trailing_stop_positive_offset)) * HUNDRED
     return plan
+
+
+def plan_levered(plan: ExitPlan, leverage: Decimal) -> ExitPlan:
+    """A plan whose parts are of the margin, as one whose parts are of the price."""
+    changes: dict[str, Any] = {
+        name: None if (percent := getattr(plan, name)) is None else percent / leverage
+        for name in ("stop_loss_percent", "trailing_percent", "trailing_activation_percent")
+    }
+    changes["roi"] = tuple(RoiStep(minutes=one.minutes, percent=one.percent / leverage) for one in plan.roi)
+    changes["targets"] = tuple(TargetLevel(percent=one.percent / leverage) for one in plan.targets)
+    return plan.model_copy(update=changes)
 
 
 def _gains(table: dict[Any, float]) -> dict[str, Any]:

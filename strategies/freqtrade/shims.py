@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from enum import Enum
 from types import ModuleType
 from typing import Any, ClassVar
@@ -230,15 +229,14 @@ class Order:
 class Trade:
     """A position, to be read: what a callback is shown as ``trade``. What else freqtrade's has is refused by name."""
 
-    leverage = 1.0
     is_open = True
     has_open_orders = False
 
-    def __init__(self, view: PositionView, pair: str) -> None:
-        self._view, self.pair = view, pair
+    def __init__(self, view: PositionView, pair: str, leverage: float = 1.0) -> None:
+        self._view, self.pair, self.leverage = view, pair, leverage
         self.is_short = view.side.sign < 0
         self.open_rate, self.amount = float(view.entry_price), float(view.quantity)
-        self.stake_amount = self.open_rate * self.amount
+        self.stake_amount = self.open_rate * self.amount / leverage
         self.open_date = self.open_date_utc = self.date_entry_fill_utc = view.opened_at
         self.enter_tag = self.buy_tag = view.tag or None
         # The best of the candles since the entry; the worst is not kept.
@@ -259,15 +257,15 @@ class Trade:
         raise Unsupported(f"wanted of a trade what can be read here, was trade.{name}")
 
     def calc_profit_ratio(self, rate: float) -> float:
-        """What leaving all of it at ``rate`` would have won, after the fees of both sides, as a part of what was put in."""
+        """What leaving all of it at ``rate`` would have won, after the fees of both sides, as a part of its margin."""
         paid = self.open_rate * (1 - self.fee_open if self.is_short else 1 + self.fee_open)
         got = rate * (1 + self.fee_close if self.is_short else 1 - self.fee_close)
-        return 1 - got / paid if self.is_short else got / paid - 1
+        return (1 - got / paid if self.is_short else got / paid - 1) * self.leverage
 
     def calc_profit(self, rate: float) -> float:
         """The same in quote currency."""
         paid = self.open_rate * (1 - self.fee_open if self.is_short else 1 + self.fee_open)
-        return self.calc_profit_ratio(rate) * paid * self.amount
+        return self.calc_profit_ratio(rate) / self.leverage * paid * self.amount
 
     def select_filled_orders(self, order_side: str | None = None) -> list[Order]:
         return [one for one in self.orders if order_side in (None, one.side)]
@@ -416,11 +414,6 @@ def in_place() -> Iterator[None]:
     finally:
         for name in made:
             sys.modules.pop(name, None)
-
-
-def gain_of(view: PositionView, price: Decimal) -> float:
-    """The part of what was put in that leaving at ``price`` would win, after fees: freqtrade's ``current_profit``."""
-    return Trade(view, view.symbol).calc_profit_ratio(float(price))
 
 
 def minutes_of(length: timedelta) -> int:

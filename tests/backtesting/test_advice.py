@@ -240,6 +240,21 @@ def test_an_exit_at_its_price_waits_for_as_long_as_the_candle_lasts() -> None:
     assert told(both) == [(1, 3, 98.5, "STOP_LOSS", "")]
 
 
+def test_an_entry_with_its_leverage_and_plan_binds_a_part_and_is_left_by_that_plan() -> None:
+    plan = ExitPlan(stop_loss_percent=Decimal(2), liquidation_guard_percent=None)
+    adviser = Says(entry=lambda wish: EntryWord(stake=Decimal(30_000), leverage=Decimal(4), plan=plan))
+    rows = [CALM, CALM, (100.0, 100.0, 97.0, 99.0), CALM]
+    [trade] = run(adviser, *rows, plan=ExitPlan(stop_loss_percent=Decimal(10))).trades
+    assert (trade.quantity, trade.exit_price, trade.exit_reason) == (300.0, 98.0, "STOP_LOSS")
+    assert adviser.entries[0].max_leverage == 125
+    assert [one.most for one in adviser.views] == [2500, 2500]
+    [trade] = run(adviser, *rows, can_short=False).trades
+    assert trade.quantity == 100.0
+    loose = Says(entry=lambda wish: EntryWord(leverage=Decimal(4), plan=ExitPlan(liquidation_guard_percent=None)))
+    [trade] = run(loose, *rows[:2], (100.0, 100.0, 70.0, 80.0), CALM).trades
+    assert (trade.exit_price, trade.exit_reason) == (75.0, "LIQUIDATED")
+
+
 def test_it_adds_at_the_next_open_as_much_as_it_says() -> None:
     adviser = Says(held=lambda position: Advice(add=Decimal(500)) if position.price < 99 else Advice())
     rows = [CALM, (100.0, 100.0, 98.0, 98.0), (95.0, 100.0, 95.0, 100.0), CALM]

@@ -97,7 +97,7 @@ UP = ((100.0, 100.0, 100.0, 100.0), (100.0, 101.0, 100.0, 101.0))
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("    def leverage(self, **kwargs):\n        return 3", ":21: wanted a strategy without leverage: a session or"),
+        ("    def adjust_entry_price(self, **k):\n        return 3", ":21: wanted a strategy without adjust_entry_price"),
         ("    protections = [{'method': 'CooldownPeriod'}]", ":21: wanted a strategy without protections: the account's"),
         ("    ignore_roi_if_entry_signal = True", ":21: wanted a strategy without ignore_roi_if_entry_signal"),
         ("    def custom_exit(self, **k):\n        self.dp.ticker('A/B')", ":22: wanted of the data provider "),
@@ -121,7 +121,7 @@ def test_what_cannot_be_had_is_refused_by_name_and_line(tmp_path: Path, code: st
 
 def test_of_a_file_everything_that_cannot_be_had_is_named(tmp_path: Path) -> None:
     path = small(
-        tmp_path, "    protections = [1]", "    def leverage(self, **kwargs):\n        return self.dp.ticker('A/B')"
+        tmp_path, "    protections = [1]", "    def order_filled(self, **kwargs):\n        return self.dp.ticker('A/B')"
     )
     assert [one.split(":")[1] for one in refusals(path)] == ["21", "23", "24"]
 
@@ -363,6 +363,27 @@ def test_a_second_trailing_distance_counts_from_its_offset(tmp_path: Path) -> No
     [trade] = walked(kind, calm, calm, (100.0, 106.0, 100.0, 106.0), (106.0, 106.0, 93.0, 94.0)).trades
     assert trade.exit_price == pytest.approx(104.94)
     assert trade.exit_reason == "TRAILING_STOP"
+
+
+def test_stop_gains_and_profit_are_of_the_margin_where_it_asks_for_leverage(tmp_path: Path) -> None:
+    code = """
+    seen = []
+    def leverage(self, pair, current_time, current_rate, proposed_leverage, max_leverage, entry_tag, side, **kwargs):
+        return min(5.0, max_leverage)
+    def custom_exit(self, trade, current_profit, **kwargs):
+        self.seen.append((trade.leverage, round(trade.stake_amount, 6), round(current_profit, 6)))
+    """
+    kind = loaded(small(tmp_path, code, minimal_roi="minimal_roi = {'0': 0.2}"))
+    kind.written.seen.clear()  # type: ignore[attr-defined]
+    calm = (100.0, 100.0, 100.0, 100.0)
+    rises = ((99.0, 99.0, 99.0, 99.0), calm)
+    # A tenth of the margin at five times: 2 % of the price; a gain of a fifth: 4 %.
+    [trade] = walked(kind, *rises, (100.0, 101.0, 99.0, 99.5), (99.5, 99.5, 97.0, 97.0)).trades
+    assert (round(trade.exit_price, 9), str(trade.exit_reason)) == (98.0, "STOP_LOSS")
+    assert trade.quantity == pytest.approx(50)
+    assert kind.written.seen == [(5.0, 1000.0, -0.025)]  # type: ignore[attr-defined]
+    trade = walked(kind, *rises, (100.0, 105.0, 99.0, 104.0), calm).trades[0]
+    assert (round(trade.exit_price, 9), str(trade.exit_reason)) == (104.0, "ROI")
 
 
 def test_custom_roi_is_a_target_from_the_entry_on(tmp_path: Path) -> None:
