@@ -58,6 +58,7 @@ class Callbacks(Adviser):
 
     def __init__(self, own: Any, rules: Rules, show: Callable[[int, datetime], str]) -> None:
         self._own, self._rules, self._show = own, rules, show
+        self._takes: dict[str, frozenset[str]] = {}
         self._is_told_of_fills = "after_fill" in _parameters(getattr(own, "custom_stoploss", None))
 
     def on_entry(self, wish: EntryWish) -> EntryWord | None:
@@ -207,7 +208,8 @@ class Callbacks(Adviser):
         callback = getattr(self._own, name, None) or getattr(self._own, OLDER.get(name, name), None)
         if callback is None:
             return otherwise
-        takes = _parameters(callback)
+        if (takes := self._takes.get(name)) is None:
+            takes = self._takes[name] = _parameters(callback)
         try:
             return callback(**{key: value for key, value in values.items() if "**" in takes or key in takes})
         except Unsupported as error:

@@ -25,7 +25,7 @@ from strategies.freqtrade.qtpylib import pandas
 MARK = "_r3edge_informative"
 
 
-class Unsupported(Exception):
+class Unsupported(ValueError):
     """Something that freqtrade has and this has not; the message names it."""
 
 

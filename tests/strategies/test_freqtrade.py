@@ -18,7 +18,7 @@ from backtesting.engine import backtest
 from backtesting.inputs import MarketInput, Result, Settings
 from domain.candles import Candles, Timeframe
 from domain.exit_plan import ExitPlan, RoiStep
-from domain.informative import Facts, Informative, Others
+from domain.informative import Facts, Others
 from domain.sizing import SizingMethod
 from domain.strategy import SignalArrays, Strategy
 from strategies.forms import parameter_field
@@ -26,8 +26,7 @@ from strategies.freqtrade.adapter import name_of
 from strategies.freqtrade.callbacks import CallbackFailed
 from strategies.freqtrade.shims import Unsupported, in_place, stoploss_from_absolute, stoploss_from_open
 from strategies.registry import PACKAGE, Registry
-from tests.domain.reference import reference_path
-from tests.strategies.freqtrade_files import FILES, loaded, whole
+from tests.strategies.freqtrade_files import loaded
 
 pytest.importorskip("pandas", reason="./r3edge install freqtrade")
 
@@ -470,25 +469,29 @@ def test_stops_by_entry_and_by_price_are_relative_to_the_current_rate() -> None:
 
 
 def test_the_command_line_runs_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    candles = str(reference_path("market/binance_spot_1h/BTC_USDT-1h.csv.gz"))
-    common = ["--candles", candles, "--timeframe", "1h", "--to", "2019-05-01", "--json"]
-    assert main(["--strategy", str(FILES / "both_ways.py"), "--short", *common]) == 0
-    trades = json.loads(capsys.readouterr().out)["trades"]
-    assert {one["side"] for one in trades} == {"LONG", "SHORT"}
-    assert main(["--strategy", str(small(tmp_path, "    protections = [1]")), *common]) == 2
+    rows = [
+        f"{hour * HOUR_MS},{price},{price},{price},{price},1"
+        for hour, price in enumerate((9.0, 8.0, 7.0, 8.0, 9.0) * 20)
+    ]
+    (tmp_path / "hours.csv").write_text("\n".join(["ts,open,high,low,close,volume", *rows]))
+    common = ["--candles", str(tmp_path / "hours.csv"), "--timeframe", "1h", "--json", "--strategy"]
+    code = """
+    order_types = {}
+    def informative_pairs(self):
+        return [(pair, "4h") for pair in self.dp.current_whitelist()]
+    def custom_exit(self, pair, current_rate, **kwargs):
+        return "high" if len(self.dp.get_pair_dataframe(pair, "4h")) > 11 and current_rate == 9 else None
+    """
+    path = small(tmp_path, code, stoploss="stoploss = -0.5")
+    assert main([*common, str(path)]) == 0
+    told = capsys.readouterr()
+    assert {one["exit_reason"] for one in json.loads(told.out)["trades"]} == {"EXIT_SIGNAL", None}
+    assert told.err.startswith("r3edge backtest: order_types: entries and exits are market orders")
+    assert main([*common, str(small(tmp_path, "    protections = [1]"))]) == 2
     assert "small.py:21: wanted a strategy without protections" in capsys.readouterr().err
-    assert main(["--strategy", str(FILES / "three_views.py"), *common]) == 2
+    path = small(tmp_path, "    informative_pairs = lambda self: [('ETH/BTC', '1h')]")
+    assert main([*common, str(path)]) == 2
     assert (
-        "wanted a strategy that looks at its own market only, was one that looks at ETH/USDT 1h"
+        "wanted a strategy that looks at its own market only, was one that looks at ETH/BTC 1h"
         in capsys.readouterr().err
     )
-
-
-def test_informative_candles_of_its_own_market_are_named_by_none() -> None:
-    strategy = whole("three_views.py").from_values({"stake_currency": "EUR"})
-    assert strategy.informative == (
-        Informative(Timeframe.H4, "", 300), Informative(Timeframe.H1, "ETH/EUR", 300), Informative(Timeframe.D1, "", 300),
-    )  # fmt: skip
-    candles = Candles.from_rows([(0, 1.0, 1.0, 1.0, 1.0, 1.0)])
-    with pytest.raises(ValueError, match="wanted a market quoted in EUR, as stake_currency says, was BTC/USDT"):
-        strategy.signals_with(candles, Others(candles, Timeframe.H1, Facts(), "BTC/USDT"))

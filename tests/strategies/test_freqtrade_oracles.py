@@ -15,7 +15,7 @@ from backtesting.engine import backtest
 from backtesting.inputs import MarketInput, Result, Settings
 from domain.calendars import Calendar
 from domain.candles import Candles, FloatArray, Timeframe
-from domain.informative import Facts
+from domain.informative import Facts, Informative, Others
 from domain.resampling import resample
 from domain.sizing import SizingMethod
 from tests.domain.reference import reference_columns
@@ -239,3 +239,13 @@ def both_ways_oracle(candles: Candles, first: int, fee: float) -> list[Told]:
 def both_ways_stop(sign: int, entry: float, advised: float) -> tuple[float, str]:
     first = entry * (1 - sign * 0.05)
     return (advised, "TRAILING_STOP") if advised and (advised - first) * sign > 0 else (first, "STOP_LOSS")
+
+
+def test_informative_candles_of_its_own_market_are_named_by_none() -> None:
+    strategy = whole("three_views.py").from_values({"stake_currency": "EUR"})
+    assert strategy.informative == (
+        Informative(Timeframe.H4, "", 300), Informative(Timeframe.H1, "ETH/EUR", 300), Informative(Timeframe.D1, "", 300),
+    )  # fmt: skip
+    candles = Candles.from_rows([(0, 1.0, 1.0, 1.0, 1.0, 1.0)])
+    with pytest.raises(ValueError, match="wanted a market quoted in EUR, as stake_currency says, was BTC/USDT"):
+        strategy.signals_with(candles, Others(candles, Timeframe.H1, Facts(), "BTC/USDT"))
