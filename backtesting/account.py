@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 
 from domain.candles import FloatArray, IntArray
+from domain.exit_plan import ExitPlan
 from domain.exits import EntryFacts, ExitReason
 from domain.limits import Past
 from domain.market import ONE, ZERO, MarketRules, PositionSide, Side
@@ -44,6 +46,9 @@ class Held:
     tag: str = ""
     # Candles up to this one are not followed: they closed before, or saw the entry.
     entered_in: int = 0
+    leverage: Decimal = ONE
+    # Its own, where its strategy named one.
+    plan: ExitPlan | None = None
     entries: int = 1
     best: Decimal | None = None
     targets_done: int = 0
@@ -53,6 +58,21 @@ class Held:
     state: PositionState = field(default_factory=PositionState)
     stop: Decimal | None = None
     funded_ms: int = 0
+    # What the strategy's adviser said: levels, why to leave at the next open, what to add there.
+    advised_stop: Decimal | None = None
+    advised_target: Decimal | None = None
+    leave_tag: str = ""
+    adding: Decimal | None = None
+    # The candle for which it refused an exit, and that in which one waits at a price of its own.
+    kept_in: int = -1
+    offered_in: int = -1
+    offer: Decimal | None = None
+    exit_tag: str = ""
+    memory: dict[str, Any] = field(default_factory=dict)
+    # The candle of the entry, that within it in which it filled, and whether that was after its open.
+    entry_index: int = -1
+    entry_bar: int = 0
+    is_entered_within: bool = False
 
     def __post_init__(self) -> None:
         self.funded_ms = self.opened_ms
@@ -83,10 +103,10 @@ class Line:
 class Account:
     """Cash, what is held, and the curve. ``clock`` are the open times of all candles of all markets."""
 
-    def __init__(self, cash: Decimal, clock: IntArray, lines: Sequence[Line], leverage: Decimal = ONE) -> None:
+    def __init__(self, cash: Decimal, clock: IntArray, lines: Sequence[Line]) -> None:
         self.wallet = cash
         self.curve = np.empty(len(clock))
-        self._cash, self._clock, self._lines, self._leverage = cash, clock, lines, leverage
+        self._cash, self._clock, self._lines = cash, clock, lines
         self._drawn, self._peak = 0, float(cash)
         self._entered_ms: list[int] = []
         # Newest first, as limits ask for them.
@@ -109,8 +129,8 @@ class Account:
     def free(self) -> Decimal:
         """What is not bound as margin."""
         held = (line.held for line in self._lines if line.held is not None)
-        bound = (one.rules.notional(one.state.quantity, one.state.entry_price) for one in held)
-        return self.wallet - sum(bound, ZERO) / self._leverage
+        bound = (one.rules.notional(one.state.quantity, one.state.entry_price) / one.leverage for one in held)
+        return self.wallet - sum(bound, ZERO)
 
     def entered(self, ms: int) -> None:
         self._entered_ms.append(ms)

@@ -33,6 +33,7 @@ from domain.informative import Facts
 from domain.resampling import resample
 from domain.strategy import Strategy
 from strategies.library import LIBRARY
+from strategies.registry import Registry
 
 COLUMNS = ("ts", "open", "high", "low", "close", "volume")
 
@@ -66,12 +67,15 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="r3edge backtest", description="Backtest one strategy on a file of candles.", allow_abbrev=False
     )
-    top.add_argument("--strategy", required=True, choices=sorted(LIBRARY), help="a strategy of the library")
+    top.add_argument(
+        "--strategy", required=True, metavar="NAME|FILE.py", help="a strategy of the library, or a file with one"
+    )
     top.add_argument("--candles", required=True, metavar="FILE", help=f"CSV, or CSV.gz, with {', '.join(COLUMNS)}")
     top.add_argument("--timeframe", required=True, choices=[one.value for one in Timeframe])
     top.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the strategy")
     top.add_argument("--stop-loss", metavar="PERCENT", type=_percent, help="default: the strategy's own")
     top.add_argument("--take-profit", metavar="PERCENT", type=_percent, help="default: the strategy's own")
+    top.add_argument("--short", action="store_true", help="the market can be shorted")
     top.add_argument("--stake", metavar="PERCENT", type=_percent, default=Decimal(10), help="of equity (default 10%%)")
     top.add_argument("--cash", type=_number, default=Decimal(10_000), help="default 10000")
     top.add_argument("--fee", metavar="PERCENT", type=_percent, default=Decimal("0.1"), help="a side (default 0.1%%)")
@@ -113,12 +117,12 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
     options = parser().parse_args(arguments)
     out = out or sys.stdout
     try:
-        values, settings = _values(options), _settings(options)
+        kind, values, settings = _strategy(options.strategy), _values(options), _settings(options)
         if options.optimise or options.walk_forward or options.monte_carlo is not None:
             # Here, not at the top: one backtest starts quicker without.
             research = importlib.import_module("backtesting.research_command")
-            return int(research.main(options, values, functools.partial(_market, options), settings, out))
-        market = _market(options, values)
+            return int(research.main(options, kind, values, functools.partial(_market, options, kind), settings, out))
+        market = _market(options, kind, values)
         result = backtest([market], settings)
         if options.trades:
             _write_trades(_path(options.trades), result)
@@ -126,7 +130,7 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
             _write_equity(_path(options.equity), result)
         figures = figures_of(result, settings, [market])
         if options.html:
-            title = f"{LIBRARY[options.strategy].title} on {market.symbol}"
+            title = f"{kind.title} on {market.symbol}"
             _path(options.html).write_text(report_html(title, [market], result, settings, figures), encoding="utf-8")
     except (CannotRun, ValueError, OSError) as refused:
         print(f"r3edge backtest: {_said(refused)}", file=sys.stderr)  # noqa: T201  # a command line prints
@@ -217,14 +221,15 @@ def _values(options: argparse.Namespace) -> dict[str, Any]:
     return values
 
 
-def _market(options: argparse.Namespace, values: dict[str, Any]) -> MarketInput:
+def _market(options: argparse.Namespace, kind: type[Strategy[Any]], values: dict[str, Any]) -> MarketInput:
     candles = candles_from(_path(options.candles), options.since, options.until)
-    strategy = LIBRARY[options.strategy].from_values(values)
-    timeframe = Timeframe(options.timeframe)
+    strategy, timeframe = kind.from_values(values), Timeframe(options.timeframe)
     symbol = Path(options.candles).name.split(".")[0].removesuffix(f"-{timeframe.value}")
+    # Beside its own warm-up that of the longer candles, in its own.
+    beside = max((one.warm_up * one.timeframe.seconds // timeframe.seconds for one in strategy.informative), default=0)
     return MarketInput(
-        symbol, candles, timeframe, strategy=strategy,
-        facts=_facts(strategy, candles, timeframe),
+        symbol, candles, timeframe, strategy=strategy, facts=_facts(strategy, candles, timeframe),
+        warm_up=max(strategy.warm_up, beside), can_short=options.short,
     )  # fmt: skip
 
 
@@ -240,6 +245,21 @@ def _facts(strategy: Strategy[Any], candles: Candles, timeframe: Timeframe) -> F
         is_own = one.timeframe is timeframe
         held[one] = candles if is_own else resample(candles, timeframe, one.timeframe, Calendar.ALWAYS)
     return Facts(held)
+
+
+def _strategy(name: str) -> type[Strategy[Any]]:
+    """A strategy of the library, or the one of a file."""
+    if name in LIBRARY:
+        return LIBRARY[name]
+    if not name.endswith(".py"):
+        raise CannotRun(f"wanted a file, or a strategy of {', '.join(sorted(LIBRARY))}, was {name}")
+    found = Registry()
+    names = found.load_file(_path(name).resolve())
+    if len(names) != 1 or found.refused:
+        raise CannotRun("; ".join(map(str, found.refused)) or f"wanted one strategy in {name}, was {', '.join(names)}")
+    for note in found[names[0]].notes:
+        print(f"r3edge backtest: {note}", file=sys.stderr)  # noqa: T201  # a command line prints
+    return found[names[0]]
 
 
 def _settings(options: argparse.Namespace) -> Settings:

@@ -54,6 +54,7 @@ def is_common(market: MarketInput, settings: Settings) -> bool:
         not settings.rests_targets,
         market.detail is not None,
         market.funding is not None,
+        market.is_advised,
         plan.stop_loss_atr is not None,
         plan.trailing_atr is not None,
     )
@@ -65,7 +66,12 @@ def backtest_fast(market: MarketInput, settings: Settings, loops: Loops | None =
     signals = market.said()
     course = course_of(market, signals)
     walked = run(terms_of(market, settings), course, loops)
-    return _told(market, walked, course.first)
+    tagged = (
+        market
+        if market.tags is not None
+        else replace(market, tags=None if signals.tags is None else signals.tags.tolist())
+    )
+    return _told(tagged, walked, course.first)
 
 
 def course_of(market: MarketInput, signals: SignalArrays) -> Course:

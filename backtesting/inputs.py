@@ -17,6 +17,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from domain.advice import Adviser
 from domain.candles import Candles, FloatArray, IntArray, Timeframe
 from domain.exit_plan import ExitPlan
 from domain.exits import ExitReason
@@ -55,7 +56,8 @@ class MarketInput:
 
     Without ``rules`` nothing is rounded and nothing is too small. ``detail`` are candles of a shorter timeframe: where there
     are any they tell what came first inside a candle. Signals of the first ``warm_up`` candles, but the last of them, are not
-    heard. ``tags`` name the entry signals, one a candle.
+    heard. ``tags`` name the entry signals, one a candle; without any the signals' own do. ``adviser`` has a word while it is
+    traded; without one it is the strategy's, where that has any.
     """
 
     symbol: str
@@ -71,6 +73,23 @@ class MarketInput:
     can_short: bool = False
     warm_up: int | None = None
     tags: Sequence[str] | None = None
+    adviser: Adviser | None = None
+
+    @property
+    def others(self) -> Others:
+        """What its strategy sees beside the candles."""
+        return Others(self.candles, self.timeframe, self.facts, self.symbol)
+
+    @property
+    def is_advised(self) -> bool:
+        """Whether somebody has a word beside the signals."""
+        return self.adviser is not None or (self.strategy is not None and bool(self.strategy.callbacks))
+
+    def advised_by(self) -> Adviser | None:
+        """Who has a word while it is traded; None: nobody."""
+        if self.adviser is not None or self.strategy is None or not self.strategy.callbacks:
+            return self.adviser
+        return self.strategy.adviser(self.candles, self.others)
 
     def said(self) -> SignalArrays:
         """The signals, their words as they count: those given, else what the strategy says now. Raises ValueError where there
@@ -79,7 +98,7 @@ class MarketInput:
         if signals is None:
             if self.strategy is None:
                 raise ValueError(f"wanted signals or a strategy for {self.symbol}, was neither")
-            signals = self.strategy.signals_with(self.candles, Others(self.candles, self.timeframe, self.facts))
+            signals = self.strategy.signals_with(self.candles, self.others)
         if not len(signals.entries) == len(signals.exits) == len(self.candles):
             raise ValueError(
                 f"wanted a signal for each of the {len(self.candles)} candles of {self.symbol}, "
@@ -158,7 +177,8 @@ class Settings:
 class Trade:
     """One position from its first entry to its last exit. Prices are averages; ``pnl`` is after all ``fees`` and with
     ``funding``, and ``gain`` the part of what was entered that it is. An exit inside a candle has the time at which that one
-    opened. One that was never left has no ``exit_reason``: it is valued at the last close."""
+    opened. One that was never left has no ``exit_reason``: it is valued at the last close. ``tag`` and ``exit_tag`` are what
+    the strategy called entry and exit."""
 
     symbol: str
     side: PositionSide
@@ -173,6 +193,7 @@ class Trade:
     funding: float = 0.0
     exit_reason: ExitReason | None = None
     tag: str = ""
+    exit_tag: str = ""
 
     @property
     def is_open(self) -> bool:

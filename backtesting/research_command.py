@@ -31,7 +31,6 @@ from backtesting.trials import Objective, TrialFacts, TrialState, clock_of, run_
 from backtesting.walk_forward import Length, WalkForward, best_of, folds_of, walk_forward
 from domain.overfitting import Deflated, Overfitting, deflated_sharpe, overfitting
 from domain.strategy import Strategy
-from strategies.library import LIBRARY
 
 # How many trials there are where nobody says; a grid goes over all.
 TRIALS = 100
@@ -55,18 +54,19 @@ class Found:
 
 def main(
     options: argparse.Namespace,
+    strategy_type: type[Strategy[Any]],
     values: Values,
     market_of: Callable[[Values], MarketInput],
     settings: Settings,
     out: TextIO,
 ) -> int:
-    """Do what the options ask for, with ``values`` as the fixed parameters. Raises ValueError for what cannot be done."""
+    """Do what the options ask for, with ``values`` as the fixed parameters of the strategy. Raises ValueError for what cannot be done."""
     for name in ("trades", "equity", "html"):
         if getattr(options, name, None):
             raise ValueError(f"wanted --{name} with one backtest, was with a search")
     if options.walk_forward and not options.optimise:
         raise ValueError("wanted --optimise with --walk-forward, for a training searches, was none")
-    strategy_type, objective = LIBRARY[options.strategy], Objective(options.objective, options.min_trades)
+    objective = Objective(options.objective, options.min_trades)
     space = Space(strategy_type, dict(map(_said, options.optimise)), values) if options.optimise else None
     first = values if space is None else _first(space)
     market = market_of(first)

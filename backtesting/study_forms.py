@@ -50,7 +50,7 @@ def said_of_line(text: str, info: FieldInfo) -> tuple[Any, Any]:
         return None, {}
     if ":" in text:
         parts = [part.strip() for part in text.split(":")]
-        if not 2 <= len(parts) <= 3:  # noqa: PLR2004  # two ends, and a step
+        if not 2 <= len(parts) <= 3:  # two ends, and a step
             raise ValidationError(f"wanted LOW:HIGH or LOW:HIGH:STEP, was {text!r:.60}")
         return None, dict(zip(("low", "high", "step"), map(_number, parts), strict=False))
     if "," in text:

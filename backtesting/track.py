@@ -12,9 +12,10 @@ import numpy as np
 from backtesting.account import Held, Line, since
 from backtesting.inputs import ENTER, LEAVE, MarketInput, Settings, kinds_of
 from domain.candles import FloatArray, IntArray
+from domain.exit_plan import ExitPlan
 from domain.exits import ExitLevels, next_time_step
 from domain.indicators import atr
-from domain.market import ZERO, PositionSide, round_quantity, to_decimal
+from domain.market import ONE, ZERO, PositionSide, round_quantity, to_decimal
 from domain.words import range_said
 
 ATR_PERIOD = 14
@@ -34,11 +35,15 @@ class Bar(NamedTuple):
 
 @dataclass(slots=True)
 class Entry:
-    """An entry at work: what is left of it, and the candle whose signal it is of."""
+    """An entry at work: what is left of it, and the candle whose signal it is of. At ``price`` and better, where the strategy
+    named one."""
 
     side: PositionSide
     left: Decimal
     spoken_in: int
+    price: Decimal | None = None
+    leverage: Decimal = ONE
+    plan: ExitPlan | None = None
 
 
 class Track(Line):
@@ -51,7 +56,10 @@ class Track(Line):
         closes = candles.close[np.maximum(last, 0)] if len(candles) else np.full(len(clock), np.nan)
         super().__init__(closes=closes)
         self.number, self.market, self.steps, self.signals = number, market, steps, signals
-        self.plan, self.rules = market.exit_plan, market.rules_or_none
+        self._plan, self.rules = market.exit_plan, market.rules_or_none
+        self.adviser = market.advised_by()
+        # Whoever wants to be asked at every close.
+        self.watcher = self.adviser if self.adviser is not None and self.adviser.is_watching else None
         self.kinds = kinds_of(signals, market.first)
         self.first = min(market.first, len(candles))
         self.entry: Entry | None = None
@@ -64,7 +72,7 @@ class Track(Line):
         self._speaking = {
             side: np.flatnonzero(
                 (self.kinds == side.sign * LEAVE) | (self.kinds == -side.sign * ENTER)
-                if self.plan.is_exit_signal_used
+                if self._plan.is_exit_signal_used
                 else np.zeros(len(self.kinds), np.bool_)
             )
             for side in PositionSide
@@ -81,9 +89,19 @@ class Track(Line):
         return int(self.market.candles.open_ms[self.index])
 
     @property
+    def plan(self) -> ExitPlan:
+        """How what is held is left."""
+        return self._plan if self.held is None or self.held.plan is None else self.held.plan
+
+    @property
     def said(self) -> int:
         """What was said on the candle before, which is acted on now."""
         return int(self.kinds[self.index - 1]) if self.index > 0 else 0
+
+    def tag(self, index: int) -> str:
+        """What the entry signal of the candle at ``index`` is called."""
+        tags = self.signals.tags if self.market.tags is None else self.market.tags
+        return "" if tags is None else str(tags[index])
 
     def bars(self) -> list[Bar]:
         """The candles inside the one at ``index``, or that one itself."""
@@ -126,6 +144,8 @@ class Track(Line):
         """The next candle, after the one at ``index``, at which something may happen."""
         after, held = self.index + 1, self.held
         if self.entry is not None or (held is not None and held.leaving is not None):
+            return after
+        if held is not None and self.watcher is not None:
             return after
         if held is None or levels is None:
             return first_at(self.asking, self.index, len(self))

@@ -15,10 +15,14 @@ from decimal import Decimal
 import numpy as np
 
 from backtesting.account import Account, Held, Leaving, since
+from backtesting.advised import HIGHEST_LEVERAGE, Conversation
 from backtesting.inputs import ENTER, HUNDRED, LEAVE, MarketInput, Refused, Result, Settings, Trade, at
 from backtesting.track import Bar, Entry, Track, first_at
+from domain.advice import AS_IT_IS
 from domain.candles import IntArray
+from domain.exit_plan import ExitPlan
 from domain.exits import (
+    NO_LEVELS,
     EntryFacts,
     ExitDue,
     ExitLevels,
@@ -32,7 +36,7 @@ from domain.exits import (
 )
 from domain.limits import Book, Candidate, Holding, Limits, denied_by, rooms_of, weigh
 from domain.market import ONE, ZERO, PositionSide, round_price, to_decimal
-from domain.matching import exit_in_candle, market_fill_price
+from domain.matching import exit_in_candle, limit_fill_price, market_fill_price
 from domain.orders import Denial
 from domain.sizing import Room, Sizing, SizingMethod, notional_wanted, size, stop_percent
 from domain.strategy import SignalKind
@@ -60,7 +64,8 @@ class Walk:
         self._clock: IntArray = np.unique(np.concatenate(times)) if times else np.empty(0, np.int64)
         self._settings, self._tick = settings, tick
         self._tracks = [Track(number, market, self._clock, settings) for number, market in enumerate(markets)]
-        self._account = Account(settings.cash, self._clock, self._tracks, settings.leverage)
+        self._account = Account(settings.cash, self._clock, self._tracks)
+        self._adviser = Conversation(settings, self._account)
         self._trades: list[Trade] = []
         self._refused: list[Refused] = []
 
@@ -77,6 +82,7 @@ class Walk:
             for track in due:
                 self._inside(track)
                 _follow(track)
+                self._adviser.at_close(track)
         self._end()
         firsts = [int(track.steps[track.first]) for track in self._tracks if track.first < len(track)]
         first = min(firsts, default=len(self._clock))
@@ -106,8 +112,11 @@ class Walk:
                 put(track, track.next_index(levels, last))
 
     def _levels(self, track: Track, held: Held, ms: int) -> ExitLevels:
-        progress = Progress(held.best, held.targets_done, since(held.opened_ms, ms))
-        levels = levels_in_force(track.plan, held.facts, progress)
+        held_for = since(held.opened_ms, ms)
+        progress = Progress(held.best, held.targets_done, held_for, held.advised_stop, held.advised_target)
+        # Where the strategy keeps a position only the venue may still take it.
+        is_kept = held.kept_in == track.index
+        levels = NO_LEVELS if is_kept else levels_in_force(track.plan, held.facts, progress)
         liquidated = held.facts.liquidation_price
         if liquidated is not None and liquidated > 0:
             is_first = levels.stop is None or (liquidated - levels.stop) * held.side.sign > 0
@@ -132,21 +141,25 @@ class Walk:
         begun = None if held.leaving is None else ExitDue(held.leaving.reason, held.leaving.step)
         if begun is not None and begun.step == 0:
             return begun
+        is_kept, is_advised = held.kept_in == track.index, bool(held.leave_tag) and bar.ms == track.ms
         due = exit_due(
-            held.side, self._levels(track, held, bar.ms), bar.open, KINDS.get(said),
-            is_time_up=is_time_up(track.plan, since(held.opened_ms, bar.ms)),
-            is_signal_used=track.plan.is_exit_signal_used,
+            held.side, self._levels(track, held, bar.ms), bar.open,
+            KINDS[held.side.sign * LEAVE] if is_advised else KINDS.get(said),
+            is_time_up=not is_kept and is_time_up(track.plan, since(held.opened_ms, bar.ms)),
+            is_signal_used=is_advised or track.plan.is_exit_signal_used,
         )  # fmt: skip
         return begun if begun is not None and (due is None or due.step > 0) else due
 
     def _inside(self, track: Track) -> None:
         for number, bar in enumerate(track.bars() if track.held is not None else ()):
-            if number:
+            if track.held is not None and track.index == track.held.entry_index and number <= track.held.entry_bar:
+                if number < track.held.entry_bar:
+                    continue  # it was not there yet
+            elif number:
                 self._leave_at_open(track, bar, 0)
             while (held := track.held) is not None and not (held.leaving is not None and held.leaving.step == 0):
-                levels = self._levels(track, held, bar.ms)
-                target = levels.target if held.leaving is None else None
-                found = exit_in_candle(held.side, levels.stop, target, bar.open, bar.high, bar.low)
+                levels = self._levels_within(track, held, bar, number)
+                found = exit_in_candle(held.side, levels.stop, levels.target, bar.open, bar.high, bar.low)
                 if found is None:
                     break
                 is_target = found[0] is ExitReason.TAKE_PROFIT
@@ -154,9 +167,39 @@ class Walk:
                 if not self._leave(track, held, due, found[1], bar.ms, is_target=is_target):
                     break
 
+    def _levels_within(self, track: Track, held: Held, bar: Bar, number: int) -> ExitLevels:
+        """The levels that count inside a candle: no target where the entry filled within it, for its best may lie before; the
+        price at which the strategy offers what it leaves, if that is nearer."""
+        levels = self._levels(track, held, bar.ms)
+        is_entry = track.index == held.entry_index and number == held.entry_bar
+        if held.leaving is not None or (is_entry and held.is_entered_within):
+            return replace(levels, target=None)
+        offer = held.offer if held.offered_in == track.index else None
+        if offer is None or (levels.target is not None and (offer - levels.target) * held.side.sign >= 0):
+            return levels
+        return replace(levels, target=offer, target_reason=ExitReason.EXIT_SIGNAL, target_step=0)
+
     def _leave(self, track: Track, held: Held, due: ExitDue, price: Decimal, ms: int, *, is_target: bool) -> bool:
-        """Leave what is due at ``price``, as far as the volume lets; whether there may be more to do now."""
+        """Leave what is due at ``price``, if the strategy lets it, as far as the volume lets; whether there may be more to do
+        now."""
+        is_offered = held.offered_in == track.index and due.reason is ExitReason.EXIT_SIGNAL
+        if held.leaving is None and not is_offered:
+            word = self._adviser.on_exit(track, due, price, ms)
+            if word is None:
+                held.kept_in = track.index
+                return False
+            if due.reason is ExitReason.EXIT_SIGNAL and word.price is not None:
+                offer = round_price(word.price, track.rules, held.side.exit_side)
+                if (price - offer) * held.side.sign < 0:
+                    held.offered_in, held.offer = track.index, offer
+                    return False
+        return self._take(track, held, due, price, ms, is_target=is_target)
+
+    def _take(self, track: Track, held: Held, due: ExitDue, price: Decimal, ms: int, *, is_target: bool) -> bool:
+        """As ``_leave``, with nobody to ask."""
         track.entry = None
+        if due.reason is ExitReason.EXIT_SIGNAL:
+            held.exit_tag = held.leave_tag
         side, state = held.side.exit_side, held.state
         is_resting = is_target and self._settings.rests_targets
         if not is_resting:
@@ -192,6 +235,7 @@ class Walk:
                 entry_price=float(state.entry_price), exit_at=closed_at, exit_price=float(state.exit_price),
                 quantity=float(state.entered), pnl=float(state.realized_pnl), gain=float(state.realized_pnl / put_in),
                 fees=float(state.fees), funding=float(state.funding), exit_reason=reason, tag=held.tag,
+                exit_tag=held.exit_tag,
             )
         )  # fmt: skip
         self._account.closed.insert(0, (state.realized_pnl, closed_at))
@@ -200,34 +244,68 @@ class Walk:
 
     def _enter(self, track: Track) -> None:
         """Go on with an entry at work, or begin what was asked for."""
-        held, entry, said = track.held, track.entry, track.said
-        if entry is not None and said and said in (entry.side.sign * LEAVE, -entry.side.sign * ENTER):
-            entry = track.entry = None
-        if entry is None and abs(said) == ENTER:
+        held, said = track.held, track.said
+        if (entry := track.entry) is not None and said in (entry.side.sign * LEAVE, -entry.side.sign * ENTER):
+            track.entry = None
+        self._ask_again(track)
+        adding, held_side = (None, None) if held is None else (held.adding, held.side)
+        if held is not None:
+            held.adding = None
+        if track.entry is None and abs(said) == ENTER:
             side = PositionSide.LONG if said > 0 else PositionSide.SHORT
             is_adding = held is not None and held.side is side and held.leaving is None
             if held is None or (is_adding and held.entries < self._settings.max_entries):
-                sized = self._sized(track, side)
-                if isinstance(sized, Denial):
-                    self._refused.append(Refused(track.market.symbol, at(track.ms), side, sized))
-                    return
-                entry = track.entry = Entry(side, sized, track.index - 1)
-                self._account.entered(track.ms)
-                if held is not None:
-                    held.entries += 1
-        if entry is not None:
-            self._fill_entry(track, entry)
+                self._begin(track, side)
+        elif track.entry is None and adding is not None and held_side is not None:
+            self._begin(track, held_side, adding)
+        if track.entry is not None:
+            self._fill_entry(track, track.entry)
+
+    def _ask_again(self, track: Track) -> None:
+        """Move an entry that waited at a price of the strategy's to where it wants it now, or give it up."""
+        entry = track.entry
+        if entry is None or entry.price is None:
+            return
+        word = self._adviser.on_entry(track, entry.side, entry.left, self._equity(track), entry)
+        if word is None or word.price is None:
+            track.entry = None
+        else:
+            entry.price = round_price(word.price, track.rules, entry.side.entry_side)
+
+    def _begin(self, track: Track, side: PositionSide, stake: Decimal | None = None) -> None:
+        """Begin an entry, of the settings' size or for ``stake``, as the strategy wants it."""
+        held, word = track.held, AS_IT_IS
+        leverage = self._settings.leverage if held is None else held.leverage
+        sized = self._sized(track, side, leverage, stake)
+        if not isinstance(sized, Denial):
+            said = self._adviser.on_entry(track, side, sized, self._equity(track))
+            if said is None:
+                return
+            word = said
+            if word.leverage is not None and held is None:
+                highest = HIGHEST_LEVERAGE if track.market.can_short else ONE
+                leverage = max(min(word.leverage, highest), ONE)
+            if word != replace(AS_IT_IS, price=word.price):
+                sized = self._sized(track, side, leverage, stake if word.stake is None else word.stake, word.plan)
+        if isinstance(sized, Denial):
+            self._refused.append(Refused(track.market.symbol, at(track.ms), side, sized))
+            return
+        price = None if word.price is None else round_price(word.price, track.rules, side.entry_side)
+        track.entry = Entry(side, sized, track.index - 1, price, leverage, word.plan)
+        self._account.entered(track.ms)
+        if track.held is not None:
+            track.held.entries += 1
 
     def _fill_entry(self, track: Track, entry: Entry) -> None:
-        bar, side = track.bars()[0], entry.side.entry_side
-        quantity = track.fillable(entry.left)
-        if quantity <= 0:
+        quantity, met = track.fillable(entry.left), self._met(track, entry)
+        if quantity <= 0 or met is None:
             return
+        number, price, is_within = met
+        bar, side = track.bars()[number], entry.side.entry_side
         entry.left -= quantity
         if entry.left <= 0:
             track.entry = None
         track.used += quantity
-        price = round_price(market_fill_price(side, bar.open, self._settings.worse), track.rules, side.opposite)
         held = track.held
         if held is None:
             spoken, said = entry.spoken_in, track.signals
@@ -235,44 +313,72 @@ class Walk:
                 entry.side, price, atr=track.volatility(spoken),
                 signal_stop=track.named(said.stops, spoken), signal_target=track.named(said.targets, spoken),
             )  # fmt: skip
-            tag = track.market.tags[spoken] if track.market.tags is not None else ""
-            held = track.held = Held(entry.side, track.rules, bar.ms, facts, tag, entered_in=track.index)
-        self._account.wallet += held.fill(side, quantity, price, self._settings.taker_fee, at(bar.ms))
+            held = track.held = Held(
+                entry.side, track.rules, bar.ms, facts, track.tag(spoken), entered_in=track.index,
+                entry_index=track.index, entry_bar=number, is_entered_within=is_within,
+                leverage=entry.leverage, plan=entry.plan,
+            )  # fmt: skip
+        rate = self._settings.maker_fee if is_within else self._settings.taker_fee
+        self._account.wallet += held.fill(side, quantity, price, rate, at(bar.ms))
         facts = replace(
             held.facts, entry_price=held.state.entry_price,
-            liquidation_price=self._liquidation(entry.side, held.state.entry_price),
+            liquidation_price=_liquidation(held, held.state.entry_price),
         )  # fmt: skip
         if held.best is not None:
             held.best = best_price_kept(track.plan, held.facts, facts, held.best)
             held.entered_in = track.index if held.best is None else held.entered_in
         held.facts = facts
+        self._adviser.after_fill(track, bar.ms, price)
 
-    def _liquidation(self, side: PositionSide, price: Decimal) -> Decimal | None:
-        """Where the margin of a position of its own is gone; venues take it a little earlier."""
-        leverage = self._settings.leverage
-        return None if leverage <= 1 else price * (1 - side.sign / leverage)
+    def _met(self, track: Track, entry: Entry) -> tuple[int, Decimal, bool] | None:
+        """In which of the candles inside this one an entry fills, at which price, and whether that is after its open."""
+        side, bars = entry.side.entry_side, track.bars()
+        if entry.price is None:
+            price = market_fill_price(side, bars[0].open, self._settings.worse)
+            return 0, round_price(price, track.rules, side.opposite), False
+        for number, bar in enumerate(bars):
+            met = limit_fill_price(side, entry.price, bar.open, bar.low, bar.high)
+            if met is not None:
+                return number, round_price(met, track.rules, side), met == entry.price != bar.open
+        return None
 
-    def _sized(self, track: Track, side: PositionSide) -> Decimal | Denial:
-        """How much an entry may be, as the money manager would say: the wish, cut to every limit, in whole lots."""
+    def _sized(
+        self,
+        track: Track,
+        side: PositionSide,
+        leverage: Decimal,
+        stake: Decimal | None = None,
+        plan: ExitPlan | None = None,
+    ) -> Decimal | Denial:
+        """How much an entry may be, as the money manager would say: the wish, or ``stake``, cut to every limit, in whole
+        lots."""
         settings, spoken = self._settings, track.index - 1
         if side is PositionSide.SHORT and not track.market.can_short:
             return Denial.SIDE_NOT_TRADABLE
         price = track.bars()[0].open * (1 + side.sign * settings.spread / 2)
         volatility = track.volatility(spoken)
         stop = stop_percent(
-            track.plan, price=price, side=side, atr=volatility, signal_stop=track.named(track.signals.stops, spoken)
+            plan or track.plan,
+            price=price,
+            side=side,
+            atr=volatility,
+            signal_stop=track.named(track.signals.stops, spoken),
         )
         sizing = Sizing(
-            method=settings.sizing,
-            amount=settings.amount,
+            method=settings.sizing if stake is None else SizingMethod.FIXED_QUOTE,
+            amount=settings.amount if stake is None else stake,
             price=price,
             equity=self._equity(track),
             free_balance=self._account.free,
             stop_loss_percent=stop,
             price_margin=settings.margin,
-            leverage=settings.leverage,
+            leverage=leverage,
             atr=volatility,
-            confidence=track.named(track.signals.confidence, spoken) if settings.is_confidence_weighted else None,
+            confidence=(
+                track.named(track.signals.confidence, spoken)
+                if settings.is_confidence_weighted and stake is None
+                else None
+            ),
             record=track.record[:RECORD_LENGTH] if settings.sizing is SizingMethod.KELLY else (),
             kelly_min_trades=settings.kelly_min_trades,
             kelly_cap_percent=settings.kelly_cap_percent,
@@ -340,10 +446,17 @@ class Walk:
         self._account.draw(len(self._clock))
 
 
+def _liquidation(held: Held, price: Decimal) -> Decimal | None:
+    """Where the margin of a position of its own is gone; venues take it a little earlier."""
+    return None if held.leverage <= 1 else price * (1 - held.side.sign / held.leverage)
+
+
 def _follow(track: Track) -> None:
     """The candle has closed: its extreme counts, unless it saw the entry."""
     held = track.held
-    if held is None or not track.plan.is_following or track.index <= held.entered_in:
+    if held is None or track.index <= held.entered_in:
+        return
+    if not track.plan.is_following and track.watcher is None:
         return
     candles, sign = track.market.candles, held.side.sign
     extreme = to_decimal(float((candles.high if sign > 0 else candles.low)[track.index]))

@@ -51,11 +51,14 @@ class EntryFacts:
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How a position has gone. ``best_price`` is the best of the candles that closed since the entry, the candle of the entry
-    left out: its extreme may lie before it. ``held`` is by the venue's clock."""
+    left out: its extreme may lie before it. ``held`` is by the venue's clock; the levels are those that the strategy's
+    adviser named since."""
 
     best_price: Decimal | None = None
     targets_done: int = 0
     held: timedelta = timedelta(0)
+    advised_stop: Decimal | None = None
+    advised_target: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +278,7 @@ def _stops(plan: ExitPlan, entry: EntryFacts, progress: Progress) -> list[tuple[
         (break_even_price(plan, entry, best), ExitReason.BREAK_EVEN),
         (trailing_stop_price(plan, entry, best), ExitReason.TRAILING_STOP),
         (liquidation_guard_price(plan, entry), ExitReason.LIQUIDATION_GUARD),
+        (progress.advised_stop, ExitReason.TRAILING_STOP),
     ]
 
 
@@ -287,6 +291,8 @@ def _targets(plan: ExitPlan, entry: EntryFacts, progress: Progress) -> list[tupl
         found.append((price, ExitReason.TAKE_PROFIT, step if step < len(plan.targets) else 0))
     if plan.is_target_from_signal and entry.signal_target is not None:
         found.append((entry.signal_target, ExitReason.TAKE_PROFIT, 0))
+    if progress.advised_target is not None:
+        found.append((progress.advised_target, ExitReason.TAKE_PROFIT, 0))
     roi = roi_target_price(plan, entry, progress.held)
     if roi is not None:
         found.append((roi, ExitReason.ROI, 0))

@@ -98,10 +98,11 @@ class Others:
 
     ``others[informative]`` is the candles that had closed by then; ``trades`` and ``funding`` what had happened before.
     ``align`` puts what was computed on such candles onto the base candles, each as it was known at the close of that one.
+    ``symbol`` is the market of the base candles; empty where nobody said.
     """
 
-    def __init__(self, candles: Candles, timeframe: Timeframe, facts: Facts) -> None:
-        self.timeframe = timeframe
+    def __init__(self, candles: Candles, timeframe: Timeframe, facts: Facts, symbol: str = "") -> None:
+        self.timeframe, self.symbol = timeframe, symbol
         self._facts = facts
         self._close_ms = candles.open_ms + timeframe.seconds * 1000
         end_ms = int(self._close_ms[-1]) if len(candles) else None
@@ -144,7 +145,7 @@ class Others:
 
     def upto(self, candles: Candles) -> Others:
         """The same facts as they stood when the last of ``candles`` closed."""
-        return Others(candles, self.timeframe, self._facts)
+        return Others(candles, self.timeframe, self._facts, self.symbol)
 
     def remembering(self, candles: Candles) -> Others:
         """The same facts as they stood when the last of ``candles`` closed, to somebody who knows the candles of each
@@ -154,7 +155,7 @@ class Others:
         for one, held in Others(candles, self.timeframe, self._facts)._candles.items():
             length = span_ms // (one.timeframe.seconds * 1000) + one.warm_up
             known[one] = held.between(max(len(held) - length, 0), len(held))
-        return Others(candles, self.timeframe, Facts(known, self._facts.trades, self._facts.funding))
+        return Others(candles, self.timeframe, Facts(known, self._facts.trades, self._facts.funding), self.symbol)
 
 
 def nothing_beside(candles: Candles, timeframe: Timeframe = Timeframe.M1) -> Others:

@@ -11,16 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from domain.advice import Advice, Entered, PositionView
 from domain.candles import Candles, FloatArray
 from domain.informative import Others, nothing_beside
+from domain.market import ONE, PositionSide, to_decimal
 from domain.strategy import SignalArrays, Strategy
 
 TOLERANCE = 1e-6
+# For how many candles a made-up position is held.
+HELD = 8
 WORDS = ("confidence", "stops", "targets")
 
 
@@ -122,6 +127,56 @@ def depends_on_older_at(
 ) -> int | None:
     """The index of the candle that ``depends_on_older`` finds, or None."""
     return _index_of(depends_on_older(strategy, candles, others, checks))
+
+
+def advises_otherwise(
+    strategy: Strategy[Any], candles: Candles, others: Others | None = None, checks: int = 20
+) -> Fault | None:
+    """Where what it advises about a made-up position changes when the candles after it, or those before its warm-up, are cut
+    off; as ``looks_ahead`` and ``depends_on_older`` do for signals. Nowhere where it has no word beside these."""
+    memory = max(strategy.warm_up, 1)
+    if not strategy.callbacks or len(candles) < memory + HELD:
+        return None
+    beside = others or nothing_beside(candles)
+    whole = strategy.adviser(candles, beside)
+    for length in sorted({int(cut) for cut in np.linspace(memory + HELD, len(candles), checks)}):
+        for start in (0, length - memory):
+            known = candles.between(start, length)
+            seen = beside.upto(known) if not start else beside.remembering(known)
+            part = strategy.adviser(known, seen)
+            for side in PositionSide:
+                said, later = (
+                    adviser.while_held(_made_up(candles, length - 1, index, side, beside))
+                    for adviser, index in ((part, length - 1 - start), (whole, length - 1))
+                )
+                if not _is_like(said, later):
+                    return Fault("advice", length - 1, f"{later} as with all candles", f"{said} with a part of them")
+    return None
+
+
+def _made_up(candles: Candles, last: int, index: int, side: PositionSide, others: Others) -> PositionView:
+    """A position that was entered some candles before the one at ``last``, which its adviser knows as ``index``."""
+    entry, price = (to_decimal(float(candles.close[at])) for at in (last - HELD, last))
+    opened, closed = (int(candles.open_ms[at]) + others.timeframe.seconds * 1000 for at in (last - HELD, last))
+    opened_at, closed_at = (datetime.fromtimestamp(ms / 1000, tz=UTC) for ms in (opened, closed))
+    best = max(entry, price, key=lambda one: one * side.sign)
+    bought = Entered(opened_at, entry, ONE, is_entry=True)
+    return PositionView(others.symbol, side, index, closed_at, opened_at, price, entry, ONE, best, orders=[bought])
+
+
+def _is_like(one: Advice, other: Advice) -> bool:
+    if one.leave != other.leave:
+        return False
+    for mine, theirs in ((one.stop, other.stop), (one.target, other.target), (one.add, other.add)):
+        if (mine is None) is not (theirs is None):
+            return False
+        if (
+            mine is not None
+            and theirs is not None
+            and not np.isclose(float(mine), float(theirs), rtol=TOLERANCE, atol=0)
+        ):
+            return False
+    return True
 
 
 def _index_of(fault: Fault | None) -> int | None:

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from domain.candles import Candles, FloatArray
+from domain.advice import Adviser
+from domain.candles import Candles, FloatArray, Timeframe
 from domain.exit_plan import ExitPlan, TargetLevel
 from domain.informative import Informative, Others, TapeKind
 
@@ -72,7 +73,7 @@ class SignalArrays:
     """Signals along the candles: +1 speaks of a long position, -1 of a short one, 0 says nothing.
 
     ``entries`` opens, ``exits`` closes; where both speak on one candle the exit comes first. Beside the entries a strategy
-    may say how sure it is (0 to 1) and name its own stop and target prices; NaN is no word.
+    may say how sure it is (0 to 1) and name its own stop and target prices; NaN is no word. ``tags`` name the entries.
     """
 
     entries: SignalArray
@@ -80,6 +81,7 @@ class SignalArrays:
     confidence: FloatArray | None = None
     stops: FloatArray | None = None
     targets: FloatArray | None = None
+    tags: NDArray[Any] | None = None
 
     @classmethod
     def of_turns(
@@ -98,7 +100,8 @@ class SignalArrays:
         confidence, stops, targets = (
             None if one is None else one[within] for one in (self.confidence, self.stops, self.targets)
         )
-        return SignalArrays(self.entries[within], self.exits[within], confidence, stops, targets)
+        tags = None if self.tags is None else self.tags[within]
+        return SignalArrays(self.entries[within], self.exits[within], confidence, stops, targets, tags)
 
     def kind_at(self, index: int) -> SignalKind:
         """What was said on the candle at ``index``; an exit outranks an entry, for it lowers risk."""
@@ -152,6 +155,10 @@ class Strategy(ABC, Generic[P]):
     name: ClassVar[str]
     title: ClassVar[str]
     parameters_type: ClassVar[type[Parameters]]
+    # The timeframe that it was written for, where it was for one.
+    timeframe: ClassVar[Timeframe | None] = None
+    # What whoever uses it should know about how it is run here.
+    notes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, parameters: P) -> None:
         self.parameters = parameters
@@ -201,3 +208,13 @@ class Strategy(ABC, Generic[P]):
         """As ``signals``, beside what it names in ``informative`` and ``tapes``. This is what is asked, always: a value at
         ``i`` may use what ``others`` aligns to ``i``, and nothing later."""
         return self.signals(candles)
+
+    @property
+    def callbacks(self) -> tuple[str, ...]:
+        """In what it has a word beside its signals, by names of its own; empty where in nothing: then nobody asks for its
+        ``adviser``."""
+        return ()
+
+    def adviser(self, candles: Candles, others: Others) -> Adviser:
+        """Who speaks for it while ``candles`` are traded (``domain/advice.py``)."""
+        raise NotImplementedError(f"{type(self).__name__} has callbacks ({', '.join(self.callbacks)}) and no adviser()")

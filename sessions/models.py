@@ -178,6 +178,10 @@ class TradingSession(Guarded):
             raise ValidationError({"config": f"wanted a market of {self.account.exchange.name}, was {found}"})
         if market.quote != self.account.currency:
             raise ValidationError({"config": f"wanted a market quoted in {self.account.currency}, was {market.symbol}"})
+        if words := self.config.build().callbacks:
+            # Nobody asks for its advice live, and without that it is another strategy.
+            found = f"was {self.config.strategy_title}, which has a word in {', '.join(words)}"
+            raise ValidationError({"config": f"wanted a strategy that decides by its signals alone, {found}"})
         self._check_contracts(market)
         self._check_exits()
 

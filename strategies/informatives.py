@@ -72,7 +72,7 @@ def others_at(config: StrategyConfig, strategy: Strategy[Any], candles: Candles)
     feed = config.feed
     timeframe = Timeframe(feed.timeframe)
     if not strategy.informative and not strategy.tapes:
-        return Others(candles, timeframe, Facts())
+        return Others(candles, timeframe, Facts(), feed.market.symbol)
     from_at, close_at = _at(candles.open_ms[0]), _at(candles.open_ms[-1]) + timeframe.length
     feeds = _feeds_of(config, strategy)
     tapes = {TapeKind(tape.kind): tape for tape in config.tapes.all()}
@@ -92,7 +92,7 @@ def others_at(config: StrategyConfig, strategy: Strategy[Any], candles: Candles)
         tape_facts["trades"] = trades_window(tapes[TapeKind.TRADES], from_at, close_at)
     if TapeKind.FUNDING in tapes:
         tape_facts["funding"] = funding_window(tapes[TapeKind.FUNDING], from_at, close_at)
-    return Others(candles, timeframe, Facts(facts, **tape_facts))
+    return Others(candles, timeframe, Facts(facts, **tape_facts), feed.market.symbol)
 
 
 def warming_up(strategy: Strategy[Any], others: Others) -> str:

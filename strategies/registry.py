@@ -19,6 +19,9 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from domain.strategy import Parameters, Strategy
+from strategies.freqtrade.adapter import adapted
+from strategies.freqtrade.reading import is_for_freqtrade, read
+from strategies.freqtrade.shims import in_place
 from strategies.soundness import unsound, where
 
 # What is imported from the folder is called so, and cannot be taken for anything else that is installed.
@@ -76,8 +79,11 @@ class Registry(dict[str, type[Strategy[Any]]]):
                 self.load_file(path)
 
     def load_file(self, path: Path) -> list[str]:
-        """Add the strategies of one file; the names of those let in."""
+        """Add the strategies of one file, our own or written for freqtrade; the names of those let in."""
         try:
+            source = path.read_text(encoding="utf-8")
+            if is_for_freqtrade(source):
+                return self._load_freqtrade(path, source)
             module = _imported(path)
         except (Exception, SystemExit) as error:
             self.refused.append(Refusal(_place(error, path), f"{type(error).__name__}: {error}", path.stem))
@@ -93,6 +99,21 @@ class Registry(dict[str, type[Strategy[Any]]]):
         if not kinds:
             self.refused.append(Refusal(str(path), "wanted a class derived from Strategy, was none", path.stem))
         return [kind.name for kind in kinds if self._admit(kind, str(path), _line(kind, path))]
+
+    def _load_freqtrade(self, path: Path, source: str) -> list[str]:
+        found = read(source)
+        for line, why in found.refused:
+            self.refused.append(Refusal(f"{path}:{line}", why, path.stem))
+        if found.refused:
+            return []
+        with in_place():
+            module = _imported(path)
+        kinds = adapted(module, found, path)
+        if not kinds:
+            self.refused.append(Refusal(str(path), "wanted a class derived from IStrategy, was none", path.stem))
+        lines = {kind: found.classes.get(kind.__name__) for kind in kinds}
+        places = {kind: str(path) if line is None else f"{path}:{line}" for kind, line in lines.items()}
+        return [kind.name for kind in kinds if self._admit(kind, str(path), places[kind])]
 
     def load_entry_points(self) -> None:
         """Add what installed packages offer as ``r3edge.strategies``."""

@@ -153,6 +153,9 @@ class _Answer:
 def _answer(config: StrategyConfig, strategy: Strategy[Any] | str, candles: Candles, is_stale: bool) -> _Answer:
     if isinstance(strategy, str):
         return _Answer(SignalKind.NOTHING, strategy[:200])
+    if strategy.callbacks:
+        # Its file came to have them while a session ran on it.
+        return _Answer(SignalKind.NOTHING, f"UNUSABLE: it has a word in {', '.join(strategy.callbacks)}"[:200])
     if is_stale:
         return _Answer(SignalKind.NOTHING, "STALE: a newer candle has closed since")
     if len(candles) < strategy.warm_up:

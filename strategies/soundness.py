@@ -14,7 +14,7 @@ import numpy as np
 
 from domain.candles import Candles, FloatArray, IntArray, Timeframe
 from domain.informative import Facts, FundingRates, Others, Trades
-from domain.soundness import depends_on_older, looks_ahead, malformed
+from domain.soundness import advises_otherwise, depends_on_older, looks_ahead, malformed
 from domain.strategy import Strategy
 
 # Candles to give signals on, after the warm-up and as much again that is cut off before it.
@@ -25,9 +25,10 @@ TIMEFRAME = Timeframe.H1
 CUTS = 8
 
 
-def unsound(kind: type[Strategy[Any]], candles: Candles | None = None, timeframe: Timeframe = TIMEFRAME) -> str:
-    """What is wrong with a strategy with its default parameters, on a random walk or on ``candles``; empty where nothing is.
-    Whatever else it looks at swings beside it."""
+def unsound(kind: type[Strategy[Any]], candles: Candles | None = None, timeframe: Timeframe | None = None) -> str:
+    """What is wrong with a strategy with its default parameters, on a random walk or on ``candles``, of its own timeframe
+    unless another is named; empty where nothing is. Whatever else it looks at swings beside it."""
+    timeframe = timeframe or kind.timeframe or TIMEFRAME
     try:
         strategy = kind.from_values({})
         shown = walk_for(strategy, timeframe) if candles is None else candles
@@ -41,6 +42,8 @@ def unsound(kind: type[Strategy[Any]], candles: Candles | None = None, timeframe
                 f"remembers more than its warm-up of {strategy.warm_up} candles: {fault}: it changes when older candles "
                 "are cut off"
             )
+        if fault := advises_otherwise(strategy, shown, beside, CUTS):
+            return f"sees the future or remembers more than its warm-up: {fault}: it changes when other candles are cut off"
     except Exception as error:
         return f"raises {type(error).__name__}: {error}{where(error)}"
     return ""

@@ -27,6 +27,7 @@ from sessions.services import (
     session_stop,
     session_suspend,
 )
+from strategies.library.sma_cross import SmaCross
 from strategies.models import StrategyConfig
 from tests.conftest import Bells
 from tests.factories import (
@@ -327,6 +328,21 @@ def test_a_session_that_makes_no_sense_is_refused_by_field(changes: dict[str, An
 
     assert field in raised.value.message_dict
     assert not TradingSession.objects.exists()
+
+
+def test_a_session_on_a_strategy_that_nobody_would_ask_live_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = session_create(new_session())
+    monkeypatch.setattr(SmaCross, "callbacks", ("custom_exit", "custom_stoploss"))
+    wanted = (
+        "wanted a strategy that decides by its signals alone, was SMA crossover, which has a word in custom_exit, cu"
+    )
+
+    with pytest.raises(ValidationError, match=wanted):
+        session_create(TradingSession(account=session.account, config=session.config))
+    with pytest.raises(ValidationError, match=wanted):
+        session_start(session.pk)
+
+    assert TradingSession.objects.get().status == S.CREATED
 
 
 def test_a_session_on_a_market_of_another_venue_or_currency_is_refused() -> None:

@@ -113,6 +113,17 @@ def test_a_candle_that_means_something_becomes_a_signal_and_is_published(bells: 
     assert [event["kind"] for event in events("signals")] == ["ENTER_LONG"]
 
 
+def test_one_that_came_to_have_callbacks_says_nothing_and_why(odd: type[Odd], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(odd, "said", 1)
+    monkeypatch.setattr(odd, "callbacks", ("custom_exit",))
+    feed = feed_with(RISING_AT_LAST)
+    needed_config(feed, strategy="odd")
+
+    evaluate([feed.pk])
+
+    assert answers() == [("NOTHING", "UNUSABLE: it has a word in custom_exit")]
+
+
 @in_the_open
 def test_a_second_evaluation_changes_and_publishes_nothing(bells: Bells) -> None:
     feed = feed_with(RISING_AT_LAST)

@@ -82,6 +82,9 @@ class Command(BaseCommand):
                 problems.append(f"{name} ({LIBRARY.origin(name)}): {found}")
             else:
                 self.stdout.write(f"{name}: sound")
+                self.stdout.writelines(f"  {note}" for note in kind.notes)
+                if words := kind.from_values({}).callbacks:
+                    self.stdout.write(f"  for backtests only, for it has a word in: {', '.join(words)}")
         if problems:
             raise CommandError("\n".join(problems))
 
