@@ -20,9 +20,9 @@ from unfold.decorators import display
 from unfold.enums import ActionVariant
 
 from backtesting.comparison import MOST_COMPARED
-from backtesting.figure_words import label_of
 from backtesting.forms import FIRST_SETTINGS, MORE_SETTINGS, SETTINGS, BacktestForm
 from backtesting.models import LIVE_JOBS, RETRIED_JOBS, BacktestRun, JobStatus
+from backtesting.report import label_of
 from backtesting.result_pages import HEADLINES, done_facts, figure_shown, result_tables, side_by_side, text_of
 from backtesting.runs import (
     UnableToBacktest,

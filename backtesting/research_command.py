@@ -60,7 +60,8 @@ def main(
     settings: Settings,
     out: TextIO,
 ) -> int:
-    """Do what the options ask for, with ``values`` as the fixed parameters of the strategy. Raises ValueError for what cannot be done."""
+    """Do what the options ask for, with ``values`` as the fixed parameters of the strategy. Raises ValueError for what cannot
+    be done."""
     for name in ("trades", "equity", "html"):
         if getattr(options, name, None):
             raise ValueError(f"wanted --{name} with one backtest, was with a search")

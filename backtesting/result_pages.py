@@ -10,7 +10,6 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from backtesting.comparison import runs_compared
-from backtesting.figure_words import Money, label_of, said
 from backtesting.models import BacktestRun
 from backtesting.runs import run_repetition, run_trades
 from pipeline.pages import SECTION_ROWS, Fact, Sections, Table, badge, link, table
@@ -149,7 +148,7 @@ def figure_shown(run: Any, name: str) -> Any:
 
 def text_of(run: BacktestRun, name: str, value: Any) -> Any:
     """A figure with its unit; a gain in green, a loss in red."""
-    text = said(name, value, Money.of(float(run.settings.get("cash", 1))))
+    text = said(name, value)
     if name not in ("total_return", "pnl", "return") or not isinstance(value, int | float) or not value:
         return text
     colour = "text-green-700 dark:text-green-400" if value > 0 else "text-red-700 dark:text-red-400"
