@@ -402,12 +402,13 @@ def candle_file(tmp_path: Path) -> Path:
 def test_the_command_writes_page_and_equity(candle_file: Path, tmp_path: Path) -> None:
     page, equity = tmp_path / "run.html", tmp_path / "equity.csv"
     wanted = ["--strategy", "swing", "--candles", str(candle_file), "--timeframe", "1h", "--set", "trend_slow=21"]
+    wanted += ["--set", "trend_timeframe=4h"]
     assert main([*wanted, "--html", str(page), "--equity", str(equity)], (tmp_path / "out").open("w")) == 0
     text = page.read_text()
-    # Its days are made of the file's hours.
+    # Its longer candles are made of the file's hours.
     assert "<h1>Swing (trend on two timeframes) on WAVE</h1>" in text
     assert [line["label"] for line in json.loads(read(text).scripts[0])["markets"][0]["lines"]] == [
-        "EMA 20", "EMA 20 (1d)", "EMA 21 (1d)",
+        "EMA 20", "EMA 20 (4h)", "EMA 21 (4h)",
     ]  # fmt: skip
     with equity.open() as lines:
         rows = list(csv.reader(lines))

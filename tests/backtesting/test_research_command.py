@@ -115,7 +115,7 @@ def test_the_page_names_the_best_and_the_doubts(tape: Path) -> None:
         )
     )  # fmt: skip
     lines = page.splitlines()
-    assert lines[0] == "4 trials of sma_cross on TAPE-1h by GRID, seed 0"
+    assert lines[0] == "4 trials of sma_cross on TAPE by GRID, seed 0"
     assert lines[1].split() == ["trial", "fast", "slow", "sharpe", "return", "drawdown", "trades", "won"]
     assert "  deflated Sharpe ratio" in page
     assert "  probability of overfitting" in page

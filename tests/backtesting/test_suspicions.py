@@ -193,10 +193,10 @@ def test_stops_inside_the_spread_and_slippage_are_named(plan: ExitPlan, is_near:
 
 
 def test_stops_that_signals_name_are_measured_each() -> None:
-    silent = np.zeros(DAYS, np.int8)
+    silent, spoken = np.zeros(DAYS, np.int8), np.ones(DAYS, np.int8)
     stops = np.full(DAYS, 98.0)
     stops[4:20] = 99.9  # the signals of the trades entered on the days 5, 9, 13 and 17
-    said = SignalArrays(silent, silent, stops=stops)
+    said = SignalArrays(spoken, silent, stops=stops)
     near = market(signals=said, plan=ExitPlan(is_stop_from_signal=True))
     found = warned(SOUND, replace(COSTLY, spread=Decimal("0.002")), [near])
     assert found["STOP_INSIDE_SPREAD"].startswith("4 of 58 trades")
@@ -234,8 +234,8 @@ def test_a_candle_that_opens_beyond_the_stop_met_it_first_for_certain() -> None:
 
 
 def test_targets_of_signals_of_time_and_of_shorts_are_known_too() -> None:
-    silent = np.zeros(DAYS, np.int8)
-    said = SignalArrays(silent, silent, targets=np.full(DAYS, 105.0))
+    silent, spoken = np.zeros(DAYS, np.int8), np.ones(DAYS, np.int8)
+    said = SignalArrays(spoken, silent, targets=np.full(DAYS, 105.0))
     by_signal = replace(wild(7, 15, 23), signals=said, plan=ExitPlan(is_target_from_signal=True))
     assert "STOP_AND_TARGET_IN_ONE_CANDLE" in warned(STOPPED, markets=[by_signal])
     steps = (RoiStep(minutes=0, percent=Decimal(20)), RoiStep(minutes=2 * 1440, percent=Decimal(9)))

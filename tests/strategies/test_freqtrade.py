@@ -492,6 +492,6 @@ def test_the_command_line_runs_a_file(tmp_path: Path, capsys: pytest.CaptureFixt
     path = small(tmp_path, "    informative_pairs = lambda self: [('ETH/BTC', '1h')]")
     assert main([*common, str(path)]) == 2
     assert (
-        "wanted a strategy that looks at its own market only, was one that looks at ETH/BTC 1h"
+        "wanted candles of ETH/BTC 1h beside the file's, was one file"
         in capsys.readouterr().err
     )
