@@ -160,18 +160,15 @@ def _market(options: argparse.Namespace) -> MarketInput:
         if percent is not None:
             values[name] = percent or None
     candles = candles_from(_path(options.candles), options.since, options.until)
-    strategy, timeframe = _strategy(options.strategy).from_values(values), Timeframe(options.timeframe)
+    timeframe = Timeframe(options.timeframe)
+    strategy = _strategy(options.strategy).from_values(values)
     # Beside its own warm-up that of the longer candles, in its own.
     beside = max((one.warm_up * one.timeframe.seconds // timeframe.seconds for one in strategy.informative), default=0)
+    symbol = Path(options.candles).name.split(".")[0].removesuffix(f"-{timeframe.value}")
     return MarketInput(
-        Path(options.candles).name.split(".")[0],
-        candles,
-        timeframe,
-        strategy=strategy,
-        facts=_beside(strategy, candles, timeframe),
-        warm_up=max(strategy.warm_up, beside),
-        can_short=options.short,
-    )
+        symbol, candles, timeframe, strategy=strategy, facts=_facts(strategy, candles, timeframe),
+        warm_up=max(strategy.warm_up, beside), can_short=options.short,
+    )  # fmt: skip
 
 
 def _strategy(name: str) -> type[Strategy[Any]]:
@@ -189,19 +186,18 @@ def _strategy(name: str) -> type[Strategy[Any]]:
     return found[names[0]]
 
 
-def _beside(strategy: Strategy[Any], candles: Candles, timeframe: Timeframe) -> Facts:
-    """What it looks at beside the candles of the one file: longer ones made of these."""
+def _facts(strategy: Strategy[Any], candles: Candles, timeframe: Timeframe) -> Facts:
+    """What the strategy looks at beside the file: longer candles of the same market are made of the file's own. Raises
+    CannotRun for what one file cannot tell."""
     if strategy.tapes:
-        raise CannotRun(
-            f"wanted a strategy that looks at candles only, was one that looks at {', '.join(strategy.tapes)}"
-        )
-    found = {}
+        raise CannotRun(f"wanted {', '.join(sorted(strategy.tapes))} beside candles, was a file of candles only")
+    held = {}
     for one in strategy.informative:
         if one.symbol:
-            raise CannotRun(f"wanted a strategy that looks at its own market only, was one that looks at {one}")
+            raise CannotRun(f"wanted candles of {one} beside the file's, was one file")
         is_own = one.timeframe is timeframe
-        found[one] = candles if is_own else resample(candles, timeframe, one.timeframe, Calendar.ALWAYS)
-    return Facts(found)
+        held[one] = candles if is_own else resample(candles, timeframe, one.timeframe, Calendar.ALWAYS)
+    return Facts(held)
 
 
 def _settings(options: argparse.Namespace) -> Settings:

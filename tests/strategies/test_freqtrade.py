@@ -459,6 +459,22 @@ def test_a_class_gives_its_strategy_a_name(written: str, name: str) -> None:
     assert name_of(written) == name
 
 
+@pytest.mark.parametrize(
+    ("symbol", "pair"),
+    [("", "BASE/USDT"), ("ETH/BTC", "ETH/BTC"), ("BTC_USDT", "BTC/USDT"), ("GOOG", "GOOG/USDT"), ("B/Q:Q", "B/Q:Q")],
+)
+def test_a_strategy_is_told_its_market_as_a_pair(tmp_path: Path, symbol: str, pair: str) -> None:
+    code = """
+    def populate_indicators(self, dataframe, metadata):
+        self.told = metadata["pair"]
+        return dataframe
+    """
+    strategy = loaded(small(tmp_path, code)).from_values({})
+    candles = Candles.from_rows([(0, 1.0, 1.0, 1.0, 1.0, 1.0)])
+    strategy.signals_with(candles, Others(candles, Timeframe.H1, Facts(), symbol))
+    assert strategy._own.told == pair  # type: ignore[attr-defined]
+
+
 def test_stops_by_entry_and_by_price_are_relative_to_the_current_rate() -> None:
     # Entered at 100, now 110: 4 % above the entry are 104.
     assert 110 * (1 - stoploss_from_open(0.04, 0.10)) == pytest.approx(104)
@@ -491,7 +507,4 @@ def test_the_command_line_runs_a_file(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "small.py:21: wanted a strategy without protections" in capsys.readouterr().err
     path = small(tmp_path, "    informative_pairs = lambda self: [('ETH/BTC', '1h')]")
     assert main([*common, str(path)]) == 2
-    assert (
-        "wanted a strategy that looks at its own market only, was one that looks at ETH/BTC 1h"
-        in capsys.readouterr().err
-    )
+    assert "wanted candles of ETH/BTC 1h beside the file's, was one file" in capsys.readouterr().err
