@@ -7,6 +7,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,11 @@ from strategies.forms import parameter_field
 from strategies.freqtrade.adapter import name_of
 from strategies.freqtrade.callbacks import CallbackFailed
 from strategies.freqtrade.shims import Unsupported, in_place, stoploss_from_absolute, stoploss_from_open
+from strategies.library import LIBRARY
+from strategies.models import Signal
 from strategies.registry import PACKAGE, Registry
+from strategies.services import feed_evaluate
+from tests.factories import make_candles, make_config, make_exchange, make_feed, make_market
 from tests.strategies.freqtrade_files import loaded
 
 pytest.importorskip("pandas", reason="./r3edge install freqtrade")
@@ -457,6 +462,27 @@ def test_without_pandas_and_beside_freqtrade_itself_a_file_is_refused_with_the_r
 )
 def test_a_class_gives_its_strategy_a_name(written: str, name: str) -> None:
     assert name_of(written) == name
+
+
+@pytest.mark.django_db
+def test_a_configuration_of_a_file_is_evaluated_as_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = """
+    def populate_indicators(self, dataframe, metadata):
+        assert metadata["pair"] in ("BTC/USDT", "BASE/USDT")
+        return dataframe
+    """
+    monkeypatch.setitem(LIBRARY, "small", loaded(small(tmp_path, code)))
+    last_open_at = datetime(2026, 6, 1, 11, tzinfo=UTC)
+    now = last_open_at + timedelta(minutes=61)
+    venue = make_exchange(clock_speed=0.0, clock_anchor_at=last_open_at, clock_venue_at=now)
+    feed = make_feed(make_market(venue), Timeframe.H1)
+    make_candles(feed, [10.0] * 11 + [11.0], last_open_at)
+    config = make_config(feed=feed, strategy="small", parameters={}, is_needed=True)
+
+    feed_evaluate(feed.pk)
+
+    signal = Signal.objects.get()
+    assert (signal.config, signal.kind, signal.reason) == (config, "ENTER_LONG", "")
 
 
 @pytest.mark.parametrize(
