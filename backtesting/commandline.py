@@ -224,9 +224,9 @@ def _values(options: argparse.Namespace) -> dict[str, Any]:
 def _market(options: argparse.Namespace, kind: type[Strategy[Any]], values: dict[str, Any]) -> MarketInput:
     candles = candles_from(_path(options.candles), options.since, options.until)
     strategy, timeframe = kind.from_values(values), Timeframe(options.timeframe)
-    symbol = Path(options.candles).name.split(".")[0].removesuffix(f"-{timeframe.value}")
     # Beside its own warm-up that of the longer candles, in its own.
     beside = max((one.warm_up * one.timeframe.seconds // timeframe.seconds for one in strategy.informative), default=0)
+    symbol = Path(options.candles).name.split(".")[0].removesuffix(f"-{timeframe.value}")
     return MarketInput(
         symbol, candles, timeframe, strategy=strategy, facts=_facts(strategy, candles, timeframe),
         warm_up=max(strategy.warm_up, beside), can_short=options.short,

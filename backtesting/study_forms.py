@@ -134,7 +134,9 @@ class StudyForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable
     paths = _whole(required=False, initial=_default("paths"), help_text="Drawn of what there is.")
     reruns = _whole(required=False, initial=_default("reruns"), help_text="Backtests, of jitter and of noise each.")
     noise = _decimal(required=False, initial=_default("noise"), help_text="Of a candle's range.")
-    ruin_at = _decimal(required=False, initial=_default("ruin_at"), help_text="A fall from the peak that counts as ruin.")
+    ruin_at = _decimal(
+        required=False, initial=_default("ruin_at"), help_text="A fall from the peak that counts as ruin."
+    )
 
     class Meta:
         model = Study
@@ -145,7 +147,9 @@ class StudyForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for strategy, parameter in parameters_offered():
-            self.fields[field_name(strategy, parameter)] = _line(LIBRARY[strategy].parameters_type.model_fields[parameter])
+            self.fields[field_name(strategy, parameter)] = _line(
+                LIBRARY[strategy].parameters_type.model_fields[parameter]
+            )
 
     def clean(self) -> dict[str, Any]:
         data: dict[str, Any] = super().clean() or {}

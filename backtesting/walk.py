@@ -328,6 +328,7 @@ class Walk:
             held.best = best_price_kept(track.plan, held.facts, facts, held.best)
             held.entered_in = track.index if held.best is None else held.entered_in
         held.facts = facts
+        self._levels(track, held, bar.ms)  # its stop bounds what it risks, also for whoever enters at the same open
         self._adviser.after_fill(track, bar.ms, price)
 
     def _met(self, track: Track, entry: Entry) -> tuple[int, Decimal, bool] | None:

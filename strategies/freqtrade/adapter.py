@@ -259,7 +259,10 @@ class Adapted(Strategy[Parameters]):
             ) from None
 
     def _pair(self, others: Others) -> str:
-        pair = others.symbol or f"{NO_PAIR}/{self._stake}"
+        base, slash, quote = (others.symbol or NO_PAIR).partition("/")
+        if not slash:
+            base, _, quote = base.partition("_")  # as files of candles are called
+        pair = f"{base}/{quote or self._stake}"
         quote = pair.partition("/")[2].partition(":")[0]
         if quote and hasattr(self.parameters, "stake_currency") and quote != self._stake:
             raise ValueError(f"wanted a market quoted in {self._stake}, as stake_currency says, was {pair}")

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,11 @@ from strategies.forms import parameter_field
 from strategies.freqtrade.adapter import name_of
 from strategies.freqtrade.callbacks import CallbackFailed
 from strategies.freqtrade.shims import Unsupported, in_place, stoploss_from_absolute, stoploss_from_open
+from strategies.library import LIBRARY
+from strategies.models import Signal
 from strategies.registry import PACKAGE, Registry
+from strategies.services import feed_evaluate
+from tests.factories import make_candles, make_config, make_exchange, make_feed, make_market
 from tests.strategies.freqtrade_files import loaded
 
 pytest.importorskip("pandas", reason="./r3edge install freqtrade")
@@ -459,6 +464,43 @@ def test_a_class_gives_its_strategy_a_name(written: str, name: str) -> None:
     assert name_of(written) == name
 
 
+@pytest.mark.django_db
+def test_a_configuration_of_a_file_is_evaluated_as_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = """
+    def populate_indicators(self, dataframe, metadata):
+        assert metadata["pair"] in ("BTC/USDT", "BASE/USDT")
+        return dataframe
+    """
+    monkeypatch.setitem(LIBRARY, "small", loaded(small(tmp_path, code)))
+    last_open_at = datetime(2026, 6, 1, 11, tzinfo=UTC)
+    now = last_open_at + timedelta(minutes=61)
+    venue = make_exchange(clock_speed=0.0, clock_anchor_at=last_open_at, clock_venue_at=now)
+    feed = make_feed(make_market(venue), Timeframe.H1)
+    make_candles(feed, [10.0] * 11 + [11.0], last_open_at)
+    config = make_config(feed=feed, strategy="small", parameters={}, is_needed=True)
+
+    feed_evaluate(feed.pk)
+
+    signal = Signal.objects.get()
+    assert (signal.config, signal.kind, signal.reason) == (config, "ENTER_LONG", "")
+
+
+@pytest.mark.parametrize(
+    ("symbol", "pair"),
+    [("", "BASE/USDT"), ("ETH/BTC", "ETH/BTC"), ("BTC_USDT", "BTC/USDT"), ("GOOG", "GOOG/USDT"), ("B/Q:Q", "B/Q:Q")],
+)
+def test_a_strategy_is_told_its_market_as_a_pair(tmp_path: Path, symbol: str, pair: str) -> None:
+    code = """
+    def populate_indicators(self, dataframe, metadata):
+        self.told = metadata["pair"]
+        return dataframe
+    """
+    strategy = loaded(small(tmp_path, code)).from_values({})
+    candles = Candles.from_rows([(0, 1.0, 1.0, 1.0, 1.0, 1.0)])
+    strategy.signals_with(candles, Others(candles, Timeframe.H1, Facts(), symbol))
+    assert strategy._own.told == pair  # type: ignore[attr-defined]
+
+
 def test_stops_by_entry_and_by_price_are_relative_to_the_current_rate() -> None:
     # Entered at 100, now 110: 4 % above the entry are 104.
     assert 110 * (1 - stoploss_from_open(0.04, 0.10)) == pytest.approx(104)
@@ -491,7 +533,4 @@ def test_the_command_line_runs_a_file(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "small.py:21: wanted a strategy without protections" in capsys.readouterr().err
     path = small(tmp_path, "    informative_pairs = lambda self: [('ETH/BTC', '1h')]")
     assert main([*common, str(path)]) == 2
-    assert (
-        "wanted candles of ETH/BTC 1h beside the file's, was one file"
-        in capsys.readouterr().err
-    )
+    assert "wanted candles of ETH/BTC 1h beside the file's, was one file" in capsys.readouterr().err
