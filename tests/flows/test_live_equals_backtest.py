@@ -64,10 +64,7 @@ CASES = {
     "sma_cross": Case(
         {"fast": 3, "slow": 8}, {"stop_loss_percent": "0.2", "targets": targets("0.3")}, limits={"max_exposure": 700}
     ),
-    "ema_cross": Case(
-        {"fast": 3, "slow": 8}, {**NO_STOP, "trailing_percent": "0.15"},
-        limits={"cooldown_losses": 1, "cooldown_minutes": 5},
-    ),
+    "ema_cross": Case({"fast": 3, "slow": 8}, {**NO_STOP, "trailing_percent": "0.15"}),
     "trend_filter": Case(
         {"fast": 3, "slow": 8, "trend_timeframe": "5m", "trend_period": 3},
         {**NO_STOP, "stop_loss_atr": "1", "targets": targets("0.1", "0.3")},
@@ -89,7 +86,7 @@ CASES = {
     "supertrend": Case({"period": 5, "factor": 1.0}),
     "bollinger_breakout": Case(
         {"period": 10, "width": 1.5},
-        {"stop_loss_percent": "0.3", "break_even_percent": "0.1", "break_even_offset_percent": "0.02"},
+        {"stop_loss_percent": "0.3", "break_even_percent": "0.05", "break_even_offset_percent": "0.02"},
     ),
     "rsi_reversion": Case(
         {"period": 5, "oversold": 35.0, "recovered": 60.0},
@@ -97,11 +94,16 @@ CASES = {
     ),
     "bollinger_reversion": Case({"period": 10, "width": 1.5}, {"stop_loss_percent": None}),
     "scalping": Case(
-        {"period": 10, "width": 1.5, "rsi_period": 5, "oversold": 35.0, "overbought": 65.0, "atr_period": 5}
+        {"period": 10, "width": 1.5, "rsi_period": 5, "oversold": 35.0, "overbought": 65.0, "atr_period": 5},
+        limits={"cooldown_losses": 1, "cooldown_minutes": 5},
     ),
     "intraday": Case({"range_minutes": 10, "entry_minutes": 1400, "leave_minutes": 1439}),
     "swing": Case({"period": 5, "trend_timeframe": "5m", "trend_fast": 2, "trend_slow": 4, "stop_atr": "2"}),
-    "momentum_rotation": Case({"rivals": "ETH/USDT", "timeframe": "5m", "lookback": 3}),
+    # So near that one candle meets both.
+    "momentum_rotation": Case(
+        {"rivals": "ETH/USDT", "timeframe": "5m", "lookback": 3},
+        {"stop_loss_percent": "0.02", "targets": targets("0.02")},
+    ),
     "grid": Case(
         {"period": 10, "step_percent": "0.1", "levels": 3, "stop_loss_percent": "0.5"}, session={"max_entries": 3}
     ),
