@@ -17,6 +17,7 @@ from django.db.models import Q
 
 from backtesting.search import SearchMethod
 from backtesting.space import Space
+from backtesting.study_words import objective_words
 from backtesting.trials import OBJECTIVES
 from domain.candles import Timeframe
 from domain.strategy import Strategy
@@ -206,7 +207,7 @@ class Study(Job, Setup):
     )  # fmt: skip
     space = models.JSONField(default=dict, blank=True)
     objective = models.CharField(
-        max_length=20, choices=[(name, name.replace("_", " ")) for name in OBJECTIVES], default="sharpe"
+        max_length=20, choices=[(name, objective_words(name)) for name in OBJECTIVES], default="sharpe"
     )
     min_trades = models.PositiveIntegerField(
         default=1, help_text="A trial that traded less is worth nothing.", validators=[MaxValueValidator(1_000_000)]

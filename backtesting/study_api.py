@@ -220,9 +220,7 @@ class StudyViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, mixins.Dest
         """Have a study computed, a slice at a time beside everybody else's."""
         given = StudyInput(data=request.data, context=self.get_serializer_context())
         given.is_valid(raise_exception=True)
-        study = study_request(
-            _user(request), given.validated_data["asked"], name=given.validated_data["name"]
-        )
+        study = study_request(_user(request), given.validated_data["asked"], name=given.validated_data["name"])
         return self._told(study, status=201)
 
     def perform_destroy(self, instance: Study) -> None:

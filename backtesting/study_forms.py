@@ -34,6 +34,8 @@ WALK_FIELDS = ("train", "test", "is_anchored")
 LUCK_FIELDS = ("ways", "paths", "reruns", "noise", "ruin_at")
 SEARCH_FIELDS = ("method", "trials_wanted")
 MONEY_FIELDS = ("cash", "amount", "slippage_percent")
+# What a form whose empty fields mean none says of them; here they mean the default.
+OR_NONE = "Empty: none."
 TEXT = UnfoldAdminTextInputWidget
 HOW_TO_SEARCH = (
     "One value, or several that are searched: 5, 10, 20, or 5:50 from 5 to 50, or 5:50:5 in steps of 5, or * for all. Empty: "
@@ -50,7 +52,7 @@ def said_of_line(text: str, info: FieldInfo) -> tuple[Any, Any]:
         return None, {}
     if ":" in text:
         parts = [part.strip() for part in text.split(":")]
-        if not 2 <= len(parts) <= 3:  # noqa: PLR2004  # two ends, and a step
+        if not 2 <= len(parts) <= 3:  # two ends, and a step
             raise ValidationError(f"wanted LOW:HIGH or LOW:HIGH:STEP, was {text!r:.60}")
         return None, dict(zip(("low", "high", "step"), map(_number, parts), strict=False))
     if "," in text:
@@ -79,11 +81,10 @@ def _plain(text: str) -> Any:
 
 def _line(info: FieldInfo) -> forms.CharField:
     shown = parameter_field(info)
-    default = "none" if shown.initial is None else shown.initial
-    return forms.CharField(
-        label=shown.label, required=False, max_length=400, help_text=f"{shown.help_text} Default: {default}.",
-        widget=TEXT,
-    )  # fmt: skip
+    is_optional = OR_NONE in shown.help_text
+    default = "none" if shown.initial is None else f"{shown.initial}, or none" if is_optional else shown.initial
+    help_text = f"{shown.help_text.replace(OR_NONE, '').strip()} Default: {default}."
+    return forms.CharField(label=shown.label, required=False, max_length=400, help_text=help_text, widget=TEXT)
 
 
 def _whole(**kwargs: Any) -> forms.IntegerField:
@@ -134,7 +135,9 @@ class StudyForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable
     paths = _whole(required=False, initial=_default("paths"), help_text="Drawn of what there is.")
     reruns = _whole(required=False, initial=_default("reruns"), help_text="Backtests, of jitter and of noise each.")
     noise = _decimal(required=False, initial=_default("noise"), help_text="Of a candle's range.")
-    ruin_at = _decimal(required=False, initial=_default("ruin_at"), help_text="A fall from the peak that counts as ruin.")
+    ruin_at = _decimal(
+        required=False, initial=_default("ruin_at"), help_text="A fall from the peak that counts as ruin."
+    )
 
     class Meta:
         model = Study
@@ -145,7 +148,9 @@ class StudyForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for strategy, parameter in parameters_offered():
-            self.fields[field_name(strategy, parameter)] = _line(LIBRARY[strategy].parameters_type.model_fields[parameter])
+            self.fields[field_name(strategy, parameter)] = _line(
+                LIBRARY[strategy].parameters_type.model_fields[parameter]
+            )
 
     def clean(self) -> dict[str, Any]:
         data: dict[str, Any] = super().clean() or {}

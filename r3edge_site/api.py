@@ -24,6 +24,8 @@ from rest_framework.viewsets import ViewSetMixin
 
 from backtesting.api import BacktestViewSet
 from backtesting.runs import UnableToBacktest
+from backtesting.studies import UnableToStudy
+from backtesting.study_api import StudyViewSet
 from exchanges.api import ExchangeViewSet, QuoteViewSet
 from exchanges.credentials import UnableToDecrypt
 from exchanges.gateway import ExchangeUnavailable
@@ -56,6 +58,7 @@ STATUSES: dict[type[Exception], int] = {
     UnableToResolve: 409,
     UnableToBackfill: 409,
     UnableToBacktest: 409,
+    UnableToStudy: 409,
     UnableToRepair: 409,
     ConfigInUse: 409,
     ExchangeUnavailable: 503,
@@ -87,6 +90,7 @@ ROUTES: dict[str, type[ViewSetMixin]] = {
     "equity": EquityViewSet,
     "money": MoneyViewSet,
     "backtests": BacktestViewSet,
+    "studies": StudyViewSet,
     "halts": HaltViewSet,
     "events": EventViewSet,
 }

@@ -11,6 +11,7 @@ from django.http import HttpRequest
 from django_celery_beat.models import PeriodicTask
 from knox.models import AuthToken
 
+from backtesting.models import Study
 from domain.market import ZERO
 from exchanges.models import Account, Balance, Exchange, Market, Quote
 from marketdata.models import Backfill, CandleGap, CandleRevision, Feed, QuarantinedCandle
@@ -45,6 +46,7 @@ RESULTS: tuple[Entry, ...] = (
     ("Balances", "savings", Balance),
     ("Journal", "menu_book", Event),
 )
+RESEARCH: tuple[Entry, ...] = (("Studies", "science", Study),)
 MARKETS: tuple[Entry, ...] = (
     ("Exchanges", "lan", Exchange),
     ("Markets", "storefront", Market),
@@ -67,7 +69,13 @@ def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
     """What this user may see, by what it is about."""
     return [
         {"title": title, "separator": title != "Trading", "items": [_item(*entry) for entry in entries]}
-        for title, entries in (("Trading", TRADING), ("Results", RESULTS), ("Markets", MARKETS), ("Platform", PLATFORM))
+        for title, entries in (
+            ("Trading", TRADING),
+            ("Results", RESULTS),
+            ("Research", RESEARCH),
+            ("Markets", MARKETS),
+            ("Platform", PLATFORM),
+        )
         if any(_may_see(request, model) for _, _, model in entries)
     ]
 

@@ -149,6 +149,8 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
         "ResolutionEnum": "positions.models.Resolution",
         "MarketKindEnum": "exchanges.models.Market.Kind",
         "JobStatusEnum": "backtesting.models.JobStatus",
+        "StudyKindEnum": "backtesting.models.StudyKind",
+        "TrialStatusEnum": "backtesting.models.TrialStatus",
         "SignalKindEnum": "strategies.models.SignalKind",
         "SourceKindEnum": "marketdata.api.SOURCE_KINDS",
     },

@@ -242,7 +242,9 @@ class Killed(BaseException):
     """What nobody catches: nothing after it happens in this worker."""
 
 
-@pytest.mark.parametrize("moment", ["study.begun", "study.claimed", "study.computed", "study.stored", "study.concluded"])
+@pytest.mark.parametrize(
+    "moment", ["study.begun", "study.claimed", "study.computed", "study.stored", "study.concluded"]
+)
 @pytest.mark.parametrize("times", [1, 2])
 def test_whoever_is_killed_loses_nothing_and_doubles_nothing(
     monkeypatch: pytest.MonkeyPatch, moment: str, times: int
@@ -303,7 +305,8 @@ def test_a_learning_search_that_was_left_suggests_what_it_would_have_suggested(
 ) -> None:
     pytest.importorskip("optuna")
     words: dict[str, Any] = {
-        "method": "TPE", "trials_wanted": 14, "seed": 5, "space": {"fast": {"low": 2, "high": 8}, "slow": {"low": 9, "high": 40}},
+        "method": "TPE", "trials_wanted": 14, "seed": 5,
+        "space": {"fast": {"low": 2, "high": 8}, "slow": {"low": 9, "high": 40}},
     }  # fmt: skip
     feed = wave_feed()
     whole = played(requested(feed=feed, **words))
@@ -475,7 +478,10 @@ def test_a_trial_that_ends_its_worker_each_time_is_found_and_given_up() -> None:
 
     failed = done.trials.get(status="FAILED")
     assert done.status == "DONE"
-    assert (failed.number, failed.reason.startswith(f"wanted a worker that lives to its end, was {MOST_TRIES}")) == (2, True)
+    assert (failed.number, failed.reason.startswith(f"wanted a worker that lives to its end, was {MOST_TRIES}")) == (
+        2,
+        True,
+    )
     assert [row[1] for row in tried(done)] == list(range(6))
     assert done.trials.filter(status="DONE").count() == 5
 
