@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import gzip
+import importlib
 import json
 import os
 import sys
@@ -59,7 +61,30 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--equity", metavar="FILE.csv", help="write the equity at each close there")
     top.add_argument("--html", metavar="FILE", help="write a page with charts, figures and trades there")
     top.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    _add_search(top)
     return top
+
+
+def _add_search(top: argparse.ArgumentParser) -> None:
+    """What ``backtesting/research_command.py`` is asked for."""
+    group = top.add_argument_group("search for parameters, and what luck might have done")
+    group.add_argument(
+        "--optimise", action="append", default=[], metavar="NAME=LOW:HIGH[:STEP]|NAME=A,B,C",
+        help="search this parameter; a name alone: between its own bounds",
+    )  # fmt: skip
+    group.add_argument("--method", choices=["grid", "random", "tpe"], default="grid")
+    group.add_argument("--trials", metavar="N", type=int, help="at most (default: all of a grid, else 100)")
+    group.add_argument("--objective", metavar="NAME", default="sharpe", help="what is to be high (default sharpe)")
+    group.add_argument("--min-trades", metavar="N", type=int, default=1, help="with fewer a trial is worth nothing")
+    group.add_argument("--seed", metavar="N", type=int, default=0, help="of all that is drawn (default 0)")
+    group.add_argument(
+        "--walk-forward",
+        metavar="TRAIN:TEST",
+        help="search in each training, judge in its test: candles, or days as 90d",
+    )
+    group.add_argument("--anchored", action="store_true", help="every training begins with the first candle")
+    group.add_argument("--monte-carlo", metavar="N", type=int, help="so many paths of other luck")
+    group.add_argument("--ruin", metavar="PERCENT", type=_percent, default=Decimal(50), help="so deep a fall is ruin")
 
 
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
@@ -67,7 +92,12 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
     options = parser().parse_args(arguments)
     out = out or sys.stdout
     try:
-        market, settings = _market(options), _settings(options)
+        values, settings = _values(options), _settings(options)
+        if options.optimise or options.walk_forward or options.monte_carlo is not None:
+            # Here, not at the top: one backtest starts quicker without.
+            research = importlib.import_module("backtesting.research_command")
+            return int(research.main(options, values, functools.partial(_market, options), settings, out))
+        market = _market(options, values)
         result = backtest([market], settings)
         if options.trades:
             _write_trades(_path(options.trades), result)
@@ -128,7 +158,7 @@ def _numbers(rows: Iterator[list[str]], places: list[int], name: str) -> Iterato
             raise CannotRun(f"wanted finite numbers in line {number} of {name}, was {','.join(row)}")
 
 
-def _market(options: argparse.Namespace) -> MarketInput:
+def _values(options: argparse.Namespace) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for given in options.set:
         name, is_set, value = given.partition("=")
@@ -138,6 +168,10 @@ def _market(options: argparse.Namespace) -> MarketInput:
     for name, percent in (("stop_loss_percent", options.stop_loss), ("take_profit_percent", options.take_profit)):
         if percent is not None:
             values[name] = percent or None
+    return values
+
+
+def _market(options: argparse.Namespace, values: dict[str, Any]) -> MarketInput:
     candles = candles_from(_path(options.candles), options.since, options.until)
     strategy = LIBRARY[options.strategy].from_values(values)
     timeframe = Timeframe(options.timeframe)

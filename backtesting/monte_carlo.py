@@ -136,7 +136,8 @@ def redrawn_in_blocks(
             begins[:, 0] = True
         begun = np.maximum.accumulate(np.where(begins, within, 0), axis=1)
         starts = random.integers(size, size=(rows, size))
-        places = (np.take_along_axis(starts, begun, axis=1) + within - begun) % size
+        # Where a block begins is drawn for the whole round, and any turn of it is as likely.
+        places = (np.take_along_axis(starts, begun, axis=1) + within) % size
         return np.asarray(returns[places], np.float64)
 
     return _drawn(draw, paths, size, ruin_at)

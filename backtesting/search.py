@@ -20,7 +20,7 @@ from backtesting.trials import TrialFacts, TrialState
 # So many trials at random come before the estimator has anything to learn from.
 START_UP = 10
 # So often it may suggest what is refused or was tried, before chance decides.
-TRIES = 50
+TRIES = 25
 
 
 class CannotSearch(ValueError):

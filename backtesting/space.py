@@ -80,11 +80,11 @@ class Space:
     def __init__(
         self, strategy_type: type[Strategy[Any]], said: Mapping[str, Any], fixed: Mapping[str, Any] | None = None
     ) -> None:
-        self.strategy_type, self.fixed = strategy_type, dict(fixed or {})
-        fields = strategy_type.parameters_type.model_fields
-        for name in (*said, *self.fixed):
+        self.strategy_type, fields = strategy_type, strategy_type.parameters_type.model_fields
+        for name in (*said, *(fixed or {})):
             if name not in fields:
                 raise ValueError(f"wanted a parameter of {strategy_type.name} ({', '.join(fields)}), was {name}")
+        self.fixed = {name: _checked(name, fields[name], value) for name, value in (fixed or {}).items()}
         if twice := sorted(set(said) & set(self.fixed)):
             raise ValueError(f"wanted each parameter either searched or fixed, was both: {', '.join(twice)}")
         if not said:

@@ -9,6 +9,8 @@ from typing import Any
 
 from django.contrib import admin
 from django.core.exceptions import ValidationError
+from django.db.models import JSONField, QuerySet
+from django.db.models.fields.json import KeyTransform
 from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
@@ -110,6 +112,12 @@ class StudyPage(LongPage):
         question="Its parameters are tested once more, with trades, equity and a report.",
     )  # fmt: skip
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Study]:
+        # Of the result a list shows a part, and each may be many kilobytes.
+        best = KeyTransform("best", "result", output_field=JSONField())
+        rows: QuerySet[Study] = super().get_queryset(request)
+        return rows.defer("result", "folds").annotate(best_told=best)
+
     def has_add_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("backtesting.add_study")
 
@@ -181,8 +189,8 @@ class StudyPage(LongPage):
 
     @admin.display(description="best")
     def best_shown(self, study: Study) -> str:
-        best = (study.result or {}).get("best")
-        return "-" if not best else f"{best['value']:.4g} {objective_words(study.objective)}"
+        best = getattr(study, "best_told", None)
+        return f"{best['value']:.4g} {objective_words(study.objective)}" if best else "-"
 
     def sections(self, request: HttpRequest, row: Study) -> Sections:
         told = row.result or {}

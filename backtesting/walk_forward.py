@@ -217,7 +217,8 @@ def walked_forward(
         terms = replace(trained(settings), cash=cash)
         result = run_of(markets, terms, space.strategy_type, one.best.values, one.fold.test)
         figures = trial_figures(result, terms, markets)
-        judged.append(Judged(one, objective.of(figures), figures))
+        # How many trades there have to be is asked of a choice: a test has those that it has.
+        judged.append(Judged(one, replace(objective, min_trades=0).of(figures), figures))
         clock = clock_of(markets, one.fold.test)
         worth = np.full(len(clock), float(cash))
         worth[len(clock) - len(result.equity) :] = result.equity

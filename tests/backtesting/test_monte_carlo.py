@@ -222,6 +222,13 @@ def test_noisy_candles_are_candles_still(seed: int, fraction: float, flat: bool)
     np.testing.assert_array_equal(noised(candles, fraction, seed).close, found.close)
 
 
+def test_no_price_falls_by_more_than_half_of_the_low_whatever_the_noise() -> None:
+    wild = np.full(500, 10.0)
+    found = noised(Candles(np.arange(500), wild, wild * 20, wild / 5, wild, wild), 2, 1)
+    assert found.low.min() == 1
+    assert found.high.max() > 500
+
+
 def test_noise_is_a_fraction_of_the_range_and_none_is_none() -> None:
     size = 20_000
     flat = np.full(size, 100.0)

@@ -209,16 +209,18 @@ def test_two_at_work_at_once_look_at_different_places() -> None:
 
 
 @OPTUNA
-def test_the_estimator_takes_switches_and_choices_and_never_what_is_refused() -> None:
-    said = {"fast": {"low": 2, "high": 30}, "slow": {"low": 5, "high": 33}, "sides": {}, "stop_loss_percent": [None, 2]}
+def test_the_estimator_takes_switches_and_choices_and_never_what_is_refused_or_was_tried() -> None:
+    said = {"fast": {"low": 2, "high": 9}, "slow": {"low": 3, "high": 10}, "sides": {}, "stop_loss_percent": [None, 2]}
     space = Space(EmaCross, said)
     done: list[TrialFacts] = []
-    for number in range(25):
+    for number in range(40):
         values = suggest(SearchMethod.TPE, space, 9, number, done)
         assert values is not None
         assert values["fast"] < values["slow"]
-        done.append(TrialFacts(values, float(values["fast"]) if values["sides"] == "SHORT" else None, number=number))
-    assert len({str(one.values) for one in done}) == 25
+        # The best lies where most is refused.
+        worth = values["fast"] - 0.9 * values["slow"] + (values["sides"] == "SHORT")
+        done.append(TrialFacts(values, worth if number % 5 else None, number=number))
+    assert len({str(one.values) for one in done}) == 40
 
 
 def test_without_optuna_the_estimator_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,7 +126,8 @@ def test_no_test_is_seen_in_a_training_before_it_and_tests_follow_each_other(
 
 
 def test_each_choice_is_the_best_of_its_training_and_is_judged_in_its_test() -> None:
-    market, objective = drifting(2000), Objective("total_return")
+    # More trades than a test has: that is asked of the choice alone.
+    market, objective = drifting(2000), Objective("total_return", min_trades=12)
     folds = folds_of(clock_of([market]), Length(600), Length(300), skip=SPACE.warm_up)
     walked = walk_forward([market], COSTLY, SPACE, objective, folds)
     assert len(walked.folds) == len(folds) == 5
@@ -143,6 +144,7 @@ def test_each_choice_is_the_best_of_its_training_and_is_judged_in_its_test() -> 
         alone = run_of([market], terms, SmaCross, judged.chosen.best.values, fold.test)
         assert judged.figures["final_equity"] == alone.equity[-1]
         cash = Decimal(str(float(alone.equity[-1])))
+        assert judged.value == judged.figures["total_return"]
     assert float(cash) == walked.result.equity[-1] == walked.figures["final_equity"]
 
 
