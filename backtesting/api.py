@@ -68,7 +68,8 @@ from strategies.api import ParametersField
 
 # What a report may do in a browser: show itself. It has no address of ours, so that nothing in it acts for who reads it.
 REPORT_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; sandbox allow-scripts"
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; "
+    "sandbox allow-scripts allow-downloads"
 )
 
 
@@ -127,6 +128,7 @@ class RepetitionSerializer(serializers.Serializer[Any]):
 class BacktestDetail(BacktestSerializer):
     """A backtest with all that it was asked and what it came to, its trades and equity apart."""
 
+    figures = serializers.SerializerMethodField(help_text="All of them; null until it is done.")
     repetition = serializers.SerializerMethodField(help_text="Null where it repeats none, or one of them is not done.")
 
     class Meta(BacktestSerializer.Meta):
@@ -135,6 +137,10 @@ class BacktestDetail(BacktestSerializer):
             "data_hash", "figures", "repetition",
         )  # fmt: skip
         read_only_fields = fields
+
+    @extend_schema_field({"type": "object", "nullable": True, "additionalProperties": {}})
+    def get_figures(self, run: BacktestRun) -> dict[str, Any] | None:
+        return run.figures_told or None
 
     @extend_schema_field(RepetitionSerializer(allow_null=True))
     def get_repetition(self, run: BacktestRun) -> dict[str, Any] | None:
@@ -520,7 +526,7 @@ def report_of(run: BacktestRun) -> str:
     """The report of a run that is done, on its candles as they are now; its title says where these are others."""
     result, settings, markets, is_same = run_result(run)
     title = run.name if is_same else f"{run.name} (candles have changed since it was computed)"
-    return report_html(title, markets, result, settings, run.figures or {})
+    return report_html(title, markets, result, settings, run.figures_told)
 
 
 def known(request: Request, run: BacktestRun) -> tuple[dict[str, str], HttpResponseBase | None]:

@@ -11,6 +11,7 @@ from backtesting.models import BacktestRun
 # Beyond these a table is read by nobody.
 MOST_COMPARED = 20
 MISSING = "-"
+HASHES = ("code", "market_data")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class Line:
         return any(value != self.values[0] for value in self.values)
 
     def __str__(self) -> str:
+        if self.name in HASHES:
+            return f"{self.name.replace('_', ' ')}: {'not ' if self.differs else ''}the same"
         return f"{self.name.replace('_', ' ')}: {', '.join(map(_text, self.values))}"
 
 
@@ -46,7 +49,7 @@ class Comparison:
 def runs_compared(runs: Sequence[BacktestRun]) -> Comparison:
     """``runs`` as they stand side by side; figures that are not there yet are None. Their feeds are best prefetched."""
     return Comparison(
-        figures=_lines([(run.figures or {}).get("stats", {}) for run in runs], None),
+        figures=_lines([run.figures_told.get("stats", {}) for run in runs], None),
         differ=[line for line in _lines([_words(run) for run in runs], MISSING) if line.differs],
     )
 

@@ -135,7 +135,8 @@ class FeedPlace(models.Model):
 
 
 class BacktestRun(Job, Setup):
-    """One backtest. ``figures`` are those of ``backtesting/figures.py``; what is long is in its ``BacktestResult``."""
+    """One backtest. ``figures`` are those of ``backtesting/figures.py``, with the ``order`` of its stats and a ``curve`` of
+    few points of the equity; what is long is in its ``BacktestResult``."""
 
     feeds = models.ManyToManyField(Feed, through="BacktestFeed", related_name="backtests")
     repeats = models.ForeignKey(
@@ -155,6 +156,15 @@ class BacktestRun(Job, Setup):
             # "one's own, newest first"
             models.Index(fields=["owner", "-id"], name="backtest_by_owner"),
         ]
+
+    @property
+    def figures_told(self) -> dict[str, Any]:
+        """Its figures with the ``stats`` in the order in which they were computed, which the database does not keep; empty
+        until it is done."""
+        figures: dict[str, Any] = self.figures or {}
+        if not figures:
+            return {}
+        return {**figures, "stats": {name: figures["stats"][name] for name in figures["order"]}}
 
     def clean(self) -> None:
         """Raises ValidationError for a span that goes backwards."""

@@ -40,6 +40,7 @@ from marketdata.history import free_and_due
 from marketdata.models import Feed
 from pipeline.crashpoints import crashpoint
 from pipeline.topics import Note, Topic, publish_all, ring
+from strategies.library import LIBRARY
 from strategies.soundness import where
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ LONGEST_SECONDS = 3600
 ERROR_LENGTH = 500
 # Some 30 MB of a row; nobody reads as many, and figures of more say nothing else.
 MOST_TRADES = 100_000
+# Of the curve that is drawn small beside the figures.
+CURVE_POINTS = 240
 
 
 class UnableToBacktest(Exception):
@@ -68,9 +71,8 @@ class TooMuch(Exception):
 
 def run_request(owner: User, asked: Asked, *, name: str = "", repeats: BacktestRun | None = None) -> BacktestRun:
     """Have a backtest computed. Raises ValidationError, by field, and UnableToBacktest."""
+    room_check(owner)
     columns = setup_validated(asked)
-    if BacktestRun.objects.filter(owner=owner, status__in=LIVE_JOBS).count() >= MOST_LIVE:
-        raise UnableToBacktest(f"wanted at most {MOST_LIVE} backtests of yours that wait, was as many: cancel some")
     with transaction.atomic():
         run = BacktestRun.objects.create(
             owner=owner, name=(name or _named(asked))[: BacktestRun.NAME_LENGTH], repeats=repeats,
@@ -82,6 +84,12 @@ def run_request(owner: User, asked: Asked, *, name: str = "", repeats: BacktestR
         _tell(run, JobStatus.QUEUED, actor=owner.get_username())
         _ring(run.pk)
     return run
+
+
+def room_check(owner: User) -> None:
+    """Raises UnableToBacktest where as many of the owner's wait as may."""
+    if BacktestRun.objects.filter(owner=owner, status__in=LIVE_JOBS).count() >= MOST_LIVE:
+        raise UnableToBacktest(f"wanted at most {MOST_LIVE} backtests of yours that wait, was as many: cancel some")
 
 
 def run_repeat(run: BacktestRun, owner: User) -> BacktestRun:
@@ -266,6 +274,7 @@ def _computed(run: BacktestRun, lease: Lease) -> tuple[dict[str, Any], dict[str,
     lease.tick(1.0)
     figures = finite(figures_of(result, settings, markets))
     figures["warnings"] = [*figures.get("warnings", []), *_holes(run, feeds)]
+    figures |= {"curve": curve_thinned(result), "order": list(figures["stats"])}
     lease.tick(1.0)
     long = {
         "trades": finite([trade_row(trade) for trade in result.trades]),
@@ -276,6 +285,13 @@ def _computed(run: BacktestRun, lease: Lease) -> tuple[dict[str, Any], dict[str,
         "equity": packed(open_ms=result.open_ms, equity=np.asarray(result.equity, np.float64)),
     }
     return {"figures": figures, "candles": count, "total": count, "done": count, **hashes}, long
+
+
+def curve_thinned(result: Result) -> list[list[float]]:
+    """The equity at ``CURVE_POINTS`` times at most, the first and the last among them: [epoch milliseconds, value]."""
+    size = len(result.equity)
+    places = np.unique(np.linspace(0, max(size - 1, 0), min(size, CURVE_POINTS)).astype(np.int64))
+    return [[int(result.open_ms[place]), float(result.equity[place])] for place in places]
 
 
 def _holes(run: BacktestRun, feeds: Sequence[Feed]) -> list[dict[str, str]]:
@@ -327,7 +343,7 @@ def finite(value: Any) -> Any:
 def _named(asked: Asked) -> str:
     symbols = ", ".join(feed.market.symbol for feed in asked.feeds)
     frames = ", ".join(dict.fromkeys(feed.timeframe for feed in asked.feeds))
-    return f"{asked.strategy} {symbols} {frames}"
+    return f"{LIBRARY[asked.strategy].title} {symbols} {frames}"
 
 
 def _tell(run: Job, status: JobStatus, *, actor: str = "system") -> None:

@@ -48,14 +48,19 @@ class SettingsWords(BaseModel):
         HUNDRED, gt=0, le=1000, description="By Kelly: never more than so much of equity."
     )
     maker_fee: Decimal | None = Field(
-        None, ge=0, lt=1, description="Of a resting order's worth: 0.001 is 0.1 %. The highest of the markets'."
+        None,
+        ge=0,
+        lt=1,
+        description="Of a resting order's worth: 0.001 is 0.1 %. Left out: the highest of the markets'.",
     )
-    taker_fee: Decimal | None = Field(None, ge=0, lt=1, description="Of a market order's worth. As above.")
+    taker_fee: Decimal | None = Field(
+        None, ge=0, lt=1, description="Of a market order's worth. Left out: the highest of the markets'."
+    )
     slippage: Decimal = Field(ZERO, ge=0, lt=1, description="By how much of the price a market order fills worse.")
     spread: Decimal = Field(ZERO, ge=0, lt=1, description="Of the price; market orders pay half of it.")
     price_margin: Decimal | None = Field(
         None, ge=0, lt=1,
-        description="Kept back of the free balance on top of what an entry is worth. What it costs beyond its price.",
+        description="Kept back of the balance on top of an entry's worth. Left out: what it costs beyond its price.",
     )  # fmt: skip
     volume_share: Decimal | None = Field(
         None, gt=0, le=1, description="No order takes more of a candle's volume; the rest waits for the next."
@@ -141,7 +146,8 @@ def complaint(error: ErrorDetails, known: Sequence[str] | dict[str, Any]) -> str
     if error["type"] == "extra_forbidden":
         return f"{place}: wanted one of {', '.join(known)}, was none of them"
     message = error["msg"].removeprefix("Value error, ")
-    found = "" if isinstance(error["input"], dict) else f", was {error['input']!r:.60}"
+    value = error["input"]
+    found = "" if isinstance(value, dict) else f", was {value if isinstance(value, Decimal) else repr(value):.60}"
     return f"{place}: {message}{found}" if place else message
 
 

@@ -1,4 +1,4 @@
-"""The form of a strategy configuration: one field per parameter of each strategy, made of the parameter's own type, bounds
+"""Forms in which a strategy is chosen: one field per parameter of each strategy, made of the parameter's own type, bounds
 and help, so that a new strategy needs no form of its own. Which values are allowed is decided by the strategy alone."""
 
 from __future__ import annotations
@@ -82,7 +82,50 @@ def _shown(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
-class ConfigForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
+class ParametersForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
+    """A form of something with a strategy: a field for each parameter, of each strategy that can be chosen."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for strategy, parameter in parameters_offered(self.instance.strategy if self.instance.pk else None):
+            info = LIBRARY[strategy].parameters_type.model_fields[parameter]
+            name = field_name(strategy, parameter)
+            self.fields[name] = parameter_field(info)
+            if self.instance.pk:
+                self.initial[name] = self.instance.parameters.get(parameter, self.fields[name].initial)
+
+    def parameters_of(self, strategy: str, data: dict[str, Any]) -> dict[str, Any]:
+        """The chosen strategy's parameters as they are stored; what is wrong with one is said at its field."""
+        kind = LIBRARY[strategy].parameters_type
+        names = {parameter: field_name(strategy, parameter) for parameter in kind.model_fields}
+        if any(name in self.errors for name in names.values()):
+            return {}
+        # An empty field means none where there may be none, and the default elsewhere.
+        values = {
+            parameter: data.get(name)
+            for parameter, name in names.items()
+            if data.get(name) is not None or _kind_of(kind.model_fields[parameter].annotation)[1]
+        }
+        try:
+            return kind.model_validate(values).model_dump(mode="json")
+        except ParametersError as error:
+            for one in error.errors():
+                self._add_problem(strategy, one["loc"], one["msg"].removeprefix("Value error, "), one["input"])
+            return {}
+
+    def _add_problem(self, strategy: str, loc: tuple[int | str, ...], message: str, found: Any) -> None:
+        if loc:
+            self.add_error(field_name(strategy, str(loc[0])), f"{message}, was {found}")
+        else:
+            self.add_error(None, message)  # of several values together: the message names them
+
+    def _post_clean(self) -> None:
+        # The model would judge the parameters again and complain of a field that this form shows as several.
+        if not self.errors:
+            super()._post_clean()  # type: ignore[misc]  # Django's own step after clean
+
+
+class ConfigForm(ParametersForm):
     """A configuration: what it trades on, which strategy, and that strategy's parameters."""
 
     trader: ClassVar[User]
@@ -104,15 +147,6 @@ class ConfigForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptabl
         model = StrategyConfig
         fields = ("name", "strategy")
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        for strategy, parameter in parameters_offered(self.instance.strategy if self.instance.pk else None):
-            info = LIBRARY[strategy].parameters_type.model_fields[parameter]
-            name = field_name(strategy, parameter)
-            self.fields[name] = parameter_field(info)
-            if self.instance.pk:
-                self.initial[name] = self.instance.parameters.get(parameter, self.fields[name].initial)
-
     def clean(self) -> dict[str, Any]:
         data: dict[str, Any] = super().clean() or {}
         owner = self.instance.owner if self.instance.pk else self.trader
@@ -121,30 +155,11 @@ class ConfigForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptabl
             self.add_error("name", f"wanted a name that none of your other configurations has, was {data['name']!r}")
         strategy: str = self.instance.strategy if self.instance.pk else data.get("strategy") or ""
         if strategy in LIBRARY:
-            self.instance.parameters = self._parameters(strategy, data)
+            self.instance.parameters = self.parameters_of(strategy, data)
             self._check_beside(strategy, self.instance.feed.market if self.instance.pk else data.get("market"))
         elif strategy:
             self.add_error(None, LIBRARY.wanted(strategy))
         return data
-
-    def _parameters(self, strategy: str, data: dict[str, Any]) -> dict[str, Any]:
-        """The chosen strategy's parameters as they are stored; what is wrong with one is said at its field."""
-        kind = LIBRARY[strategy].parameters_type
-        names = {parameter: field_name(strategy, parameter) for parameter in kind.model_fields}
-        if any(name in self.errors for name in names.values()):
-            return {}
-        # An empty field means none where there may be none, and the default elsewhere.
-        values = {
-            parameter: data.get(name)
-            for parameter, name in names.items()
-            if data.get(name) is not None or _kind_of(kind.model_fields[parameter].annotation)[1]
-        }
-        try:
-            return kind.model_validate(values).model_dump(mode="json")
-        except ParametersError as error:
-            for one in error.errors():
-                self._add_problem(strategy, one["loc"], one["msg"].removeprefix("Value error, "), one["input"])
-            return {}
 
     def _check_beside(self, strategy: str, market: Market | None) -> None:
         """Refuse what looks at a market that there is not."""
@@ -154,17 +169,6 @@ class ConfigForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptabl
             informatives_validated(LIBRARY[strategy].from_values(self.instance.parameters), market)
         except ValidationError as error:
             self.add_error(None, error.messages)
-
-    def _add_problem(self, strategy: str, loc: tuple[int | str, ...], message: str, found: Any) -> None:
-        if loc:
-            self.add_error(field_name(strategy, str(loc[0])), f"{message}, was {found}")
-        else:
-            self.add_error(None, message)  # of several values together: the message names them
-
-    def _post_clean(self) -> None:
-        # The model would judge the parameters again and complain of a field that this form shows as several.
-        if not self.errors:
-            super()._post_clean()  # type: ignore[misc]  # Django's own step after clean
 
 
 def parameters_offered(strategy: str | None = None) -> list[tuple[str, str]]:

@@ -131,7 +131,7 @@ def test_a_list_has_the_figures_in_short_and_is_narrowed(alice: Api) -> None:
     assert rows[one.pk]["stats"]["trades"] == (one.figures or {})["stats"]["trades"]
     assert rows[other["id"]]["stats"] is None
     assert "figures" not in rows[one.pk]
-    for query in ({"status": "DONE"}, {"strategy": "sma_cross"}, {"symbol": "BTC/USDT"}, {"name": "SMA_"}):
+    for query in ({"status": "DONE"}, {"strategy": "sma_cross"}, {"symbol": "BTC/USDT"}, {"name": "crossover"}):
         assert alice.ids("backtests", **query) == [one.pk], query
     assert alice.ids("backtests", since=(timezone.now() + timedelta(days=1)).isoformat()) == []
 
@@ -195,7 +195,7 @@ def test_the_report_is_a_page_that_can_do_nothing_but_show_itself(alice: Api) ->
     assert (page.status_code, page.headers["Content-Type"]) == (200, "text/html")
     assert "sandbox allow-scripts" in page.headers["Content-Security-Policy"]
     assert page.content.decode().startswith("<!doctype html>") or page.content.decode().startswith("<!DOCTYPE html>")
-    assert "sma_cross BTC/USDT 1h" in page.content.decode()
+    assert "SMA crossover BTC/USDT 1h" in page.content.decode()
     assert "candles have changed since" not in page.content.decode()
 
     Candle.objects.filter(open_at=NOON - 9 * HOUR).update(volume=2)

@@ -116,7 +116,7 @@ def test_what_was_left_out_is_written_down_with_the_fees_of_the_market() -> None
     run = requested(feed=wave_feed(taker_fee=Decimal("0.0008"), maker_fee=Decimal("0.0002")))
 
     assert (run.settings["taker_fee"], run.settings["maker_fee"], run.settings["cash"]) == ("0.0008", "0.0002", "10000")
-    assert run.name == "sma_cross BTC/USDT 1h"
+    assert run.name == "SMA crossover BTC/USDT 1h"
     assert run.parameters["fast"] == 3
     assert "stop_loss_percent" in run.parameters
 
