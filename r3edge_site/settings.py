@@ -150,6 +150,8 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
         "MarketKindEnum": "exchanges.models.Market.Kind",
         "JobStatusEnum": "backtesting.models.JobStatus",
         "StudyKindEnum": "backtesting.models.StudyKind",
+        "SearchMethodEnum": "backtesting.models.METHODS",
+        "ObjectiveEnum": "backtesting.models.OBJECTIVE_CHOICES",
         "TrialStatusEnum": "backtesting.models.TrialStatus",
         "SignalKindEnum": "strategies.models.SignalKind",
         "SourceKindEnum": "marketdata.api.SOURCE_KINDS",

@@ -13,29 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 from django.contrib.auth.models import User
-from django.core.exceptions import ValidationError
 from django.utils import timezone
 
-from backtesting import studies, study_setups
+from backtesting import study_setups, study_slices
 from backtesting.leases import LEASE
-from backtesting.models import BacktestRun, JobStatus, Study, Trial, TrialClaim
+from backtesting.models import BacktestRun, Study, Trial, TrialClaim
 from backtesting.packing import unpacked
 from backtesting.runs import run_compute
-from backtesting.studies import (
-    BELL_PATIENCE,
-    MOST_TRIES,
-    StudyAsked,
-    UnableToStudy,
-    studies_waiting,
-    study_cancel,
-    study_delete,
-    study_request,
-    study_retry,
-    study_step,
-    study_step_next,
-    trial_to_run,
-)
-from backtesting.study_setups import bench_of
+from backtesting.studies import UnableToStudy, study_cancel, study_delete, study_request, study_retry, trial_to_run
+from backtesting.study_setups import StudyAsked, bench_of
+from backtesting.study_slices import BELL_PATIENCE, MOST_TRIES, studies_waiting, study_step, study_step_next
 from backtesting.tasks import step, sweep_studies
 from domain.strategy import SignalArrays
 from marketdata.models import Candle, Feed
@@ -84,12 +71,6 @@ def tried(study: Study) -> list[tuple[int, int, str, Any, Any, float | None]]:
 
 def combinations(study: Study) -> list[tuple[Any, Any]]:
     return [row[3:5] for row in tried(study)]
-
-
-def refusal(**words: Any) -> dict[str, list[str]]:
-    with pytest.raises(ValidationError) as refused:
-        study_request(make_user(), wanted(wave_feed(), **words))
-    return refused.value.message_dict
 
 
 GRID = [(fast, slow) for fast in (2, 3, 4) for slow in (8, 12)]
@@ -230,7 +211,7 @@ def test_a_worker_that_was_overtaken_stores_nothing(monkeypatch: pytest.MonkeyPa
         for _ in range(8):
             study_step(study.pk)
 
-    happens_before(monkeypatch, studies, "_stored", overtaken)
+    happens_before(monkeypatch, study_slices, "_stored", overtaken)
     study_step(study.pk)
     done = played(study)
 
@@ -259,7 +240,7 @@ def test_whoever_is_killed_loses_nothing_and_doubles_nothing(
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(studies, "crashpoint", crashpoint)
+        patch.setattr(study_slices, "crashpoint", crashpoint)
         killed = False
         try:
             played(study)
@@ -285,7 +266,7 @@ def test_a_process_that_is_killed_in_a_slice_loses_nothing() -> None:
     script = f"""
 import django
 django.setup()
-from backtesting.studies import study_step
+from backtesting.study_slices import study_step
 while study_step({study.pk}):
     pass
 """
@@ -316,7 +297,7 @@ def test_a_learning_search_that_was_left_suggests_what_it_would_have_suggested(
     Study.objects.filter(pk=left.pk).update(at_once=5)
     study_step(left.pk)
     with monkeypatch.context() as patch:
-        patch.setattr(studies, "_stored", lambda *args, **kwargs: None)  # it dies with five more in its hands
+        patch.setattr(study_slices, "_stored", lambda *args, **kwargs: None)  # it dies with five more in its hands
         study_step(left.pk)
     TrialClaim.objects.update(leased_until=timezone.now())
     played(left)
@@ -337,7 +318,7 @@ def test_random_trials_are_the_seeds_and_no_two_are_the_same() -> None:
 
 
 def test_what_one_slice_does_not_come_to_is_left_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(studies, "SLICE_SECONDS", -1.0)
+    monkeypatch.setattr(study_slices, "SLICE_SECONDS", -1.0)
     study = requested()
     study_step(study.pk)
 
@@ -460,7 +441,7 @@ def test_a_trial_that_ends_its_worker_each_time_is_found_and_given_up() -> None:
     TrialClaim.objects.create(study=study, fold=0, first=0, end=6, leased_until=timezone.now() - LEASE)
 
     def dies_at(number: int) -> Callable[..., Any]:
-        original = studies._slice
+        original = study_slices._slice
 
         def slice_or_death(claim: TrialClaim, *, has_rung: bool) -> None:
             if claim.first <= number < claim.end:
@@ -471,7 +452,7 @@ def test_a_trial_that_ends_its_worker_each_time_is_found_and_given_up() -> None:
         return slice_or_death
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(studies, "_slice", dies_at(2))
+        patch.setattr(study_slices, "_slice", dies_at(2))
         for _ in range(30):
             study_step(study.pk)
     done = played(study)
@@ -532,7 +513,7 @@ def test_one_that_is_cancelled_meanwhile_keeps_what_is_stored_and_a_retry_goes_o
     Study.objects.update(at_once=2)
     study_step(study.pk)
     bells.clear()
-    happens_before(monkeypatch, studies, "_stored", lambda: study_cancel(study.pk, actor="alice"))
+    happens_before(monkeypatch, study_slices, "_stored", lambda: study_cancel(study.pk, actor="alice"))
     study_step(study.pk)
 
     cancelled = fresh(study)
@@ -582,56 +563,6 @@ def test_a_trial_that_was_not_done_makes_no_backtest() -> None:
         trial_to_run(study.trials.get(number=0), study.owner)
 
     assert not BacktestRun.objects.exists()
-
-
-# -- what is asked for --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("words", "field", "message"),
-    [
-        ({"kind": "GUESS"}, "kind", "wanted one of OPTIMISE, WALK_FORWARD, MONTE_CARLO, was 'GUESS'"),
-        ({"method": "LUCK"}, "method", "wanted one of GRID, RANDOM, TPE, was 'LUCK'"),
-        ({"objective": "fame"}, "objective", "wanted one of the objectives sharpe, "),
-        ({"trials_wanted": 0}, "trials_wanted", "wanted 1 to 5000, was 0"),
-        ({"space": {}}, "space", "wanted at least 1 parameter to search, was 0"),
-        ({"space": {"speed": [1]}}, "space", "wanted a parameter of sma_cross (stop_loss_percent, "),
-        ({"space": {"fast": [0]}}, "space", "wanted fast within its bounds"),
-        ({"space": SPACE, "setup": {"parameters": {"fast": 3}}}, "space", "wanted each parameter either searched or fixed"),
-        ({"space": {"fast": [30], "slow": [20]}}, "space", "wanted a combination that sma_cross takes, was none"),
-        ({"space": {"stop_loss_percent": {"low": 1, "high": 2}}}, "space", "wanted at most 1000000 combinations"),
-        ({"options": {"train": "9d"}}, "options", "train: wanted one of , was none of them"),
-        ({"kind": "WALK_FORWARD"}, "options", "train: Field required"),
-        ({"kind": "WALK_FORWARD", "options": {"train": "x", "test": "9"}}, "options", "train: wanted a number of candles"),
-        ({"kind": "MONTE_CARLO", "options": {"ways": []}}, "options", "ways: "),
-        (
-            {"kind": "MONTE_CARLO", "options": {"ways": ["PARAMETER_JITTER"]}, "space": {"fast": [2, 4]}}, "space",
-            "wanted fast to be one of 2, 4, was",
-        ),
-        ({"setup": {"strategy": "nothing"}}, "strategy", "wanted a strategy that there is, was 'nothing'"),
-    ],
-)  # fmt: skip
-def test_what_makes_no_sense_is_refused_at_its_field(words: dict[str, Any], field: str, message: str) -> None:
-    problems = refusal(**words)
-
-    assert list(problems) == [field]
-    assert problems[field][0].startswith(message)
-
-
-def test_every_parameter_that_is_not_searched_is_written_down() -> None:
-    study = requested(setup={"parameters": {"stop_loss_percent": "3"}})
-
-    assert study.parameters == {"stop_loss_percent": "3", "take_profit_percent": "4"}
-    assert study.name == "Optimise sma_cross BTC/USDT 1h"
-    assert study.status == JobStatus.QUEUED
-
-
-def test_no_owner_has_more_going_on_than_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(studies, "MOST_LIVE", 1)
-    study = requested()
-
-    with pytest.raises(UnableToStudy, match="wanted at most 1 studies of yours that go on"):
-        requested(feed=study.feeds.get())
 
 
 def test_a_walk_forward_of_too_many_trials_is_ended_with_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
