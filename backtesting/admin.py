@@ -20,16 +20,16 @@ from unfold.decorators import display
 from unfold.enums import ActionVariant
 
 import backtesting.study_admin  # noqa: F401  # the page of studies registers itself
-from backtesting.comparison import MOST_COMPARED, runs_compared
-from backtesting.figure_words import Money, label_of, said
+from backtesting.comparison import MOST_COMPARED
+from backtesting.figure_words import label_of
 from backtesting.forms import FIRST_SETTINGS, MORE_SETTINGS, SETTINGS, BacktestForm
-from backtesting.models import LIVE_JOBS, RETRIED_JOBS, BacktestResult, BacktestRun, JobStatus
+from backtesting.models import LIVE_JOBS, RETRIED_JOBS, BacktestRun, JobStatus
+from backtesting.result_pages import HEADLINES, done_facts, figure_shown, result_tables, side_by_side, text_of
 from backtesting.runs import (
     UnableToBacktest,
     run_cancel,
     run_delete,
     run_repeat,
-    run_repetition,
     run_request,
     run_retry,
 )
@@ -37,11 +37,9 @@ from backtesting.words import SettingsWords
 from marketdata.backfill_admin import BACKFILL_BADGES as JOB_BADGES
 from marketdata.backfill_admin import bar
 from pipeline.pages import (
-    SECTION_ROWS,
     Fact,
     LongPage,
     Sections,
-    Table,
     actor_of,
     badge,
     batch,
@@ -49,18 +47,12 @@ from pipeline.pages import (
     link,
     list_url,
     moment,
-    table,
 )
 from strategies.forms import field_name, parameters_offered
 from strategies.library import LIBRARY
 
 # In which statuses a button is of use.
 OFFERED: dict[str, Sequence[str]] = {"cancel": LIVE_JOBS, "retry": RETRIED_JOBS, "repeat": (JobStatus.DONE,)}
-SIDES = {"LONG": "success", "SHORT": "danger"}
-# Of the figures, those that stand large above.
-HEADLINES = ("total_return", "max_drawdown", "sharpe", "trades", "win_rate", "profit_factor")
-CHART_WIDTH, CHART_HEIGHT = 600, 90
-COLOURS = ("#0d9488", "#d97706", "#6366f1", "#db2777", "#65a30d", "#0284c7")
 
 
 def _cancel(request: HttpRequest, run: BacktestRun) -> str:
@@ -75,36 +67,6 @@ def _retry(request: HttpRequest, run: BacktestRun) -> str:
 def _repeat(request: HttpRequest, run: BacktestRun) -> str:
     again = run_repeat(run, request.user)  # type: ignore[arg-type]  # who may press it is signed in
     return f"is computed once more, as number {again.pk}"
-
-
-def curves_drawn(curves: Sequence[Sequence[Sequence[float]]]) -> SafeString | str:
-    """Curves of [time, value] as lines over the time of all of them, each in parts of its own beginning, in ``COLOURS``."""
-    kept = [curve for curve in curves if len(curve) > 1 and curve[0][1] > 0]
-    if not kept:
-        return ""
-    start, end = min(curve[0][0] for curve in kept), max(curve[-1][0] for curve in kept)
-    shares = [[(at, value / curve[0][1]) for at, value in curve] for curve in kept]
-    low, high = min(min(y for _, y in one) for one in shares), max(max(y for _, y in one) for one in shares)
-    reach = (high - low) or 1.0
-
-    def points(one: Sequence[tuple[float, float]]) -> str:
-        return " ".join(
-            f"{(at - start) / (end - start) * CHART_WIDTH:.1f},{CHART_HEIGHT * (1 - (y - low) / reach):.1f}"
-            for at, y in one
-        )
-
-    lines = format_html_join(
-        "",
-        '<polyline points="{}" fill="none" stroke="{}" stroke-width="1.5" vector-effect="non-scaling-stroke"/>',
-        ((points(one), COLOURS[number % len(COLOURS)]) for number, one in enumerate(shares)),
-    )
-    begun = CHART_HEIGHT * (1 - (1 - low) / reach)
-    return format_html(
-        '<svg viewBox="-1 -1 {} {}" class="w-full" preserveAspectRatio="none" style="height: 7rem" role="img" '
-        'aria-label="Equity in parts of what it began with"><line x1="0" x2="{}" y1="{}" y2="{}" stroke="currentColor" '
-        'stroke-dasharray="3 4" opacity="0.35" vector-effect="non-scaling-stroke"/>{}</svg>',
-        CHART_WIDTH + 2, CHART_HEIGHT + 2, CHART_WIDTH, f"{begun:.1f}", f"{begun:.1f}", lines,
-    )  # fmt: skip
 
 
 @admin.register(BacktestRun)
@@ -193,19 +155,19 @@ class BacktestPage(LongPage):
 
     @admin.display(description="return")
     def total_return(self, run: BacktestRun) -> Any:
-        return _figure(run, "total_return")
+        return figure_shown(run, "total_return")
 
     @admin.display(description="drawdown")
     def max_drawdown(self, run: BacktestRun) -> Any:
-        return _figure(run, "max_drawdown")
+        return figure_shown(run, "max_drawdown")
 
     @admin.display(description="Sharpe")
     def sharpe(self, run: BacktestRun) -> Any:
-        return _figure(run, "sharpe")
+        return figure_shown(run, "sharpe")
 
     @admin.display(description="trades")
     def trades(self, run: BacktestRun) -> Any:
-        return _figure(run, "trades")
+        return figure_shown(run, "trades")
 
     # The form
 
@@ -308,14 +270,14 @@ class BacktestPage(LongPage):
                 if row.status == JobStatus.QUEUED
                 else []
             ),
-            *(Fact(label_of(name), _text(row, name, stats[name])) for name in HEADLINES if name in stats),
+            *(Fact(label_of(name), text_of(row, name, stats[name])) for name in HEADLINES if name in stats),
         ]
         if row.seconds is not None:
             facts.append(Fact("Took", f"{row.seconds:g} s", f"{row.candles:,} candles"))
         facts.append(Fact("Another like it", format_html('<a class="text-link" href="{}">change and run</a>', like)))
         if row.status == JobStatus.DONE:
-            facts += _done_facts(row, figures)
-        return Sections(facts, _tables(row, figures) if figures else [])
+            facts += done_facts(row, figures)
+        return Sections(facts, result_tables(row, figures) if figures else [])
 
     # Side by side
 
@@ -340,112 +302,9 @@ class BacktestPage(LongPage):
             **self.admin_site.each_context(request),
             "title": "Backtests side by side",
             "opts": self.opts,
-            "sections": _side_by_side(runs),
+            "sections": side_by_side(runs),
         }
         return TemplateResponse(request, "backtesting/compare.html", context)
-
-
-def _side_by_side(runs: Sequence[BacktestRun]) -> Sections:
-    told = runs_compared(runs)
-    names = [f"{run.pk}: {run.name}" for run in runs]
-    legend = format_html_join(
-        " ",
-        '<span class="mr-4 whitespace-nowrap"><span style="color: {}">■</span> {}</span>',
-        ((COLOURS[number % len(COLOURS)], link(run, names[number])) for number, run in enumerate(runs)),
-    )
-    drawn = curves_drawn([(run.figures or {}).get("curve", []) for run in runs])
-    facts = [] if told.differ else [Fact("What differs", told.in_words[0], is_wide=True)]
-    if drawn:
-        facts.append(Fact("Equity, in parts of what each began with", drawn, legend, is_wide=True))
-    figures = [
-        [label_of(line.name), *(_text(run, line.name, value) for run, value in zip(runs, line.values, strict=True))]
-        for line in told.figures
-    ]
-    differ = [[line.name.replace("_", " "), *map(_short, line.values)] for line in told.differ]
-    tables = [table("What differs", ("", *names), differ)] if differ else []
-    return Sections(facts if runs else [Fact("Nothing to compare", "none of yours was named")], [
-        *tables, *([table("Figures", ("", *names), figures)] if figures else []),
-    ])  # fmt: skip
-
-
-def _done_facts(run: BacktestRun, figures: dict[str, Any]) -> list[Fact]:
-    links = format_html_join(
-        " · ",
-        '<a class="text-link" href="{}" target="_blank">{}</a>',
-        (
-            (reverse("backtest-report", args=[run.pk]), "report"),
-            (reverse("backtest-trades", args=[run.pk]) + "?format=csv", "trades as CSV"),
-            (reverse("backtest-equity", args=[run.pk]) + "?format=csv&limit=100000", "equity as CSV"),
-        ),
-    )
-    facts = [Fact("All of it", links)]
-    if (told := run_repetition(run)) is not None:
-        facts.append(Fact("Repeats", link(run.repeats), str(told)))
-    if warnings := figures.get("warnings"):
-        facts.append(
-            Fact("Take care", format_html_join("", "<div>{}</div>", ((one["text"],) for one in warnings)), is_wide=True)
-        )
-    facts.append(Fact("Equity", curves_drawn([figures.get("curve", [])]), is_wide=True))
-    return facts
-
-
-def _tables(run: BacktestRun, figures: dict[str, Any]) -> list[Table]:
-    stats = [(name, value) for name, value in figures["stats"].items() if name not in HEADLINES]
-    half = (len(stats) + 1) // 2
-    pairs = [
-        [cell for pair in (stats[number : number + 1] + stats[number + half : number + half + 1]) for cell in
-         (label_of(pair[0]), _text(run, *pair))] + ([""] * 2 if number + half >= len(stats) else [])
-        for number in range(half)
-    ]  # fmt: skip
-    groups = [
-        table(
-            title, (heading, "Trades", "Win rate", "Result"),
-            (
-                (one["name"] or "-", one["trades"], _text(run, "win_rate", one["win_rate"]), _text(run, "pnl", one["pnl"]))
-                for one in figures.get(key, [])[:SECTION_ROWS]
-            ),
-        )
-        for key, title, heading in (
-            ("per_reason", "By exit", "Left by"), ("per_market", "By market", "Market"), ("per_side", "By side", "Side"),
-        )
-        if len(figures.get(key, [])) > (key != "per_reason")
-    ]  # fmt: skip
-    rows = BacktestResult.objects.filter(pk=run.pk).values_list("trades", flat=True).first() or []
-    trades = table(
-        "Last trades", ("Market", "Side", "Entered at", "Price", "Left at", "Price", "Result", "Return", "By"),
-        (
-            (
-                one["symbol"], badge(one["side"], SIDES), _at(one["entry_at"]),
-                f"{one['entry_price']:.8g}", _at(one["exit_at"]), f"{one['exit_price']:.8g}", _text(run, "pnl", one["pnl"]),
-                _text(run, "return", one["return"]), one["exit_reason"] or "still held",
-            )
-            for one in rows[: -SECTION_ROWS - 1 : -1]
-        ),
-        reverse("backtest-trades", args=[run.pk]) + "?format=csv",
-    )  # fmt: skip
-    return [table("Figures", ("", "", "", ""), pairs), *groups, trades]
-
-
-def _figure(run: Any, name: str) -> Any:
-    value = (run.stats or {}).get(name) if hasattr(run, "stats") else None
-    return _text(run, name, value)
-
-
-def _text(run: BacktestRun, name: str, value: Any) -> Any:
-    text = said(name, value, Money.of(float(run.settings.get("cash", 1))))
-    if name not in ("total_return", "pnl", "return") or not isinstance(value, int | float) or not value:
-        return text
-    colour = "text-green-700 dark:text-green-400" if value > 0 else "text-red-700 dark:text-red-400"
-    return format_html('<span class="{} whitespace-nowrap">{}</span>', colour, text)
-
-
-def _at(text: str) -> SafeString:
-    return format_html('<span class="whitespace-nowrap">{}</span>', text.replace("T", " ")[:16])
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return f"{text[:12]}…" if len(text) == 32 and text.isalnum() else text  # a hash
 
 
 def _in_words(words: dict[str, Any]) -> str:

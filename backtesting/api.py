@@ -1,46 +1,29 @@
-"""Backtests over REST: asked for, followed, stopped, repeated and compared; what came of them as JSON, CSV, Arrow and a page.
-
-Each trader's are their own. What is done does not change any more: it is answered with an ETag.
-"""
+"""Backtests over REST: asked for, followed, stopped, repeated and compared. Each trader's are their own."""
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-from datetime import UTC, datetime
 from typing import Any
 
 import django_filters
-import numpy as np
 from django.contrib.auth.models import User
 from django.db.models import JSONField, QuerySet
 from django.db.models.fields.json import KeyTransform
-from django.http import HttpResponse
-from django.http.response import HttpResponseBase
 from django.utils import timezone
-from django.utils.cache import get_conditional_response
-from drf_spectacular.utils import OpenApiTypes, extend_schema, extend_schema_field
+from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import mixins, serializers
 from rest_framework.decorators import action
-from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.utils.urls import replace_query_param
 
 from backtesting.comparison import MOST_COMPARED, runs_compared
-from backtesting.figures import TRADE_FIELDS
-from backtesting.models import BacktestResult, BacktestRun, JobStatus
-from backtesting.packing import unpacked
-from backtesting.report import report_html
+from backtesting.models import BacktestRun, JobStatus
+from backtesting.result_api import ResultViews
 from backtesting.runs import (
-    UnableToBacktest,
     run_cancel,
     run_delete,
     run_repeat,
     run_repetition,
     run_request,
-    run_result,
     run_retry,
 )
 from backtesting.setups import MOST_MARKETS, Asked
@@ -49,28 +32,13 @@ from domain.exit_plan import ExitPlan
 from exchanges.api import ExchangeRelated
 from exchanges.models import Account, Exchange
 from marketdata.backfills import span_end
-from marketdata.candle_api import KNOWN_ALREADY, tables
 from marketdata.models import Feed
 from marketdata.tables import (
-    MOST_ROWS,
-    MOST_ROWS_IN_BULK,
     TIMEFRAMES,
-    FormatNegotiation,
     MomentField,
-    Span,
-    Table,
-    TableArrow,
-    TableCsv,
-    TableJson,
 )
-from pipeline.rest import LARGEST_ID, Filters, IdFilter, NoInput, OwnedRelated, OwnedRows, RowSerializer
+from pipeline.rest import LARGEST_ID, Filters, IdFilter, NoInput, OwnedRelated, RowSerializer
 from strategies.api import ParametersField
-
-# What a report may do in a browser: show itself. It has no address of ours, so that nothing in it acts for who reads it.
-REPORT_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; "
-    "sandbox allow-scripts allow-downloads"
-)
 
 
 class BacktestFeedSerializer(serializers.Serializer[Any]):
@@ -217,100 +185,6 @@ class BacktestFilter(Filters):
         fields: tuple[str, ...] = ()
 
 
-class TradesCsv(BaseRenderer):
-    """Rows as CSV under the names of a trade's fields."""
-
-    media_type = "text/csv"
-    format = "csv"
-
-    def render(self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None) -> bytes:
-        lines = io.StringIO()
-        rows = csv.DictWriter(lines, TRADE_FIELDS, lineterminator="\n", extrasaction="ignore")
-        rows.writeheader()
-        rows.writerows(data["results"])
-        return lines.getvalue().encode()
-
-
-class Page(BaseRenderer):
-    """A report, for the formats that an address may be asked for."""
-
-    media_type = "text/html"
-    format = "html"
-
-    def render(self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None) -> bytes:
-        return bytes(data)
-
-
-class TradeSerializer(serializers.Serializer[Any]):
-    """A position from its first entry to its last exit; figures are floats, for statistics."""
-
-    symbol = serializers.CharField()
-    side = serializers.CharField()
-    entry_at = serializers.DateTimeField()
-    entry_price = serializers.FloatField()
-    exit_at = serializers.DateTimeField()
-    exit_price = serializers.FloatField()
-    quantity = serializers.FloatField()
-    pnl = serializers.FloatField(help_text="After fees and with funding.")
-    fees = serializers.FloatField()
-    funding = serializers.FloatField()
-    exit_reason = serializers.CharField(allow_null=True, help_text="Null: still held, valued at the last close.")
-    tag = serializers.CharField(allow_blank=True)
-
-    def get_fields(self) -> dict[str, Any]:
-        # ``return`` is no name that Python lets one give.
-        return {
-            **super().get_fields(),
-            "return": serializers.FloatField(help_text="pnl as a part of what was entered."),
-        }
-
-
-class TradesAnswer(serializers.Serializer[Any]):
-    count = serializers.IntegerField()
-    next = serializers.URLField(allow_null=True)
-    results = TradeSerializer(many=True)
-
-
-class EquityAnswer(serializers.Serializer[Any]):
-    run = serializers.IntegerField()
-    next = serializers.URLField(allow_null=True, help_text="Where the rows after these are.")
-    results = serializers.ListField(
-        child=serializers.DictField(), help_text="`open_at` of each candle and `equity` at its close."
-    )
-
-
-class EquityQuery(serializers.Serializer[Any]):
-    """Which part of the curve."""
-
-    from_at = MomentField(required=False, help_text="Candles that open then or later.")
-    until = MomentField(required=False, help_text="Candles that open before then.")
-    limit = serializers.IntegerField(
-        default=MOST_ROWS, min_value=1, max_value=MOST_ROWS_IN_BULK,
-        help_text=f"Rows at most: up to {MOST_ROWS} as JSON, up to {MOST_ROWS_IN_BULK} as CSV and Arrow.",
-    )  # fmt: skip
-
-    def get_fields(self) -> dict[str, Any]:
-        return {"from" if name == "from_at" else name: one for name, one in super().get_fields().items()}
-
-    def validate_limit(self, limit: int) -> int:
-        most = MOST_ROWS if self.context["format"] == "json" else MOST_ROWS_IN_BULK
-        if limit > most:
-            raise serializers.ValidationError(f"Ensure this value is less than or equal to {most}.")
-        return limit
-
-
-class TradesQuery(serializers.Serializer[Any]):
-    """Which of the trades, in the order in which they ended."""
-
-    start = serializers.IntegerField(default=0, min_value=0, help_text="How many to pass over.")
-    limit = serializers.IntegerField(
-        default=200,
-        min_value=1,
-        max_value=MOST_ROWS_IN_BULK,
-        help_text="How many at most; as CSV all, unless it is given.",
-    )
-
-
 class CompareQuery(serializers.Serializer[Any]):
     """Which backtests."""
 
@@ -343,9 +217,7 @@ class SettingsAnswer(serializers.Serializer[Any]):
     exits = serializers.JSONField(help_text="JSON schema of `exits`.")
 
 
-class BacktestViewSet(
-    mixins.ListModelMixin, mixins.RetrieveModelMixin, mixins.DestroyModelMixin, OwnedRows[BacktestRun]
-):
+class BacktestViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, mixins.DestroyModelMixin, ResultViews):
     """What trading would have come to, on candles that are stored."""
 
     queryset = BacktestRun.objects.select_related("owner").prefetch_related("places__feed__market__exchange")
@@ -399,78 +271,6 @@ class BacktestViewSet(
         """The same words again, as a run of its own that says whether code, candles or trades have changed since."""
         return self._told(run_repeat(self.get_object(), _user(request)), status=201)
 
-    @extend_schema(
-        parameters=[TradesQuery, KNOWN_ALREADY],
-        responses={(200, "application/json"): TradesAnswer, (200, "text/csv"): OpenApiTypes.STR, 304: None},
-        filters=False,
-    )
-    @action(
-        detail=True, renderer_classes=[JSONRenderer, TradesCsv], content_negotiation_class=FormatNegotiation,
-        filterset_class=None, pagination_class=None,
-    )  # fmt: skip
-    def trades(self, request: Request, pk: str | None = None) -> HttpResponseBase:
-        """Its trades, in the order in which they ended."""
-        run = self._done()
-        query = TradesQuery(data=request.query_params)
-        query.is_valid(raise_exception=True)
-        headers, unchanged = known(request, run)
-        if unchanged is not None:
-            return unchanged
-        start, limit = query.validated_data["start"], query.validated_data["limit"]
-        if request.accepted_renderer.format == "csv" and "limit" not in request.query_params:
-            limit = MOST_ROWS_IN_BULK
-        rows = BacktestResult.objects.values_list("trades", flat=True).get(pk=run.pk)
-        after = start + limit
-        url = replace_query_param(request.build_absolute_uri(), "start", after) if after < len(rows) else None
-        if url is not None:
-            headers["Link"] = f'<{url}>; rel="next"'
-        return Response({"count": len(rows), "next": url, "results": rows[start:after]}, headers=headers)
-
-    @extend_schema(parameters=[EquityQuery, KNOWN_ALREADY], responses=tables(EquityAnswer), filters=False)
-    @action(
-        detail=True, renderer_classes=[TableJson, TableCsv, TableArrow], content_negotiation_class=FormatNegotiation,
-        filterset_class=None, pagination_class=None,
-    )  # fmt: skip
-    def equity(self, request: Request, pk: str | None = None) -> HttpResponseBase:
-        """What the account was worth at the close of each candle, which is named by its open time."""
-        run = self._done()
-        query = EquityQuery(data=request.query_params, context={"format": request.accepted_renderer.format})
-        query.is_valid(raise_exception=True)
-        headers, unchanged = known(request, run)
-        if unchanged is not None:
-            return unchanged
-        values = query.validated_data
-        span = Span(values.get("from"), values.get("until"), values["limit"], is_forward=True, is_newest_first=False)
-        curve = unpacked(BacktestResult.objects.values_list("equity", flat=True).get(pk=run.pk))
-        open_ms = curve["open_ms"]
-        first = 0 if span.from_at is None else int(np.searchsorted(open_ms, _ms(span.from_at)))
-        last = len(open_ms) if span.until is None else int(np.searchsorted(open_ms, _ms(span.until)))
-        part = slice(first, min(first + span.limit, last))
-        url = None
-        if part.stop < last:
-            url = span.next_url(request.build_absolute_uri(), int(open_ms[part.stop]))
-            headers["Link"] = f'<{url}>; rel="next"'
-        table = Table({"run": run.pk, "next": url}, open_ms[part], {"equity": curve["equity"][part]})
-        return Response(table, headers=headers)
-
-    @extend_schema(
-        parameters=[KNOWN_ALREADY], responses={(200, "text/html"): OpenApiTypes.STR, 304: None}, filters=False
-    )
-    @action(
-        detail=True, renderer_classes=[Page], content_negotiation_class=FormatNegotiation,
-        filterset_class=None, pagination_class=None,
-    )  # fmt: skip
-    def report(self, request: Request, pk: str | None = None) -> HttpResponseBase:
-        """A page that holds all of it, without any other file: figures, curves, months, trades, and candles with entries and
-        exits."""
-        run = self._done()
-        headers, unchanged = known(request, run)
-        if unchanged is not None:
-            return unchanged
-        return HttpResponse(
-            report_of(run), headers={**headers, "Content-Security-Policy": REPORT_POLICY}, content_type="text/html"
-        )
-
     @extend_schema(parameters=[CompareQuery], responses=ComparisonAnswer, filters=False)
     @action(detail=False, filterset_class=None, pagination_class=None)
     def compare(self, request: Request) -> Response:
@@ -505,46 +305,11 @@ class BacktestViewSet(
             }
         )
 
-    def handle_exception(self, exc: Exception) -> Response:
-        response = super().handle_exception(exc)
-        # A refusal is JSON, whatever was asked for.
-        self.request.accepted_renderer, self.request.accepted_media_type = JSONRenderer(), JSONRenderer.media_type
-        return response
-
-    def _done(self) -> BacktestRun:
-        run: BacktestRun = self.get_object()
-        if run.status != JobStatus.DONE:
-            raise UnableToBacktest(f"wanted a backtest that is done, was {run.status}")
-        return run
-
     def _told(self, run: BacktestRun, status: int = 200) -> Response:
         row = self.get_queryset().get(pk=run.pk)
         return Response(BacktestDetail(row, context=self.get_serializer_context()).data, status=status)
 
 
-def report_of(run: BacktestRun) -> str:
-    """The report of a run that is done, on its candles as they are now; its title says where these are others."""
-    result, settings, markets, is_same = run_result(run)
-    title = run.name if is_same else f"{run.name} (candles have changed since it was computed)"
-    return report_html(title, markets, result, settings, run.figures_told)
-
-
-def known(request: Request, run: BacktestRun) -> tuple[dict[str, str], HttpResponseBase | None]:
-    """The headers of an answer about what ``run``, which is done, came to, and the whole answer for who has it already."""
-    state = (request.build_absolute_uri(), request.accepted_media_type, run.pk, run.ended_at)
-    tag = f'"{hashlib.blake2b(repr(state).encode(), digest_size=16).hexdigest()}"'
-    headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
-    unchanged = get_conditional_response(request._request, etag=tag)
-    if isinstance(unchanged, HttpResponse):
-        for name, value in headers.items():
-            unchanged[name] = value
-    return headers, unchanged
-
-
 def _user(request: Request) -> User:
     assert isinstance(request.user, User)  # IsAuthenticated let nobody else in
     return request.user
-
-
-def _ms(at: datetime) -> int:
-    return round(at.astimezone(UTC).timestamp() * 1000)

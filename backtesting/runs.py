@@ -21,7 +21,8 @@ from celery.exceptions import SoftTimeLimitExceeded
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.db import transaction
-from django.db.models import F, Max
+from django.db.models import F, Func, IntegerField, JSONField, Max, Subquery, TextField, Value
+from django.db.models.functions import Cast
 from django.utils import timezone
 
 from backtesting.engine import backtest
@@ -212,6 +213,24 @@ def run_result(run: BacktestRun) -> tuple[Result, Settings, list[MarketInput], b
     return result, settings, markets, data_hash(markets) == run.data_hash
 
 
+def run_trades(run_id: int, start: int, limit: int) -> tuple[int, list[dict[str, Any]]]:
+    """How many trades a run has, and ``limit`` of their rows from the one at ``start`` on, or, where that is negative, the
+    last ones; in the order in which they ended. The database cuts them out: there may be a hundred thousand."""
+    span = f"$[{start} to {start + limit - 1}]" if start >= 0 else f"$[last - {limit - 1} to last]"
+    part = Func(
+        F("trades"), Cast(Value(span), _JsonPath()), function="jsonb_path_query_array", output_field=JSONField()
+    )
+    count = Func(F("trades"), function="jsonb_array_length", output_field=IntegerField())
+    return BacktestResult.objects.annotate(part=part, count=count).values_list("count", "part").get(pk=run_id)
+
+
+class _JsonPath(TextField):  # type: ignore[type-arg]  # not subscriptable at run time
+    """PostgreSQL's type of a path into JSON, to cast a text to."""
+
+    def db_type(self, connection: Any) -> str:
+        return "jsonpath"
+
+
 @dataclass(frozen=True, slots=True)
 class Repetition:
     """How a run that is done compares with the one that it repeats."""
@@ -237,8 +256,9 @@ def run_repetition(run: BacktestRun) -> Repetition | None:
     first = run.repeats
     if first is None or {run.status, first.status} != {JobStatus.DONE}:
         return None
-    one, other = BacktestResult.objects.filter(pk__in=(run.pk, first.pk)).values_list("trades", flat=True)
-    return Repetition(run.code_hash == first.code_hash, run.data_hash == first.data_hash, one == other)
+    of_first = BacktestResult.objects.filter(pk=first.pk).values("trades")
+    has_same_trades = BacktestResult.objects.filter(pk=run.pk, trades=Subquery(of_first)).exists()
+    return Repetition(run.code_hash == first.code_hash, run.data_hash == first.data_hash, has_same_trades)
 
 
 def _claim(run_id: int, now: datetime) -> datetime | None:
