@@ -21,7 +21,7 @@ from backtesting.monte_carlo import (
     shuffled,
     trade_returns,
 )
-from backtesting.study_words import RERUN, MonteCarloWords
+from backtesting.study_words import RERUN, MonteCarloWords, objective_words
 from backtesting.trials import TrialFacts
 from backtesting.walk_forward import WalkForward, best_of
 from domain.candles import FloatArray
@@ -43,13 +43,18 @@ def searched(facts: Sequence[TrialFacts], names: Iterable[str], objective: str) 
     valued = [one for one in facts if one.value is not None]
     best = best_of(valued)
     luck = None if best is None else luck_of(facts, best)
+    nothing = f"None of {len(facts)} trials has a {objective_words(objective)}: they traded too little, or not at all."
     importance = importance_of(valued, names)
     return {
         "trials": {"done": len(facts), "valued": len(valued)},
         "best": None if best is None else trial_told(best),
         "luck": luck,
         "importance": importance,
-        "words": [*_words_of_luck(luck, len(facts)), *_words_of_importance(importance, objective)],
+        "words": [
+            *([nothing] if best is None else []),
+            *_words_of_luck(luck, len(facts)),
+            *_words_of_importance(importance, objective),
+        ],
     }
 
 
@@ -58,7 +63,7 @@ def walked(forward: WalkForward, objective: str) -> dict[str, Any]:
     result = forward.result
     places = np.unique(np.linspace(0, len(result.equity) - 1, min(CURVE_POINTS, len(result.equity))).astype(np.int64))
     kept = sum(one.value is not None and one.value > 0 for one in forward.folds)
-    words = [f"{kept} of {len(forward.folds)} tests have a {_worded(objective)} above 0."]
+    words = [f"{kept} of {len(forward.folds)} tests have a {objective_words(objective)} above 0."]
     if forward.efficiency is not None:
         words.append(f"The tests earned {forward.efficiency:.0%} of what the trainings promised, by the year.")
     for name, one in forward.stability.items():
@@ -219,14 +224,10 @@ def _words_of_importance(rows: Sequence[dict[str, Any]], objective: str) -> list
             continue
         best, worst = max(groups, key=lambda one: one["mean"]), min(groups, key=lambda one: one["mean"])
         words.append(
-            f"{row['name']} makes {row['share']:.0%} of the difference: a {_worded(objective)} of {best['mean']:.3g} on "
-            f"average at {best['value']}, {worst['mean']:.3g} at {worst['value']}."
+            f"{row['name']} makes {row['share']:.0%} of the difference: a {objective_words(objective)} of "
+            f"{best['mean']:.3g} on average at {best['value']}, {worst['mean']:.3g} at {worst['value']}."
         )
     return words
-
-
-def _worded(objective: str) -> str:
-    return objective.replace("_", " ")
 
 
 def _most(values: Sequence[Any]) -> Any:

@@ -17,6 +17,7 @@ from django.db.models import Q
 
 from backtesting.search import SearchMethod
 from backtesting.space import Space
+from backtesting.study_words import objective_words
 from backtesting.trials import OBJECTIVES
 from domain.candles import Timeframe
 from domain.strategy import Strategy
@@ -191,6 +192,10 @@ class BacktestResult(models.Model):
         return f"result of {self.run_id}"
 
 
+METHODS = [(one.value, one.value) for one in SearchMethod]
+OBJECTIVE_CHOICES = [(name, objective_words(name)) for name in OBJECTIVES]
+
+
 class StudyKind(models.TextChoices):
     """OPTIMISE looks for the best parameters, WALK_FORWARD for the best of each time on the time after it, MONTE_CARLO for
     what else could have come of the same."""
@@ -211,13 +216,11 @@ class Study(Job, Setup):
 
     kind = models.CharField(max_length=12, choices=StudyKind.choices)
     method = models.CharField(
-        max_length=6, choices=[(one.value, one.value) for one in SearchMethod], default=SearchMethod.GRID.value,
+        max_length=6, choices=METHODS, default=SearchMethod.GRID.value,
         help_text="GRID: all combinations. RANDOM: drawn. TPE: drawn where the good ones were.",
     )  # fmt: skip
     space = models.JSONField(default=dict, blank=True)
-    objective = models.CharField(
-        max_length=20, choices=[(name, name.replace("_", " ")) for name in OBJECTIVES], default="sharpe"
-    )
+    objective = models.CharField(max_length=20, choices=OBJECTIVE_CHOICES, default="sharpe")
     min_trades = models.PositiveIntegerField(
         default=1, help_text="A trial that traded less is worth nothing.", validators=[MaxValueValidator(1_000_000)]
     )

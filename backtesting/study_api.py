@@ -24,7 +24,7 @@ from rest_framework.response import Response
 from rest_framework.utils.urls import replace_query_param
 
 from backtesting.api import BacktestDetail, BacktestFeedSerializer, BacktestInput
-from backtesting.models import JobStatus, Study, StudyKind, Trial, TrialStatus
+from backtesting.models import METHODS, OBJECTIVE_CHOICES, JobStatus, Study, StudyKind, Trial, TrialStatus
 from backtesting.search import SearchMethod
 from backtesting.studies import (
     UnableToStudy,
@@ -36,7 +36,6 @@ from backtesting.studies import (
 )
 from backtesting.study_setups import LARGEST_SEED, MOST_TRIALS, StudyAsked
 from backtesting.study_words import WORDS
-from backtesting.trials import OBJECTIVES
 from marketdata.tables import FormatNegotiation
 from pipeline.rest import LARGEST_ID, Filters, IdFilter, NoInput, OwnedRows, RowSerializer
 from strategies.api import ParametersField
@@ -109,8 +108,8 @@ class StudyInput(BacktestInput):
         "left out ends are the parameter's own bounds, or all choices. Of a Monte Carlo study those whose neighbours are "
         "tried.",
     )  # fmt: skip
-    method = serializers.ChoiceField(choices=[one.value for one in SearchMethod], default=SearchMethod.GRID.value)
-    objective = serializers.ChoiceField(choices=list(OBJECTIVES), default="sharpe")
+    method = serializers.ChoiceField(choices=METHODS, default=SearchMethod.GRID.value)
+    objective = serializers.ChoiceField(choices=OBJECTIVE_CHOICES, default="sharpe")
     min_trades = serializers.IntegerField(default=1, min_value=0, max_value=1_000_000)
     trials_wanted = serializers.IntegerField(
         default=100, min_value=1, max_value=MOST_TRIALS, help_text="At most, and for each fold; a grid ends by itself."

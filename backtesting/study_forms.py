@@ -34,6 +34,8 @@ WALK_FIELDS = ("train", "test", "is_anchored")
 LUCK_FIELDS = ("ways", "paths", "reruns", "noise", "ruin_at")
 SEARCH_FIELDS = ("method", "trials_wanted")
 MONEY_FIELDS = ("cash", "amount", "slippage_percent")
+# What a form whose empty fields mean none says of them; here they mean the default.
+OR_NONE = "Empty: none."
 TEXT = UnfoldAdminTextInputWidget
 HOW_TO_SEARCH = (
     "One value, or several that are searched: 5, 10, 20, or 5:50 from 5 to 50, or 5:50:5 in steps of 5, or * for all. Empty: "
@@ -79,11 +81,10 @@ def _plain(text: str) -> Any:
 
 def _line(info: FieldInfo) -> forms.CharField:
     shown = parameter_field(info)
-    default = "none" if shown.initial is None else shown.initial
-    return forms.CharField(
-        label=shown.label, required=False, max_length=400, help_text=f"{shown.help_text} Default: {default}.",
-        widget=TEXT,
-    )  # fmt: skip
+    is_optional = OR_NONE in shown.help_text
+    default = "none" if shown.initial is None else f"{shown.initial}, or none" if is_optional else shown.initial
+    help_text = f"{shown.help_text.replace(OR_NONE, '').strip()} Default: {default}."
+    return forms.CharField(label=shown.label, required=False, max_length=400, help_text=help_text, widget=TEXT)
 
 
 def _whole(**kwargs: Any) -> forms.IntegerField:

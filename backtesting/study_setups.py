@@ -74,7 +74,9 @@ def study_validated(asked: StudyAsked) -> dict[str, Any]:
     except WrongWords as error:
         raise ValidationError(error.problems) from error
     space, is_search = _space_asked(asked, options), _is_search(asked)
-    tried = _values(space.furthest) if space is not None and is_search else asked.setup.parameters
+    tried = dict(asked.setup.parameters)
+    if space is not None and is_search:
+        tried |= {axis.name: _values(space.furthest)[axis.name] for axis in space.axes}
     columns = setup_validated(replace(asked.setup, parameters=tried))
     if is_search:
         columns["parameters"] = {name: one for name, one in columns["parameters"].items() if name not in asked.space}

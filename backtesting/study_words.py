@@ -65,6 +65,14 @@ class MonteCarloWords(BaseModel):
         return tuple(one for one in self.ways if one in RERUN)
 
 
+def objective_words(name: str) -> str:
+    """What an objective is called in a sentence."""
+    return OBJECTIVE_WORDS.get(name) or name.replace("_", " ")
+
+
+OBJECTIVE_WORDS = {
+    "sharpe": "Sharpe ratio", "sortino": "Sortino ratio", "calmar": "Calmar ratio", "cagr": "yearly return", "sqn": "SQN",
+}  # fmt: skip
 RERUN = (MonteCarlo.PARAMETER_JITTER, MonteCarlo.PRICE_NOISE)
 
 OptionWords = NoWords | WalkForwardWords | MonteCarloWords

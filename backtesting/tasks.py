@@ -6,14 +6,14 @@ import logging
 
 from celery import shared_task
 
-from backtesting import runs, studies
+from backtesting import runs, study_slices
 from pipeline.sweeps import Waiting, sweep, swept_apart
 
 logger = logging.getLogger(__name__)
 
 WAITING = (
     Waiting("backtest to be computed", runs.runs_waiting, runs.TASK, "run_ids", batch=1),
-    Waiting("study to go on", studies.studies_waiting, studies.TASK, "study_ids", batch=1),
+    Waiting("study to go on", study_slices.studies_waiting, study_slices.TASK, "study_ids", batch=1),
 )
 
 
@@ -36,15 +36,15 @@ def sweep_runs() -> None:
 
 
 @shared_task(
-    name=studies.TASK,
+    name=study_slices.TASK,
     acks_late=False,
-    soft_time_limit=studies.LONGEST_SECONDS,
-    time_limit=studies.LONGEST_SECONDS + 30,
+    soft_time_limit=study_slices.LONGEST_SECONDS,
+    time_limit=study_slices.LONGEST_SECONDS + 30,
 )
 def step(study_ids: list[int]) -> None:
     for study_id in study_ids:
         try:
-            studies.study_step_next()
+            study_slices.study_step_next()
         except Exception:  # as for backtests
             logger.exception("no study went on at the bell of %s", study_id)
 

@@ -25,6 +25,8 @@ from rest_framework.viewsets import ViewSetMixin
 from backtesting.api import BacktestViewSet
 from backtesting.gathering import NothingToTest
 from backtesting.runs import UnableToBacktest
+from backtesting.studies import UnableToStudy
+from backtesting.study_api import StudyViewSet
 from exchanges.api import ExchangeViewSet, QuoteViewSet
 from exchanges.credentials import UnableToDecrypt
 from exchanges.gateway import ExchangeUnavailable
@@ -57,6 +59,7 @@ STATUSES: dict[type[Exception], int] = {
     UnableToResolve: 409,
     UnableToBackfill: 409,
     UnableToBacktest: 409,
+    UnableToStudy: 409,
     UnableToRepair: 409,
     NothingToTest: 409,
     ConfigInUse: 409,
@@ -89,6 +92,7 @@ ROUTES: dict[str, type[ViewSetMixin]] = {
     "equity": EquityViewSet,
     "money": MoneyViewSet,
     "backtests": BacktestViewSet,
+    "studies": StudyViewSet,
     "halts": HaltViewSet,
     "events": EventViewSet,
 }

@@ -11,7 +11,7 @@ from django.http import HttpRequest
 from django_celery_beat.models import PeriodicTask
 from knox.models import AuthToken
 
-from backtesting.models import BacktestRun
+from backtesting.models import BacktestRun, Study
 from domain.market import ZERO
 from exchanges.models import Account, Balance, Exchange, Market, Quote
 from marketdata.models import Backfill, CandleGap, CandleRevision, Feed, QuarantinedCandle
@@ -46,7 +46,7 @@ RESULTS: tuple[Entry, ...] = (
     ("Balances", "savings", Balance),
     ("Journal", "menu_book", Event),
 )
-RESEARCH: tuple[Entry, ...] = (("Backtests", "science", BacktestRun),)
+RESEARCH: tuple[Entry, ...] = (("Backtests", "science", BacktestRun), ("Studies", "travel_explore", Study))
 MARKETS: tuple[Entry, ...] = (
     ("Exchanges", "lan", Exchange),
     ("Markets", "storefront", Market),

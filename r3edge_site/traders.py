@@ -33,7 +33,6 @@ PERMISSIONS: dict[tuple[str, str], tuple[str, ...]] = {
     ("positions", "discrepancy"): ("view",),
     ("backtesting", "backtestrun"): ("view", "add", "change", "delete"),
     ("backtesting", "study"): ("view", "add", "change", "delete"),
-    ("backtesting", "trial"): ("view",),
     ("money", "valuation"): ("view",),
     ("money", "equitypoint"): ("view",),
     ("money", "tradinghalt"): ("view", "add", "change"),

@@ -15,6 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from knox.models import AuthToken
 
+from backtesting.models import BacktestRun, Study
 from exchanges.data_markets import market_of_data
 from exchanges.models import Account, Balance, Exchange, Market, Quote
 from marketdata.models import Backfill, CandleGap, CandleRevision, Feed, QuarantinedCandle
@@ -47,12 +48,16 @@ from tests.factories import (
 
 OWNED: list[type[Model]] = [
     Account, Balance, StrategyConfig, Signal, TradingSession, Position, Order, Fill, Funding, Valuation, Event,
-    Discrepancy, EquityPoint, TradingHalt, SessionGroup,
+    Discrepancy, EquityPoint, TradingHalt, SessionGroup, BacktestRun, Study,
 ]  # fmt: skip
 SHARED: list[type[Model]] = [Exchange, Market, Quote, Feed, Backfill]
 READ_ONLY: list[type[Model]] = [
     Balance, Market, Quote, Signal, Position, Order, Fill, Funding, Valuation, Event, Discrepancy, EquityPoint,
 ]  # fmt: skip
+
+
+def job_of(owner: User) -> dict[str, Any]:
+    return {"owner": owner, "strategy": "sma_cross", "from_at": NOON, "until_at": timezone.now()}
 
 
 def make_life(owner: User, market: str = "BTC/USDT") -> dict[type[Model], Model]:
@@ -64,6 +69,8 @@ def make_life(owner: User, market: str = "BTC/USDT") -> dict[type[Model], Model]
     return {
         Account: account,
         SessionGroup: SessionGroup.objects.create(owner=owner, name=f"group of {owner.username}"),
+        BacktestRun: BacktestRun.objects.create(name=f"backtest of {owner.username}", status="DONE", **job_of(owner)),
+        Study: Study.objects.create(name=f"study of {owner.username}", kind="OPTIMISE", status="DONE", **job_of(owner)),
         TradingHalt: TradingHalt.objects.create(account=account, cause="news", tripped_by=owner.username),
         Balance: account.balances.get(),
         StrategyConfig: config,

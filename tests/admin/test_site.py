@@ -79,7 +79,7 @@ def test_the_sidebar_offers_a_trader_what_traders_may_see(desk: Client) -> None:
 
     assert shown == [
         "Sessions", "Groups of sessions", "Strategy configurations", "Accounts", "Halts", "Positions", "Discrepancies",
-        "Orders", "Fills", "Funding", "Signals", "Valuations", "Equity", "Balances", "Journal", "Backtests",
+        "Orders", "Fills", "Funding", "Signals", "Valuations", "Equity", "Balances", "Journal", "Backtests", "Studies",
         "Exchanges", "Markets", "Quotes", "Feeds", "Backfills", "Gaps", "Quarantine", "Revisions", "API tokens",
     ]  # fmt: skip
 

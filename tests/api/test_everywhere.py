@@ -18,7 +18,7 @@ from django.test import Client
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from backtesting.models import BacktestRun
+from backtesting.models import BacktestRun, Study
 from exchanges.models import Account
 from marketdata.models import Backfill, CandleGap
 from money.halts import halt_trip
@@ -60,6 +60,7 @@ OWNED = (
     "halts",
     "groups",
     "backtests",
+    "studies",
 )
 SHARED = ("exchanges", "markets", "feeds", "backfills", "gaps")
 PATHS = (*OWNED, *SHARED, "quotes", "tokens", "strategies", "candles", "indicators", "equity")
@@ -97,6 +98,10 @@ def populate(owner: Api, name: str) -> dict[str, int]:
         "exchanges": session.account.exchange_id, "markets": position.market_id,
         "backtests": BacktestRun.objects.create(
             owner=owner.user, strategy="sma_cross", from_at=NOON, until_at=timezone.now(), status="DONE"
+        ).pk,
+        "studies": Study.objects.create(
+            owner=owner.user, kind="OPTIMISE", strategy="sma_cross", from_at=NOON, until_at=timezone.now(), status="DONE",
+            result={},
         ).pk,
         "feeds": session.config.feed_id, "quotes": quote.market_id, "backfills": backfill.pk, "gaps": gap.pk,
     }  # fmt: skip
@@ -138,6 +143,9 @@ def test_another_traders_row_is_as_unknown_as_no_row(alice: Api, bob: Api, root:
         ("post", "backtests/{backtests}/retry"), ("post", "backtests/{backtests}/repeat"),
         ("delete", "backtests/{backtests}"), ("get", "backtests/{backtests}/trades"),
         ("get", "backtests/{backtests}/equity"), ("get", "backtests/{backtests}/report"),
+        ("post", "studies/{studies}/cancel"), ("post", "studies/{studies}/retry"), ("delete", "studies/{studies}"),
+        ("get", "studies/{studies}/trials"), ("get", "studies/{studies}/result"),
+        ("post", "studies/{studies}/trials/0/run"),
     ],
 )  # fmt: skip
 def test_another_traders_row_cannot_be_touched(alice: Api, bob: Api, method: str, path: str) -> None:
@@ -234,7 +242,7 @@ def test_a_filter_of_the_wrong_kind_says_so(alice: Api, path: str, query: dict[s
     ],
 )
 @pytest.mark.parametrize(
-    "path", ["accounts", "configs", "sessions", "halts", "groups", "orders", "backfills", "backtests"]
+    "path", ["accounts", "configs", "sessions", "halts", "groups", "orders", "backfills", "backtests", "studies"]
 )
 def test_a_body_that_cannot_be_read_is_refused(
     alice: Api, path: str, content_type: str, body: str, status: int, code: str, detail: str
@@ -277,7 +285,7 @@ def test_no_answer_shows_a_secret(alice: Api, root: Api) -> None:
         ("accounts", 2), ("configs", 1),
         ("signals", 1), ("sessions", 2), ("orders", 1), ("fills", 1), ("fundings", 1),
         ("positions", 1), ("valuations", 1), ("events", 1),
-        ("discrepancies", 1), ("halts", 1), ("groups", 2), ("backtests", 2),
+        ("discrepancies", 1), ("halts", 1), ("groups", 2), ("backtests", 2), ("studies", 2),
     ],
 )  # fmt: skip
 def test_a_list_costs_the_same_however_long(

@@ -12,7 +12,7 @@ import pytest
 from django.apps import apps
 from django.utils import timezone
 
-from backtesting.models import BacktestRun
+from backtesting.models import BacktestRun, Study, TrialClaim
 from domain.orders import LIVE_STATUSES, OrderStatus
 from exchanges.models import Account, Exchange, Quote
 from marketdata.models import Backfill, CandleGap
@@ -292,6 +292,46 @@ def a_backtest_whose_worker_died() -> int:
     return pk
 
 
+def a_study_whose_bell_was_lost(**fields: Any) -> int:
+    now = timezone.now()
+    return Study.objects.create(
+        owner=make_account().owner, kind="OPTIMISE", strategy="sma_cross", from_at=now - LATE, until_at=now,
+        **{"not_before_at": now, **fields},
+    ).pk  # fmt: skip
+
+
+def a_study_whose_worker_died_as_it_began() -> int:
+    return a_study_whose_bell_was_lost(status="RUNNING", leased_until=timezone.now() + SECOND)
+
+
+def a_begun_study(claimed: int) -> int:
+    begun: dict[str, Any] = {
+        "data_hash": "of all",
+        "folds": [{}],
+        "per_fold": 9,
+        "total": 10,
+        "stepped_at": timezone.now(),
+    }
+    return a_study_whose_bell_was_lost(status="RUNNING", claimed=claimed, **begun)
+
+
+def a_study_with_trials_that_nobody_took() -> int:
+    pk = a_begun_study(5)
+    TrialClaim.objects.create(study_id=pk, fold=0, first=0, end=5, leased_until=timezone.now() + 2 * LATE)
+    return pk
+
+
+def a_study_with_trials_of_a_worker_that_died() -> int:
+    pk = a_begun_study(9)
+    TrialClaim.objects.create(study_id=pk, fold=0, first=0, end=5, leased_until=timezone.now() + 2 * LATE)
+    TrialClaim.objects.create(study_id=pk, fold=0, first=5, end=9, leased_until=timezone.now() + SECOND)
+    return pk
+
+
+def a_study_with_nothing_left_but_its_result() -> int:
+    return a_begun_study(9)
+
+
 def an_account_never_compared() -> int:
     return make_account().pk
 
@@ -426,6 +466,11 @@ WAITING_ROWS: list[tuple[Callable[[], int], str]] = [
     (a_gap_whose_pause_is_over, "gap to be asked for again"),
     (a_backtest_whose_bell_was_lost, "backtest to be computed"),
     (a_backtest_whose_worker_died, "backtest to be computed"),
+    (a_study_whose_bell_was_lost, "study to go on"),
+    (a_study_whose_worker_died_as_it_began, "study to go on"),
+    (a_study_with_trials_that_nobody_took, "study to go on"),
+    (a_study_with_trials_of_a_worker_that_died, "study to go on"),
+    (a_study_with_nothing_left_but_its_result, "study to go on"),
     (an_account_never_compared, "account not compared lately"),
     (an_account_whose_comparison_is_due, "account not compared lately"),
     (an_account_whose_comparer_died, "account not compared lately"),
@@ -492,6 +537,14 @@ def test_a_row_that_waits_is_found(build: Callable[[], int], what: str) -> None:
     pk = build()
 
     assert what in found_by_rules(RULES[what].argument, pk)
+
+
+@pytest.mark.django_db
+def test_a_study_whose_last_trials_are_at_work_is_left_alone() -> None:
+    pk = a_begun_study(9)
+    TrialClaim.objects.create(study_id=pk, fold=0, first=5, end=9, leased_until=timezone.now() + 2 * LATE)
+
+    assert found_by_rules("study_ids", pk) == []
 
 
 @pytest.mark.django_db

@@ -13,29 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 from django.contrib.auth.models import User
-from django.core.exceptions import ValidationError
 from django.utils import timezone
 
-from backtesting import studies, study_setups
+from backtesting import study_setups, study_slices
 from backtesting.leases import LEASE
-from backtesting.models import BacktestRun, JobStatus, Study, Trial, TrialClaim
+from backtesting.models import BacktestRun, Study, Trial, TrialClaim
 from backtesting.packing import unpacked
 from backtesting.runs import run_compute
-from backtesting.studies import (
-    BELL_PATIENCE,
-    MOST_TRIES,
-    StudyAsked,
-    UnableToStudy,
-    studies_waiting,
-    study_cancel,
-    study_delete,
-    study_request,
-    study_retry,
-    study_step,
-    study_step_next,
-    trial_to_run,
-)
-from backtesting.study_setups import bench_of
+from backtesting.studies import UnableToStudy, study_cancel, study_delete, study_request, study_retry, trial_to_run
+from backtesting.study_setups import StudyAsked, bench_of
+from backtesting.study_slices import BELL_PATIENCE, MOST_TRIES, studies_waiting, study_step, study_step_next
 from backtesting.tasks import step, sweep_studies
 from domain.strategy import SignalArrays
 from marketdata.models import Candle, Feed
@@ -86,12 +73,6 @@ def combinations(study: Study) -> list[tuple[Any, Any]]:
     return [row[3:5] for row in tried(study)]
 
 
-def refusal(**words: Any) -> dict[str, list[str]]:
-    with pytest.raises(ValidationError) as refused:
-        study_request(make_user(), wanted(wave_feed(), **words))
-    return refused.value.message_dict
-
-
 GRID = [(fast, slow) for fast in (2, 3, 4) for slow in (8, 12)]
 
 
@@ -121,7 +102,7 @@ def test_the_result_names_the_best_and_how_much_of_it_is_luck_and_what_matters()
     study = played(requested())
 
     assert study.result is not None
-    values = {(row[3], row[4]): row[5] for row in tried(study)}
+    values = {(row[3], row[4]): row[5] or 0.0 for row in tried(study)}
     best = study.result["best"]
     luck, importance = study.result["luck"], study.result["importance"]
     means = [np.mean([values[fast, slow] for slow in (8, 12)]) for fast in (2, 3, 4)]
@@ -230,7 +211,7 @@ def test_a_worker_that_was_overtaken_stores_nothing(monkeypatch: pytest.MonkeyPa
         for _ in range(8):
             study_step(study.pk)
 
-    happens_before(monkeypatch, studies, "_stored", overtaken)
+    happens_before(monkeypatch, study_slices, "_stored", overtaken)
     study_step(study.pk)
     done = played(study)
 
@@ -242,7 +223,9 @@ class Killed(BaseException):
     """What nobody catches: nothing after it happens in this worker."""
 
 
-@pytest.mark.parametrize("moment", ["study.begun", "study.claimed", "study.computed", "study.stored", "study.concluded"])
+@pytest.mark.parametrize(
+    "moment", ["study.begun", "study.claimed", "study.computed", "study.stored", "study.concluded"]
+)
 @pytest.mark.parametrize("times", [1, 2])
 def test_whoever_is_killed_loses_nothing_and_doubles_nothing(
     monkeypatch: pytest.MonkeyPatch, moment: str, times: int
@@ -257,7 +240,7 @@ def test_whoever_is_killed_loses_nothing_and_doubles_nothing(
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(studies, "crashpoint", crashpoint)
+        patch.setattr(study_slices, "crashpoint", crashpoint)
         killed = False
         try:
             played(study)
@@ -283,7 +266,7 @@ def test_a_process_that_is_killed_in_a_slice_loses_nothing() -> None:
     script = f"""
 import django
 django.setup()
-from backtesting.studies import study_step
+from backtesting.study_slices import study_step
 while study_step({study.pk}):
     pass
 """
@@ -303,7 +286,8 @@ def test_a_learning_search_that_was_left_suggests_what_it_would_have_suggested(
 ) -> None:
     pytest.importorskip("optuna")
     words: dict[str, Any] = {
-        "method": "TPE", "trials_wanted": 14, "seed": 5, "space": {"fast": {"low": 2, "high": 8}, "slow": {"low": 9, "high": 40}},
+        "method": "TPE", "trials_wanted": 14, "seed": 5,
+        "space": {"fast": {"low": 2, "high": 8}, "slow": {"low": 9, "high": 40}},
     }  # fmt: skip
     feed = wave_feed()
     whole = played(requested(feed=feed, **words))
@@ -313,7 +297,7 @@ def test_a_learning_search_that_was_left_suggests_what_it_would_have_suggested(
     Study.objects.filter(pk=left.pk).update(at_once=5)
     study_step(left.pk)
     with monkeypatch.context() as patch:
-        patch.setattr(studies, "_stored", lambda *args, **kwargs: None)  # it dies with five more in its hands
+        patch.setattr(study_slices, "_stored", lambda *args, **kwargs: None)  # it dies with five more in its hands
         study_step(left.pk)
     TrialClaim.objects.update(leased_until=timezone.now())
     played(left)
@@ -334,7 +318,7 @@ def test_random_trials_are_the_seeds_and_no_two_are_the_same() -> None:
 
 
 def test_what_one_slice_does_not_come_to_is_left_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(studies, "SLICE_SECONDS", -1.0)
+    monkeypatch.setattr(study_slices, "SLICE_SECONDS", -1.0)
     study = requested()
     study_step(study.pk)
 
@@ -354,67 +338,6 @@ def test_studies_on_the_same_data_share_it_and_it_is_read_once(monkeypatch: pyte
 
     assert bench_of(first).markets[0] is bench_of(first).markets[0]
     assert read == []
-
-
-def test_exits_that_are_searched_are_those_of_each_trial_beside_those_of_the_study() -> None:
-    space = {"take_profit_percent": [1, 50]}
-    setup = {"parameters": {"fast": 3, "slow": 8}, "exits": {"max_hold_minutes": 300}}
-
-    study = played(requested(space=space, setup=setup))
-
-    reasons = []
-    for trial in study.trials.order_by("number"):
-        run = trial_to_run(trial, study.owner)
-        run_compute(run.pk)
-        run.refresh_from_db()
-        assert run.figures is not None
-        assert run.figures["stats"]["total_return"] == pytest.approx(trial.value, abs=1e-12)
-        reasons.append({one["name"] for one in run.figures["per_reason"]})
-    assert reasons == [{"TAKE_PROFIT"}, {"TIME_EXIT"}]
-
-
-# -- walk-forward, Monte Carlo ------------------------------------------------------------------------------------------
-
-
-def test_a_walk_forward_searches_each_training_and_judges_the_best_in_its_test() -> None:
-    study = played(requested(kind="WALK_FORWARD", options={"train": "96", "test": "48"}))
-
-    assert study.result is not None
-    folds = study.result["folds"]
-    assert (study.status, len(study.folds), study.per_fold, study.done) == ("DONE", 3, 6, 19)
-    assert [one["train"][1] for one in folds] == [one["test"][0] for one in folds]
-    for one in folds:
-        trials = study.trials.filter(fold=one["number"])
-        best = trials.order_by("-value", "number")[0]
-        assert one["values"] == best.parameters
-    assert [row[:2] for row in tried(study)] == [(fold, number) for fold in range(3) for number in range(6)]
-    assert study.result["equity"][0][0] == folds[0]["test"][0]
-    assert len(study.result["equity"]) == 144
-    assert set(study.result["stability"]) == {"fast", "slow"}
-
-
-def test_a_monte_carlo_study_draws_from_trades_and_repeats_with_neighbours_and_noise() -> None:
-    ways = ["TRADE_SHUFFLE", "BLOCK_BOOTSTRAP", "PARAMETER_JITTER", "PRICE_NOISE"]
-    words: dict[str, Any] = {
-        "kind": "MONTE_CARLO", "options": {"ways": ways, "paths": 50, "reruns": 12},
-        "space": {"fast": {"low": 2, "high": 5}, "slow": {"low": 7, "high": 12}},
-        "setup": {"parameters": {"fast": 3, "slow": 8}},
-    }  # fmt: skip
-    feed = wave_feed()
-    study, again = (played(requested(feed=feed, **words)) for _ in range(2))
-
-    assert study.result is not None
-    told = study.result["ways"]
-    near = {(row[3], row[4]) for row in tried(study) if row[0] == 0 and row[2] == "DONE"}
-    assert (study.status, study.done, set(told)) == ("DONE", 25, set(ways))
-    assert near == {(fast, slow) for fast in (2, 3, 4) for slow in (7, 8, 9)} - {(3, 8)}
-    assert {(row[3], row[4]) for row in tried(study) if row[0] == 1} == {(3, 8)}
-    assert (told["PARAMETER_JITTER"]["paths"], told["PRICE_NOISE"]["paths"]) == (8, 12)
-    for bands in told.values():
-        low, middle, high = (bands["final_return"][level] for level in ("5", "50", "95"))
-        assert low <= middle <= high
-    assert told["TRADE_SHUFFLE"]["final_return"]["5"] == pytest.approx(told["TRADE_SHUFFLE"]["final_return"]["95"])
-    assert again.result == study.result
 
 
 # -- what fails, what ends it -------------------------------------------------------------------------------------------
@@ -457,7 +380,7 @@ def test_a_trial_that_ends_its_worker_each_time_is_found_and_given_up() -> None:
     TrialClaim.objects.create(study=study, fold=0, first=0, end=6, leased_until=timezone.now() - LEASE)
 
     def dies_at(number: int) -> Callable[..., Any]:
-        original = studies._slice
+        original = study_slices._slice
 
         def slice_or_death(claim: TrialClaim, *, has_rung: bool) -> None:
             if claim.first <= number < claim.end:
@@ -468,14 +391,17 @@ def test_a_trial_that_ends_its_worker_each_time_is_found_and_given_up() -> None:
         return slice_or_death
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(studies, "_slice", dies_at(2))
+        patch.setattr(study_slices, "_slice", dies_at(2))
         for _ in range(30):
             study_step(study.pk)
     done = played(study)
 
     failed = done.trials.get(status="FAILED")
     assert done.status == "DONE"
-    assert (failed.number, failed.reason.startswith(f"wanted a worker that lives to its end, was {MOST_TRIES}")) == (2, True)
+    assert (failed.number, failed.reason.startswith(f"wanted a worker that lives to its end, was {MOST_TRIES}")) == (
+        2,
+        True,
+    )
     assert [row[1] for row in tried(done)] == list(range(6))
     assert done.trials.filter(status="DONE").count() == 5
 
@@ -526,7 +452,7 @@ def test_one_that_is_cancelled_meanwhile_keeps_what_is_stored_and_a_retry_goes_o
     Study.objects.update(at_once=2)
     study_step(study.pk)
     bells.clear()
-    happens_before(monkeypatch, studies, "_stored", lambda: study_cancel(study.pk, actor="alice"))
+    happens_before(monkeypatch, study_slices, "_stored", lambda: study_cancel(study.pk, actor="alice"))
     study_step(study.pk)
 
     cancelled = fresh(study)
@@ -576,63 +502,3 @@ def test_a_trial_that_was_not_done_makes_no_backtest() -> None:
         trial_to_run(study.trials.get(number=0), study.owner)
 
     assert not BacktestRun.objects.exists()
-
-
-# -- what is asked for --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("words", "field", "message"),
-    [
-        ({"kind": "GUESS"}, "kind", "wanted one of OPTIMISE, WALK_FORWARD, MONTE_CARLO, was 'GUESS'"),
-        ({"method": "LUCK"}, "method", "wanted one of GRID, RANDOM, TPE, was 'LUCK'"),
-        ({"objective": "fame"}, "objective", "wanted one of the objectives sharpe, "),
-        ({"trials_wanted": 0}, "trials_wanted", "wanted 1 to 5000, was 0"),
-        ({"space": {}}, "space", "wanted at least 1 parameter to search, was 0"),
-        ({"space": {"speed": [1]}}, "space", "wanted a parameter of sma_cross (stop_loss_percent, "),
-        ({"space": {"fast": [0]}}, "space", "wanted fast within its bounds"),
-        ({"space": SPACE, "setup": {"parameters": {"fast": 3}}}, "space", "wanted each parameter either searched or fixed"),
-        ({"space": {"fast": [30], "slow": [20]}}, "space", "wanted a combination that sma_cross takes, was none"),
-        ({"space": {"stop_loss_percent": {"low": 1, "high": 2}}}, "space", "wanted at most 1000000 combinations"),
-        ({"options": {"train": "9d"}}, "options", "train: wanted one of , was none of them"),
-        ({"kind": "WALK_FORWARD"}, "options", "train: Field required"),
-        ({"kind": "WALK_FORWARD", "options": {"train": "x", "test": "9"}}, "options", "train: wanted a number of candles"),
-        ({"kind": "MONTE_CARLO", "options": {"ways": []}}, "options", "ways: "),
-        (
-            {"kind": "MONTE_CARLO", "options": {"ways": ["PARAMETER_JITTER"]}, "space": {"fast": [2, 4]}}, "space",
-            "wanted fast to be one of 2, 4, was",
-        ),
-        ({"setup": {"strategy": "nothing"}}, "strategy", "wanted a strategy that there is, was 'nothing'"),
-    ],
-)  # fmt: skip
-def test_what_makes_no_sense_is_refused_at_its_field(words: dict[str, Any], field: str, message: str) -> None:
-    problems = refusal(**words)
-
-    assert list(problems) == [field]
-    assert problems[field][0].startswith(message)
-
-
-def test_every_parameter_that_is_not_searched_is_written_down() -> None:
-    study = requested(setup={"parameters": {"stop_loss_percent": "3"}})
-
-    assert study.parameters == {"stop_loss_percent": "3", "take_profit_percent": "4"}
-    assert study.name == "Optimise sma_cross BTC/USDT 1h"
-    assert study.status == JobStatus.QUEUED
-
-
-def test_no_owner_has_more_going_on_than_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(studies, "MOST_LIVE", 1)
-    study = requested()
-
-    with pytest.raises(UnableToStudy, match="wanted at most 1 studies of yours that go on"):
-        requested(feed=study.feeds.get())
-
-
-def test_a_walk_forward_of_too_many_trials_is_ended_with_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study_setups, "MOST_TRIALS", 10)
-
-    study = played(requested(kind="WALK_FORWARD", trials_wanted=6, options={"train": "96", "test": "48"}))
-
-    assert (study.status, study.last_error) == (
-        "FAILED", "wanted at most 200 folds and 10 trials in all, was 3 of 6 trials",
-    )  # fmt: skip
