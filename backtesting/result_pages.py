@@ -11,6 +11,7 @@ from django.utils.safestring import SafeString
 
 from backtesting.comparison import runs_compared
 from backtesting.models import BacktestRun
+from backtesting.report import label_of, said
 from backtesting.runs import run_repetition, run_trades
 from pipeline.pages import SECTION_ROWS, Fact, Sections, Table, badge, link, table
 
