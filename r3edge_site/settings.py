@@ -149,6 +149,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
         "ResolutionEnum": "positions.models.Resolution",
         "MarketKindEnum": "exchanges.models.Market.Kind",
         "JobStatusEnum": "backtesting.models.JobStatus",
+        "TimeframeEnum": "marketdata.tables.TIMEFRAMES",
         "SignalKindEnum": "strategies.models.SignalKind",
         "SourceKindEnum": "marketdata.api.SOURCE_KINDS",
     },
