@@ -84,7 +84,7 @@ class BacktestSerializer(RowSerializer[BacktestRun]):
         return run.stats if hasattr(run, "stats") else (run.figures or {}).get("stats")
 
 
-class RepetitionSerializer(serializers.Serializer[Any]):
+class BacktestRepetition(serializers.Serializer[Any]):
     """How it compares with the one that it repeats."""
 
     has_same_code = serializers.BooleanField()
@@ -110,7 +110,7 @@ class BacktestDetail(BacktestSerializer):
     def get_figures(self, run: BacktestRun) -> dict[str, Any] | None:
         return run.figures_told or None
 
-    @extend_schema_field(RepetitionSerializer(allow_null=True))
+    @extend_schema_field(BacktestRepetition(allow_null=True))
     def get_repetition(self, run: BacktestRun) -> dict[str, Any] | None:
         told = run_repetition(run)
         if told is None:
@@ -197,21 +197,21 @@ class CompareQuery(serializers.Serializer[Any]):
         return [min(int(part[:20]), LARGEST_ID) for part in parts]
 
 
-class ComparisonLine(serializers.Serializer[Any]):
+class BacktestComparisonLine(serializers.Serializer[Any]):
     name = serializers.CharField()
     values = serializers.ListField(child=serializers.JSONField(), help_text="Of each run, in their order.")
 
 
-class ComparisonAnswer(serializers.Serializer[Any]):
+class BacktestComparison(serializers.Serializer[Any]):
     runs = BacktestSerializer(many=True)
-    figures = ComparisonLine(many=True)
-    differ = ComparisonLine(
+    figures = BacktestComparisonLine(many=True)
+    differ = BacktestComparisonLine(
         many=True, help_text="What was asked, of what code and candles, where these are not all the same."
     )
     in_words = serializers.ListField(child=serializers.CharField())
 
 
-class SettingsAnswer(serializers.Serializer[Any]):
+class BacktestWords(serializers.Serializer[Any]):
     settings = serializers.JSONField(help_text="JSON schema of `settings`.")
     limits = serializers.JSONField(help_text="JSON schema of `limits`.")
     exits = serializers.JSONField(help_text="JSON schema of `exits`.")
@@ -271,7 +271,7 @@ class BacktestViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, mixins.D
         """The same words again, as a run of its own that says whether code, candles or trades have changed since."""
         return self._told(run_repeat(self.get_object(), _user(request)), status=201)
 
-    @extend_schema(parameters=[CompareQuery], responses=ComparisonAnswer, filters=False)
+    @extend_schema(parameters=[CompareQuery], responses=BacktestComparison, filters=False)
     @action(detail=False, filterset_class=None, pagination_class=None)
     def compare(self, request: Request) -> Response:
         """Figures of several side by side, and in words what differs in what was asked of them."""
@@ -287,13 +287,13 @@ class BacktestViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, mixins.D
         return Response(
             {
                 "runs": self.get_serializer(runs, many=True).data,
-                "figures": ComparisonLine(told.figures, many=True).data,
-                "differ": ComparisonLine(told.differ, many=True).data,
+                "figures": BacktestComparisonLine(told.figures, many=True).data,
+                "differ": BacktestComparisonLine(told.differ, many=True).data,
                 "in_words": told.in_words,
             }
         )
 
-    @extend_schema(responses=SettingsAnswer, filters=False)
+    @extend_schema(responses=BacktestWords, filters=False)
     @action(detail=False, filterset_class=None, pagination_class=None, url_path="settings")
     def words(self, request: Request) -> Response:
         """What can be said of the account, its costs, limits and exits: JSON schemas with bounds, defaults and help."""

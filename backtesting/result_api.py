@@ -73,7 +73,7 @@ class Page(BaseRenderer):
         return bytes(data)
 
 
-class TradeSerializer(serializers.Serializer[Any]):
+class BacktestTrade(serializers.Serializer[Any]):
     """A position from its first entry to its last exit; figures are floats, for statistics."""
 
     symbol = serializers.CharField()
@@ -97,13 +97,13 @@ class TradeSerializer(serializers.Serializer[Any]):
         }
 
 
-class TradesAnswer(serializers.Serializer[Any]):
+class BacktestTrades(serializers.Serializer[Any]):
     count = serializers.IntegerField()
     next = serializers.URLField(allow_null=True)
-    results = TradeSerializer(many=True)
+    results = BacktestTrade(many=True)
 
 
-class EquityAnswer(serializers.Serializer[Any]):
+class BacktestEquity(serializers.Serializer[Any]):
     run = serializers.IntegerField()
     next = serializers.URLField(allow_null=True, help_text="Where the rows after these are.")
     results = serializers.ListField(
@@ -111,7 +111,7 @@ class EquityAnswer(serializers.Serializer[Any]):
     )
 
 
-class EquityQuery(serializers.Serializer[Any]):
+class BacktestEquityQuery(serializers.Serializer[Any]):
     """Which part of the curve."""
 
     from_at = MomentField(required=False, help_text="Candles that open then or later.")
@@ -131,7 +131,7 @@ class EquityQuery(serializers.Serializer[Any]):
         return limit
 
 
-class TradesQuery(serializers.Serializer[Any]):
+class BacktestTradesQuery(serializers.Serializer[Any]):
     """Which of the trades, in the order in which they ended."""
 
     start = serializers.IntegerField(default=0, min_value=0, max_value=10**9, help_text="How many to pass over.")
@@ -147,8 +147,8 @@ class ResultViews(OwnedRows[BacktestRun]):
     """The addresses below a backtest that is done."""
 
     @extend_schema(
-        parameters=[TradesQuery, KNOWN_ALREADY],
-        responses={(200, "application/json"): TradesAnswer, (200, "text/csv"): OpenApiTypes.STR, 304: None},
+        parameters=[BacktestTradesQuery, KNOWN_ALREADY],
+        responses={(200, "application/json"): BacktestTrades, (200, "text/csv"): OpenApiTypes.STR, 304: None},
         filters=False,
     )
     @action(
@@ -158,7 +158,7 @@ class ResultViews(OwnedRows[BacktestRun]):
     def trades(self, request: Request, pk: str | None = None) -> HttpResponseBase:
         """Its trades, in the order in which they ended."""
         run = self._done()
-        query = TradesQuery(data=request.query_params)
+        query = BacktestTradesQuery(data=request.query_params)
         query.is_valid(raise_exception=True)
         headers, unchanged = known(request, run)
         if unchanged is not None:
@@ -173,7 +173,7 @@ class ResultViews(OwnedRows[BacktestRun]):
             headers["Link"] = f'<{url}>; rel="next"'
         return Response({"count": count, "next": url, "results": rows}, headers=headers)
 
-    @extend_schema(parameters=[EquityQuery, KNOWN_ALREADY], responses=tables(EquityAnswer), filters=False)
+    @extend_schema(parameters=[BacktestEquityQuery, KNOWN_ALREADY], responses=tables(BacktestEquity), filters=False)
     @action(
         detail=True, renderer_classes=[TableJson, TableCsv, TableArrow], content_negotiation_class=FormatNegotiation,
         filterset_class=None, pagination_class=None,
@@ -181,7 +181,7 @@ class ResultViews(OwnedRows[BacktestRun]):
     def equity(self, request: Request, pk: str | None = None) -> HttpResponseBase:
         """What the account was worth at the close of each candle, which is named by its open time."""
         run = self._done()
-        query = EquityQuery(data=request.query_params, context={"format": request.accepted_renderer.format})
+        query = BacktestEquityQuery(data=request.query_params, context={"format": request.accepted_renderer.format})
         query.is_valid(raise_exception=True)
         headers, unchanged = known(request, run)
         if unchanged is not None:

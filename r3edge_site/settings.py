@@ -153,6 +153,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
         "SearchMethodEnum": "backtesting.models.METHODS",
         "ObjectiveEnum": "backtesting.models.OBJECTIVE_CHOICES",
         "TrialStatusEnum": "backtesting.models.TrialStatus",
+        "TimeframeEnum": "marketdata.tables.TIMEFRAMES",
         "SignalKindEnum": "strategies.models.SignalKind",
         "SourceKindEnum": "marketdata.api.SOURCE_KINDS",
     },
