@@ -23,7 +23,7 @@ from tests.conftest import Bells
 from tests.factories import NOON, make_candles, make_feed, make_user
 from tests.workers import wait_until, workers_running
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_renewals")]
 
 
 def backtested(trial: Trial) -> dict[str, Any]:
