@@ -387,11 +387,11 @@ def test_owners_are_served_by_turns_however_many_one_asks_for() -> None:
 def test_who_has_one_at_work_already_waits_for_who_has_none() -> None:
     feed, alice, bob = wave_feed(), make_user("alice"), make_user("bob")
     first = requested(bob, feed)
-    run_compute(first.pk)  # he was served before; she is at it now
+    run_compute(first.pk)  # he was served last; but she has one at work
     hers = [requested(alice, feed) for _ in range(2)]
     his = requested(bob, feed)
     BacktestRun.objects.filter(pk=hers[0].pk).update(
-        status="RUNNING", leased_until=timezone.now() + timedelta(seconds=20), started_at=timezone.now()
+        status="RUNNING", leased_until=timezone.now() + timedelta(seconds=20), started_at=timezone.now() - HOUR
     )
 
     assert runs_waiting(timezone.now()) == [his.pk, hers[1].pk]

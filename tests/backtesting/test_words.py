@@ -106,4 +106,4 @@ def test_columns_come_back_as_they_were() -> None:
 
     np.testing.assert_array_equal(back["open_ms"], at)
     np.testing.assert_array_equal(back["file"], values)
-    assert (back["open_ms"].dtype, back["file"].dtype) == (np.int64, np.float64)
+    assert (back["open_ms"].dtype.name, back["file"].dtype.name) == ("int64", "float64")
