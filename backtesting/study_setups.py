@@ -8,6 +8,7 @@ computes nothing on it.
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import json
 import threading
@@ -42,6 +43,8 @@ MOST_TRIALS = 5_000
 MOST_FOLDS = 200
 # Markets that a process keeps for the next trials: the last ones always, others while there is room.
 MOST_BYTES = 256 * 2**20
+# Candles of all trials together that take longer as plain Python than the compiled loops take to be there.
+WORTH_COMPILING = 2_000_000
 # Ways of looking at other markets that a search may choose from.
 MOST_LOOKS = 12
 LARGEST_SEED = 2**32 - 1
@@ -204,6 +207,9 @@ def bench_gather(study: Study, tick: Callable[[], None] = lambda: None) -> Bench
 def bench_of(study: Study, tick: Callable[[], None] = lambda: None) -> Bench:
     """What ``study`` has begun with, read once in each process. Raises StudyChanged where it is not that any more, and as
     ``bench_gather``."""
+    if study.candles * study.trials_total >= WORTH_COMPILING and importlib.util.find_spec("numba") is not None:
+        # Once it is imported the engine compiles; not at the top, for few studies are worth the seconds that it takes.
+        importlib.import_module("numba")
     held = _kept(study.data_hash)
     bench = bench_gather(study, tick) if held is None else _bench(study, held, study.data_hash)
     for what, was, now in (("market data", study.data_hash, bench.data), ("code", study.code_hash, bench.code)):

@@ -13,6 +13,7 @@ import pytest
 import redis
 from django.conf import settings
 
+from backtesting import leases
 from tests.contracts import FuturesVenue, futures_running
 from tests.venue import Venue, venue_running
 
@@ -51,6 +52,13 @@ def bells() -> Iterator[Bells]:
     yield Bells(client)
     client.flushdb()
     client.close()
+
+
+@pytest.fixture
+def no_renewals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases as they were taken: what renews them has a connection of its own, and would not find the rows of a test's
+    transaction."""
+    monkeypatch.setattr(leases, "BEAT_SECONDS", 60.0)
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ from tests.admin.conftest import errors_of, signed_in, told, url_of, words_of
 from tests.backtesting.test_runs import FROM_AT, UNTIL_AT, wave_feed
 from tests.backtesting.test_studies import requested
 
+pytestmark = pytest.mark.usefixtures("no_renewals")
+
 
 def filled_in(feed: Feed, **changes: Any) -> dict[str, Any]:
     return {

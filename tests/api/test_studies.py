@@ -16,6 +16,8 @@ from tests.backtesting.test_runs import wave_feed
 from tests.backtesting.test_studies import GRID, SPACE, requested
 from tests.conftest import Bells
 
+pytestmark = pytest.mark.usefixtures("no_renewals")
+
 
 def asked(**changes: Any) -> dict[str, Any]:
     return {**wish(parameters={}), "kind": "OPTIMISE", "space": SPACE, "objective": "total_return", **changes}

@@ -33,7 +33,7 @@ from tests.factories import events, make_user
 from tests.race import at_once, happens_before
 from tests.workers import database_url
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_renewals")]
 in_the_open = pytest.mark.django_db(transaction=True)  # with bells that ring, or more than one connection
 
 SPACE = {"fast": [2, 3, 4], "slow": [8, 12]}
@@ -217,6 +217,23 @@ def test_a_worker_that_was_overtaken_stores_nothing(monkeypatch: pytest.MonkeyPa
 
     assert combinations(done) == GRID
     assert (done.status, done.done) == ("DONE", 7)
+
+
+@in_the_open
+def test_who_has_done_a_part_of_what_somebody_else_is_at_now_stores_nothing_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    study = requested()
+    study_step(study.pk)
+    taken_until = timezone.now() + 2 * LEASE
+    monkeypatch.setattr(study_slices, "SLICE_SECONDS", -1.0)
+    happens_before(monkeypatch, study_slices, "_stored", lambda: TrialClaim.objects.update(leased_until=taken_until))
+
+    study_step(study.pk)
+
+    claim = study.claims.get()
+    assert (claim.first, claim.end, claim.leased_until, study.trials.count()) == (0, 6, taken_until, 0)
+    assert fresh(study).done == 0
 
 
 class Killed(BaseException):

@@ -23,7 +23,7 @@ from tests.conftest import Bells
 from tests.factories import NOON, make_candles, make_feed, make_user
 from tests.workers import wait_until, workers_running
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_renewals")]
 
 
 def backtested(trial: Trial) -> dict[str, Any]:
@@ -32,7 +32,8 @@ def backtested(trial: Trial) -> dict[str, Any]:
     run_compute(run.pk)
     run.refresh_from_db()
     assert run.figures is not None, run.last_error
-    return run.figures
+    figures: dict[str, Any] = run.figures
+    return figures
 
 
 def test_exits_that_are_searched_are_those_of_each_trial_beside_those_of_the_study() -> None:
