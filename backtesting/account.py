@@ -79,13 +79,20 @@ class Held:
 
     def fill(self, side: Side, quantity: Decimal, price: Decimal, rate: Decimal, at: datetime) -> Decimal:
         """Add one fill; what it changes in the wallet."""
+        before = self.booked
         fee = fee_of(self.rules.notional(quantity, price), rate)
-        won = ZERO
-        if side is not self.side.entry_side:
-            won = self.rules.notional(quantity, price - self.state.entry_price) * self.side.sign
         self.fills.append(FillFact(side, quantity, price, fee_quote=fee, filled_at=at))
         self.state = fold(self.fills, self.side, self.rules.contract_size, self.funding)
-        return won - fee
+        return self.booked - before
+
+    @property
+    def booked(self) -> Decimal:
+        """What is in the wallet of it, funding apart: with ``worth`` all that it has won or lost. An entry after a part was
+        sold changes the average that the part is measured by, too, and so what was booked of it."""
+        state = self.state
+        if state.is_closed:
+            return state.realized_pnl - self.funding
+        return self.rules.notional(state.exited, state.exit_price - state.entry_price) * self.side.sign - state.fees
 
     def worth(self, price: Decimal) -> Decimal:
         """What it has won or lost at ``price`` and not taken yet."""

@@ -70,6 +70,18 @@ def test_markets_share_one_equity_and_a_market_without_a_candle_keeps_its_last_c
     assert result.equity.tolist() == [10_000, 10_000 + 100 + 200, 10_000 + 200 + 200, 10_000 + 300 + 200]
 
 
+def test_what_is_added_after_a_part_was_sold_changes_no_money_that_was_made() -> None:
+    held = tape((100, 100, 100, 100), (100, 110, 100, 110), (125, 125, 120, 120), (130, 130, 130, 130))
+    plan = ExitPlan(
+        targets=(TargetLevel(percent=Decimal(10), fraction=Decimal("0.5")), TargetLevel(percent=Decimal(100)))
+    )
+    one = market(held, [1, 1, 0, 0], [0, 0, 1, 0], plan=plan)
+    result = backtest([one], replace(FIXED, max_entries=2))
+    # 10 at 100, of which 5 are sold at 110; 8 more at 125; 13 sold at 130.
+    assert result.equity.tolist() == [10_000, 9_000 + 550 + 5 * 110, 8_000 + 550 + 13 * 120, 8_000 + 550 + 13 * 130]
+    assert [trade.pnl for trade in result.trades] == [240.0]
+
+
 def test_no_more_positions_are_opened_than_the_limits_let() -> None:
     markets = [market(flat(4), [1, 0, 0, 0], symbol=symbol) for symbol in "ABC"]
     result = backtest(markets, replace(FIXED, limits=Limits(max_open_positions=2)))
