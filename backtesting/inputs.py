@@ -41,6 +41,8 @@ _OF_THE_FAST_LOOP = (
     ExitReason.TIME_EXIT,
     ExitReason.EXIT_SIGNAL,
     ExitReason.SESSION_STOP,
+    ExitReason.LIQUIDATION_GUARD,
+    ExitReason.LIQUIDATED,
 )
 REASONS = (None, *_OF_THE_FAST_LOOP, *(one for one in ExitReason if one not in _OF_THE_FAST_LOOP))
 

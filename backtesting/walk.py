@@ -240,6 +240,7 @@ class Walk:
             held.best = best_price_kept(track.plan, held.facts, facts, held.best)
             held.entered_in = track.index if held.best is None else held.entered_in
         held.facts = facts
+        self._levels(track, held, bar.ms)  # its stop bounds what it risks, also for whoever enters at the same open
 
     def _liquidation(self, side: PositionSide, price: Decimal) -> Decimal | None:
         """Where the margin of a position of its own is gone; venues take it a little earlier."""

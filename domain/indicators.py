@@ -22,6 +22,9 @@ _SETTLED = 14
 # Windows worked on at once: a long history times a long window is never in memory as a whole.
 _CHUNK = 4096
 
+# Wilder's averages of values, from the one at the period on and given the one before, into the array.
+Smoothing = Callable[[FloatArray, int, float, FloatArray], None]
+
 
 def ema_settles(period: int) -> int:
     """After how many values an exponential average has forgotten, but for a part in a million, what it was seeded with."""
@@ -110,9 +113,12 @@ def rsi(values: FloatArray, period: int) -> FloatArray:
     return result
 
 
-def atr(high: FloatArray, low: FloatArray, close: FloatArray, period: int) -> FloatArray:
+def atr(
+    high: FloatArray, low: FloatArray, close: FloatArray, period: int, smooth: Smoothing | None = None
+) -> FloatArray:
     """Wilder's average true range, in the unit of the prices. The first candle has no true range, as it has no close before
-    it; seeded with the plain mean of the next ``period`` ones as TA-Lib does, and defined from index ``period`` on."""
+    it; seeded with the plain mean of the next ``period`` ones as TA-Lib does, and defined from index ``period`` on.
+    ``smooth`` may be something quicker that takes the same steps."""
     _require_period(period)
     result = np.full(len(close), np.nan)
     if len(close) <= period:
@@ -121,6 +127,9 @@ def atr(high: FloatArray, low: FloatArray, close: FloatArray, period: int) -> Fl
     ranges = np.maximum(high[1:], before) - np.minimum(low[1:], before)
     average = float(ranges[:period].mean())
     result[period] = average
+    if smooth is not None:
+        smooth(ranges, period, average, result[1:])
+        return result
     for index, one in enumerate(ranges[period:].tolist(), period + 1):
         average = (average * (period - 1) + one) / period
         result[index] = average

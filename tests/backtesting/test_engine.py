@@ -12,6 +12,7 @@ import pytest
 
 from backtesting.engine import backtest
 from backtesting.inputs import MarketInput, Result, Settings
+from backtesting.walk import Walk
 from domain.candles import Candles, Timeframe
 from domain.exit_plan import ExitPlan, TargetLevel
 from domain.exits import ExitReason
@@ -81,6 +82,15 @@ def test_an_entry_is_cut_to_the_exposure_that_is_left() -> None:
     markets = [market(flat(4), [1, 0, 0, 0], symbol=symbol) for symbol in "AB"]
     result = backtest(markets, replace(FIXED, limits=Limits(max_exposure_percent=Decimal(15))))
     assert [one.quantity for one in result.trades] == [10.0, 5.0]
+
+
+def test_a_position_opened_at_the_same_open_risks_no_more_than_its_stop() -> None:
+    plan = ExitPlan(stop_loss_percent=Decimal(10))
+    markets = [market(flat(4), [1, 0, 0, 0], symbol=symbol, plan=plan) for symbol in "AB"]
+    wanted = replace(FIXED, limits=Limits(max_open_risk_percent=Decimal("1.5")))
+    # A risks 100 of the 150, and 50 is what 5 of B risk.
+    for result in (backtest(markets, wanted), Walk(markets, wanted).result()):
+        assert [one.quantity for one in result.trades] == pytest.approx([10.0, 5.0])
 
 
 def test_a_day_that_lost_its_limit_takes_no_more_entries_until_the_next() -> None:
