@@ -394,12 +394,11 @@ def glide(
     place, last = int(book[PLACE]) + 1, int(plan[LAST])
     leaves = 2 * side
     while step < until and place < last:
-        said, extreme = kinds[place - 1], along[place]
+        extreme = along[place]
         if (
             open_ms[place] != clock[step]
             or clock[step] >= change_ms
-            or said == leaves
-            or said == -side
+            or kinds[place - 1] == leaves  # an entry of the other side is asked for: it ends the way
             or (against[place] - stop) * side <= stop_hair
             or (extreme - target) * side >= target_hair
             or (follows and (extreme - best) * side > 0)
