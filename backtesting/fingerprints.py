@@ -23,7 +23,7 @@ from domain.strategy import Strategy
 
 ROOT = Path(__file__).resolve().parent.parent
 # What of this package decides about a trade.
-ENGINE = ("account", "engine", "gathering", "inputs", "kernel", "track", "walk")
+ENGINE = ("account", "advised", "course", "engine", "gathering", "inputs", "kernel", "loops", "track", "walk")
 LENGTH = 16  # bytes
 COMPUTING = ("numpy", "numba")
 

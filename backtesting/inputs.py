@@ -43,6 +43,8 @@ _OF_THE_FAST_LOOP = (
     ExitReason.TIME_EXIT,
     ExitReason.EXIT_SIGNAL,
     ExitReason.SESSION_STOP,
+    ExitReason.LIQUIDATION_GUARD,
+    ExitReason.LIQUIDATED,
 )
 REASONS = (None, *_OF_THE_FAST_LOOP, *(one for one in ExitReason if one not in _OF_THE_FAST_LOOP))
 
@@ -333,9 +335,11 @@ class Result:
     @property
     def columns(self) -> Columns:
         """The trades as arrays, for statistics: nothing is made of them that was not there already, but once."""
-        if self._columns is None:
-            object.__setattr__(self, "_columns", Columns.of(self.trades))
-        return self._columns or Columns.of(())
+        columns = self._columns
+        if columns is None:
+            columns = Columns.of(self.trades)
+            object.__setattr__(self, "_columns", columns)
+        return columns
 
     def __repr__(self) -> str:
         return f"<{len(self.trades)} trades, {len(self.refused)} refused, {len(self.equity)} candles>"

@@ -7,8 +7,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.peers import PEERS
 from embedded.cli import Parser
 
+# What needs neither a database nor a broker.
+ALONE = frozenset({"backtest"})
 MOST_SESSIONS = 1_000_000
 
 
@@ -96,7 +99,21 @@ def parser() -> argparse.ArgumentParser:
         "--collectors", type=_whole(0, 16), default=0, metavar="N",
         help="collection workers beside the platform's own (default 0)",
     )  # fmt: skip
-    for benchmark in (pipeline, ticks, exits, candles, closes):
+    backtest = names.add_parser(
+        "backtest",
+        help="backtests and sweeps beside other programs on the same job",
+        description="The same backtest in ours and in other programs, which are installed under var/bench at first.",
+        allow_abbrev=False,
+    )
+    backtest.add_argument("--no-peers", action="store_true", help="only ours: nothing is installed")
+    backtest.add_argument(
+        "--peer", action="append", choices=sorted(PEERS), help="only this one beside ours; may be repeated"
+    )
+    backtest.add_argument(
+        "--large", type=_whole(10_000, 5_000_000), default=1_000_000, metavar="N",
+        help="candles of the large run (default 1000000)",
+    )  # fmt: skip
+    for benchmark in (pipeline, ticks, exits, candles, closes, backtest):
         benchmark.add_argument("--json", type=_new_file, metavar="FILE", help="also write the figures there")
     return top
 

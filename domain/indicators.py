@@ -1,8 +1,8 @@
 """Indicators over float arrays, with TA-Lib's conventions and seeding. By name, with bounds: ``domain/catalogue.py``.
 
 Every function returns arrays as long as its input, NaN where the indicator is not yet defined, and the value at ``i`` depends
-on inputs up to ``i`` only. Sums over a window are made afresh for each, never running: the same window gives the same bits
-wherever history began.
+on inputs up to ``i`` only. Sums over a window are made afresh for each, never running, and always in the same order: the same
+window gives the same bits wherever history began.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ _SETTLED = 14
 # Windows worked on at once: a long history times a long window is never in memory as a whole.
 _CHUNK = 4096
 
+# Wilder's averages of values, from the one at the period on and given the one before, into the array.
+Smoothing = Callable[[FloatArray, int, float, FloatArray], None]
+
 
 def ema_settles(period: int) -> int:
     """After how many values an exponential average has forgotten, but for a part in a million, what it was seeded with."""
@@ -35,7 +38,7 @@ def wilder_settles(period: int) -> int:
 
 def sma(values: FloatArray, period: int) -> FloatArray:
     """Simple moving average over ``period`` values; defined from index ``period - 1`` on."""
-    return _by_window(values, period, lambda windows: windows.mean(axis=1))
+    return _by_parts(values, period, np.add) / period
 
 
 def wma(values: FloatArray, period: int) -> FloatArray:
@@ -46,7 +49,12 @@ def wma(values: FloatArray, period: int) -> FloatArray:
 
 def stddev(values: FloatArray, period: int) -> FloatArray:
     """Standard deviation of the last ``period`` values as a whole population, as TA-Lib has it; from ``period - 1`` on."""
-    return _by_window(values, period, lambda windows: windows.std(axis=1))
+    _require_period(period)
+    result = np.full(len(values), np.nan)
+    for start in range(0, len(values) - period + 1, _CHUNK):
+        squares = _squares(values[start : start + _CHUNK + period - 1], period)
+        result[start + period - 1 : start + period - 1 + len(squares)] = np.sqrt(squares / period)
+    return result
 
 
 def ema(values: FloatArray, period: int) -> FloatArray:
@@ -98,16 +106,19 @@ def rsi(values: FloatArray, period: int) -> FloatArray:
     losses = np.where(changes < 0, -changes, 0.0)
     gain, loss = float(gains[:period].mean()), float(losses[:period].mean())
     result[period] = _strength(gain, loss)
-    for index in range(period, len(changes)):
-        gain = (gain * (period - 1) + float(gains[index])) / period
-        loss = (loss * (period - 1) + float(losses[index])) / period
-        result[index + 1] = _strength(gain, loss)
+    for index, (up, down) in enumerate(zip(gains[period:].tolist(), losses[period:].tolist(), strict=True), period + 1):
+        gain = (gain * (period - 1) + up) / period
+        loss = (loss * (period - 1) + down) / period
+        result[index] = _strength(gain, loss)
     return result
 
 
-def atr(high: FloatArray, low: FloatArray, close: FloatArray, period: int) -> FloatArray:
+def atr(
+    high: FloatArray, low: FloatArray, close: FloatArray, period: int, smooth: Smoothing | None = None
+) -> FloatArray:
     """Wilder's average true range, in the unit of the prices. The first candle has no true range, as it has no close before
-    it; seeded with the plain mean of the next ``period`` ones as TA-Lib does, and defined from index ``period`` on."""
+    it; seeded with the plain mean of the next ``period`` ones as TA-Lib does, and defined from index ``period`` on.
+    ``smooth`` may be something quicker that takes the same steps."""
     _require_period(period)
     result = np.full(len(close), np.nan)
     if len(close) <= period:
@@ -116,6 +127,9 @@ def atr(high: FloatArray, low: FloatArray, close: FloatArray, period: int) -> Fl
     ranges = np.maximum(high[1:], before) - np.minimum(low[1:], before)
     average = float(ranges[:period].mean())
     result[period] = average
+    if smooth is not None:
+        smooth(ranges, period, average, result[1:])
+        return result
     for index, one in enumerate(ranges[period:].tolist(), period + 1):
         average = (average * (period - 1) + one) / period
         result[index] = average
@@ -142,8 +156,7 @@ def stochastic(
 
 def donchian(high: FloatArray, low: FloatArray, period: int) -> tuple[FloatArray, FloatArray, FloatArray]:
     """The highest high of the last ``period`` candles, this one included, the middle, and the lowest low."""
-    upper = _by_window(high, period, lambda windows: windows.max(axis=1))
-    lower = _by_window(low, period, lambda windows: windows.min(axis=1))
+    upper, lower = _by_parts(high, period, np.maximum), _by_parts(low, period, np.minimum)
     return upper, (upper + lower) / 2, lower
 
 
@@ -190,8 +203,8 @@ def mfi(high: FloatArray, low: FloatArray, close: FloatArray, volume: FloatArray
     if len(close) > period:
         typical = (high + low + close) / 3
         change, flow = np.diff(typical), (typical * volume)[1:]
-        total = _by_window(np.where(change != 0, flow, 0.0), period, lambda windows: windows.sum(axis=1))
-        risen = _by_window(np.where(change > 0, flow, 0.0), period, lambda windows: windows.sum(axis=1))
+        total = _by_parts(np.where(change != 0, flow, 0.0), period, np.add)
+        risen = _by_parts(np.where(change > 0, flow, 0.0), period, np.add)
         share = np.where(total > 0, risen / np.where(total > 0, total, 1), 0) * 100
         result[period:] = np.minimum(share, 100.0)[period - 1 :]
     return result
@@ -248,10 +261,9 @@ def supertrend(
 
 def crossed_above(fast: FloatArray, slow: FloatArray) -> NDArray[np.bool_]:
     """True where ``fast`` is above ``slow`` and was not on the candle before; False wherever either is undefined."""
-    above = fast > slow
-    defined = ~(np.isnan(fast) | np.isnan(slow))
     crossed = np.zeros(len(fast), dtype=np.bool_)
-    crossed[1:] = above[1:] & ~above[:-1] & defined[1:] & defined[:-1]
+    # Neither holds of what is undefined.
+    np.logical_and(fast[1:] > slow[1:], fast[:-1] <= slow[:-1], out=crossed[1:])
     return crossed
 
 
@@ -265,6 +277,48 @@ def _by_window(values: FloatArray, period: int, reduce: Callable[[FloatArray], F
             end = min(start + _CHUNK, len(windows))
             result[start + period - 1 : end + period - 1] = reduce(windows[start:end])
     return result
+
+
+def _by_parts(values: FloatArray, period: int, combine: np.ufunc) -> FloatArray:
+    """All of every window of ``period`` values combined by ``combine``, at the window's last index: parts of twice the length
+    are made of two before, and a window of the parts that its length is the sum of."""
+    _require_period(period)
+    result = np.full(len(values), np.nan)
+    for start in range(0, len(values) - period + 1, _CHUNK):
+        part = values[start : start + _CHUNK + period - 1]
+        whole, covered, length = part, 0, 1
+        while True:
+            if period & length:
+                whole = combine(whole[: len(part) - covered], part[covered:]) if covered else part
+                covered += length
+            if covered == period:
+                break
+            part, length = combine(part[:-length], part[length:]), length * 2
+        result[start + period - 1 : start + period - 1 + len(whole)] = whole
+    return result
+
+
+def _squares(values: FloatArray, period: int) -> FloatArray:
+    """The squared deviations from its mean, summed, of every window of ``period`` values: as in ``_by_parts``, two parts with
+    their means and squares making one, which loses no digits to large prices (Chan, Golub and LeVeque, 1979)."""
+    mean, squares, length = values, np.zeros(len(values)), 1
+    whole_mean, whole, covered = mean, squares, 0
+    while True:
+        if period & length:
+            if not covered:
+                whole_mean, whole = mean, squares
+            else:
+                count = len(mean) - covered
+                off = mean[covered:] - whole_mean[:count]
+                share = length / (covered + length)
+                whole = whole[:count] + squares[covered:] + off * off * (covered * share)
+                whole_mean = whole_mean[:count] + off * share
+            covered += length
+        if covered == period:
+            return whole
+        off = mean[length:] - mean[:-length]
+        squares = squares[:-length] + squares[length:] + off * off * (length / 2)
+        mean, length = (mean[:-length] + mean[length:]) / 2, length * 2
 
 
 def _ema(values: FloatArray, period: int, first: int) -> FloatArray:

@@ -24,6 +24,7 @@ from domain.exits import (
     levels_in_force,
     part_to_sell,
 )
+from domain.indicators import atr
 from domain.market import ZERO, PositionSide, round_price, to_decimal
 from domain.matching import exit_in_candle, fee_of, market_fill_price
 from domain.positions import FillFact, PositionState, fold, unrealized_pnl
@@ -31,6 +32,7 @@ from domain.sizing import Sizing, size
 from domain.strategy import SignalKind
 
 ENTRIES = {SignalKind.ENTER_LONG: PositionSide.LONG, SignalKind.ENTER_SHORT: PositionSide.SHORT}
+ATR_PERIOD = 14
 LIMITS = (ExitReason.TAKE_PROFIT, ExitReason.ROI)
 
 
@@ -139,7 +141,12 @@ class Oracle:
             None if column is None or np.isnan(column[i - 1]) else to_decimal(float(column[i - 1]))
             for column in (signals.stops, signals.targets)
         ]
-        facts = EntryFacts(side, price, signal_stop=named[0], signal_target=named[1])
+        candles = self.market.candles
+        reach = atr(candles.high[:i], candles.low[:i], candles.close[:i], ATR_PERIOD)[-1]
+        facts = EntryFacts(
+            side, price, atr=None if np.isnan(reach) else to_decimal(float(reach)), signal_stop=named[0],
+            signal_target=named[1],
+        )  # fmt: skip
         fee = fee_of(rules.notional(sized.quantity, price), settings.taker_fee)
         self.wallet -= fee
         fills = [FillFact(side.entry_side, sized.quantity, price, fee_quote=fee)]
@@ -150,8 +157,9 @@ class Oracle:
         assert held is not None
         side, state, rate = held.facts.side, held.state, ZERO
         if due is not None:
-            rate = settings.maker_fee if due.reason in LIMITS else settings.taker_fee
-            if due.reason not in LIMITS:
+            is_limit = due.reason in LIMITS and settings.rests_targets
+            rate = settings.maker_fee if is_limit else settings.taker_fee
+            if not is_limit:
                 filled = market_fill_price(side.exit_side, price, settings.worse)
                 price = round_price(filled, rules, side.entry_side)
         quantity = state.quantity

@@ -12,12 +12,13 @@ import pytest
 
 from backtesting.engine import backtest
 from backtesting.inputs import MarketInput, Result, Settings
+from backtesting.walk import Walk
 from domain.candles import Candles, Timeframe
 from domain.exit_plan import ExitPlan, TargetLevel
 from domain.exits import ExitReason
 from domain.informative import FundingRates
 from domain.limits import Limits
-from domain.market import PositionSide
+from domain.market import MarketRules, PositionSide
 from domain.orders import Denial
 from domain.sizing import SizingMethod
 from domain.strategy import SignalArrays
@@ -93,6 +94,53 @@ def test_an_entry_is_cut_to_the_exposure_that_is_left() -> None:
     markets = [market(flat(4), [1, 0, 0, 0], symbol=symbol) for symbol in "AB"]
     result = backtest(markets, replace(FIXED, limits=Limits(max_exposure_percent=Decimal(15))))
     assert [one.quantity for one in result.trades] == [10.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("limits", "sides", "quantities"),
+    [
+        # B is of A's currency, C of another.
+        (Limits(max_currency_exposure_percent=Decimal(15)), (1, 1, 1), [10, 5, 10]),
+        (Limits(max_currency_exposure_percent=Decimal(15)), (1, -1, 1), [10, 5, 10]),
+        # What B sells makes room for C, on the side that is bought.
+        (Limits(max_net_exposure_percent=Decimal(8)), (1, 1, -1), [8, 10]),
+        (Limits(max_net_exposure_percent=Decimal(8)), (1, -1, 1), [8, 10, 10]),
+        (Limits(max_market_exposure_percent=Decimal(4)), (1, 1, 1), [4, 4, 4]),
+        (Limits(max_exposure=Decimal(2500)), (1, -1, 1), [10, 10, 5]),
+    ],
+)
+def test_an_entry_is_cut_to_what_is_left_of_its_currency_its_market_and_its_side(
+    limits: Limits, sides: tuple[int, int, int], quantities: list[float]
+) -> None:
+    bases = {"A": "X", "B": "X", "C": "Z"}
+    markets = [
+        market(
+            flat(4), [side, 0, 0, 0], symbol=symbol, can_short=True,
+            rules=MarketRules(symbol, base, "USDT", tick_size=Decimal("0.01"), lot_size=Decimal("0.001")),
+        )
+        for side, (symbol, base) in zip(sides, bases.items(), strict=True)
+    ]  # fmt: skip
+    wanted = replace(FIXED, limits=limits)
+    for result in (backtest(markets, wanted), Walk(markets, wanted).result()):
+        assert [one.quantity for one in result.trades] == pytest.approx(quantities)
+
+
+def test_what_is_bound_by_one_position_is_not_free_for_the_next() -> None:
+    markets = [market(flat(4), [1, 0, 0, 0], symbol=symbol) for symbol in "ABC"]
+    wanted = replace(FIXED, amount=Decimal(6000))
+    levered = replace(wanted, leverage=Decimal(2))
+    for settings, quantities in ((wanted, [60, 40]), (levered, [60, 60, 60])):
+        for result in (backtest(markets, settings), Walk(markets, settings).result()):
+            assert [one.quantity for one in result.trades] == pytest.approx(quantities)
+
+
+def test_a_position_opened_at_the_same_open_risks_no_more_than_its_stop() -> None:
+    plan = ExitPlan(stop_loss_percent=Decimal(10))
+    markets = [market(flat(4), [1, 0, 0, 0], symbol=symbol, plan=plan) for symbol in "AB"]
+    wanted = replace(FIXED, limits=Limits(max_open_risk_percent=Decimal("1.5")))
+    # A risks 100 of the 150, and 50 is what 5 of B risk.
+    for result in (backtest(markets, wanted), Walk(markets, wanted).result()):
+        assert [one.quantity for one in result.trades] == pytest.approx([10.0, 5.0])
 
 
 def test_a_day_that_lost_its_limit_takes_no_more_entries_until_the_next() -> None:

@@ -65,14 +65,15 @@ def test_columns_of_no_trades_are_empty() -> None:
 def test_every_reason_has_its_number_and_the_fast_loop_s_come_first() -> None:
     assert set(REASONS) == {None, *ExitReason}
     assert len(REASONS) == len(ExitReason) + 1
-    assert REASONS[:9] == (
-        None, "STOP_LOSS", "BREAK_EVEN", "TRAILING_STOP", "TAKE_PROFIT", "ROI", "TIME_EXIT", "EXIT_SIGNAL", "SESSION_STOP"
+    assert REASONS[:11] == (
+        None, "STOP_LOSS", "BREAK_EVEN", "TRAILING_STOP", "TAKE_PROFIT", "ROI", "TIME_EXIT", "EXIT_SIGNAL", "SESSION_STOP",
+        "LIQUIDATION_GUARD", "LIQUIDATED",
     )  # fmt: skip
 
 
 def test_the_fast_loop_and_the_walk_give_the_same_columns() -> None:
     wanted = Settings(taker_fee=Decimal("0.001"))
-    fast, exact = backtest_fast(market(), wanted).columns, Walk([market()], wanted).result().columns
+    fast, exact = backtest_fast([market()], wanted).columns, Walk([market()], wanted).result().columns
     for name in ("symbols", "tags"):
         assert getattr(fast, name) == getattr(exact, name)
     assert fast.symbols == ("X",)
@@ -85,7 +86,7 @@ def test_the_fast_loop_and_the_walk_give_the_same_columns() -> None:
 
 
 def test_trades_are_made_when_they_are_asked_for_and_are_equal_to_a_list_of_them() -> None:
-    result = backtest_fast(market(), Settings())
+    result = backtest_fast([market()], Settings())
     assert isinstance(result.trades, Lazy)
     first, last = result.trades
     assert (first.tag, first.entry_at.hour, first.exit_at.hour, first.exit_reason) == ("a", 1, 2, "EXIT_SIGNAL")
@@ -101,12 +102,12 @@ def test_trades_are_made_when_they_are_asked_for_and_are_equal_to_a_list_of_them
 
 
 def test_refusals_are_made_when_they_are_asked_for_too() -> None:
-    (refused,) = backtest_fast(market(), Settings()).refused
+    (refused,) = backtest_fast([market()], Settings()).refused
     assert (refused.symbol, refused.at.hour, refused.side, refused.denial) == ("X", 3, "SHORT", "SIDE_NOT_TRADABLE")
 
 
 def test_a_result_is_told_in_one_line_and_goes_to_another_process() -> None:
-    result = backtest_fast(market(), Settings())
+    result = backtest_fast([market()], Settings())
     assert repr(result) == "<2 trades, 1 refused, 6 candles>"
     assert repr(result.trades) == "<2 made when asked for>"
     assert repr(result.columns) == "<columns of 2 trades of 1 markets>"
@@ -116,7 +117,7 @@ def test_a_result_is_told_in_one_line_and_goes_to_another_process() -> None:
 
 
 def test_columns_of_other_columns_trades_are_those() -> None:
-    result = backtest_fast(market(), Settings())
+    result = backtest_fast([market()], Settings())
     again = Columns.of(list(result.trades))
     assert again.pnl.tolist() == result.columns.pnl.tolist()
     assert again.entry_ms.tolist() == result.columns.entry_ms.tolist()

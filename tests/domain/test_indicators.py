@@ -137,6 +137,25 @@ def test_an_average_does_not_depend_on_what_came_before_its_window(
     np.testing.assert_array_equal(late[period - 1 :], sma(values, period)[start + period - 1 :])
 
 
+@pytest.mark.parametrize("period", [1, 2, 3, 7, 20, 50, 127, 200])
+def test_what_is_made_of_parts_of_a_window_is_what_is_made_of_the_window(period: int) -> None:
+    values = np.random.default_rng(3).lognormal(8, 1, 9000)  # longer than what is worked on at once
+    windows = np.lib.stride_tricks.sliding_window_view(values, period)
+    upper, _, lower = donchian(values, values, period)
+    np.testing.assert_array_equal(upper[period - 1 :], windows.max(axis=1))
+    np.testing.assert_array_equal(lower[period - 1 :], windows.min(axis=1))
+    np.testing.assert_allclose(sma(values, period)[period - 1 :], windows.mean(axis=1), rtol=1e-14)
+    np.testing.assert_allclose(stddev(values, period)[period - 1 :], windows.std(axis=1), rtol=1e-12)
+    assert np.isnan(sma(values, period)[: period - 1]).all()
+    assert np.isnan(stddev(values, period)[: period - 1]).all()
+
+
+def test_a_deviation_keeps_its_digits_however_large_the_prices_are() -> None:
+    small = np.tile([1.0, 2.0, 4.0], 30)
+    np.testing.assert_allclose(stddev(small + 1e9, 20)[19:], stddev(small, 20)[19:], rtol=1e-13)
+    assert stddev(np.full(100, 0.1), 50)[-1] == 0
+
+
 @given(values=walks, period=st.integers(1, 20))
 def test_values_are_defined_from_the_first_full_window_and_stay_in_their_range(values: FloatArray, period: int) -> None:
     average, strength = sma(values, period), rsi(values, period)
