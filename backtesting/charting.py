@@ -128,23 +128,28 @@ def _trades(packing: Packing, markets: Sequence[MarketInput], columns: Columns) 
     """The last of the trades in columns; those of few different words by their number."""
     last = slice(max(len(columns) - MOST_TRADES, 0), None)
     symbols = [market.symbol for market in markets]
-    words = [] if columns.tags is None else columns.tags[last]
-    tags = {tag: number for number, tag in enumerate(dict.fromkeys(words))} or {"": 0}
     places = np.array([symbols.index(one) for one in columns.symbols], dtype=np.int64)
     kind = "f8" if len(columns.pnl[last]) <= EXACT_TRADES else "f4"
     names = ("entry_price", "exit_price", "quantity", "pnl", "gain", "fees", "funding")
     return {
         "of": len(columns),
         "reasons": [one or "" for one in REASONS],
-        "tags": list(tags),
         "market": packing.plain(places[columns.market[last]], "u2"),
         "is_long": packing.plain(columns.side[last] > 0, "u1"),
         "reason": packing.plain(columns.reason[last], "u1"),
-        "tag": packing.plain([tags[one] for one in words] or np.zeros(len(columns.pnl[last])), "u2"),
+        "tag": _words(packing, columns.tags, last, len(columns)),
+        "exit_tag": _words(packing, columns.exit_tags, last, len(columns)),
         "entry_time": packing.whole(columns.entry_ms[last] // 1000),
         "exit_time": packing.whole(columns.exit_ms[last] // 1000),
         **{name: packing.plain(getattr(columns, name)[last], kind) for name in names},
     }
+
+
+def _words(packing: Packing, words: Sequence[str] | None, last: slice, size: int) -> dict[str, Any]:
+    """Each different word once, and for each trade which of them it has."""
+    said = ["" for _ in range(size)][last] if words is None else words[last]
+    numbers = {word: number for number, word in enumerate(dict.fromkeys(said))}
+    return {**packing.plain([numbers[word] for word in said], "u2"), "words": list(numbers)}
 
 
 def _market(packing: Packing, market: MarketInput, trades: Columns, parts: int) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def figures_of(
 
 TRADE_FIELDS = (
     "side", "entry_at", "entry_price", "exit_at", "exit_price", "quantity", "pnl", "return", "exit_reason", "symbol",
-    "fees", "funding", "tag",
+    "fees", "funding", "tag", "exit_tag",
 )  # fmt: skip
 
 
@@ -90,6 +90,7 @@ def trade_row(trade: Trade) -> dict[str, Any]:
         "exit_at": trade.exit_at.isoformat(), "exit_price": trade.exit_price, "quantity": trade.quantity,
         "pnl": trade.pnl, "return": trade.gain, "exit_reason": trade.exit_reason and trade.exit_reason.value,
         "symbol": trade.symbol, "fees": trade.fees, "funding": trade.funding, "tag": trade.tag,
+        "exit_tag": trade.exit_tag,
     }  # fmt: skip
 
 
@@ -109,6 +110,7 @@ def trade_of(row: Mapping[str, Any]) -> Trade:
         funding=row["funding"],
         exit_reason=None if row["exit_reason"] is None else ExitReason(row["exit_reason"]),
         tag=row["tag"],
+        exit_tag=row["exit_tag"],
     )
 
 

@@ -21,7 +21,7 @@ from domain.advice import Adviser
 from domain.candles import Candles, FloatArray, IntArray, Timeframe
 from domain.exit_plan import ExitPlan
 from domain.exits import ExitReason
-from domain.informative import Facts, FundingRates, Others
+from domain.informative import Facts, FundingRates, Others, known_from
 from domain.limits import Limits
 from domain.market import ONE, ZERO, MarketRules, PositionSide
 from domain.orders import Denial
@@ -116,10 +116,13 @@ class MarketInput:
 
     @property
     def first(self) -> int:
-        """The index of the first candle that may be traded in."""
+        """The index of the first candle that may be traded in: after ``warm_up``, by default the strategy's own and that of
+        what it looks at beside the candles."""
         if self.warm_up is not None:
             return self.warm_up
-        return 0 if self.strategy is None else self.strategy.warm_up
+        if (strategy := self.strategy) is None:
+            return 0
+        return max(strategy.warm_up, known_from(self.facts, strategy.informative, self.candles, self.timeframe))
 
     @property
     def rules_or_none(self) -> MarketRules:
@@ -250,7 +253,8 @@ class Columns:
     """Trades as parallel arrays, in the order in which the trades ended. Figures are those of ``Trade`` by the same name.
 
     ``market`` is the place in ``symbols``; ``side`` 1 for long and -1 for short; ``entry_ms`` and ``exit_ms`` epoch
-    milliseconds; ``reason`` the place in ``REASONS``, 0 while open; ``tags`` are None where no trade has one.
+    milliseconds; ``reason`` the place in ``REASONS``, 0 while open; ``tags`` and ``exit_tags`` are None where no trade has
+    one.
     """
 
     symbols: tuple[str, ...]
@@ -267,6 +271,7 @@ class Columns:
     funding: FloatArray
     reason: NDArray[np.int8]
     tags: Sequence[str] | None = None
+    exit_tags: Sequence[str] | None = None
 
     @classmethod
     def of(cls, trades: Sequence[Trade]) -> Columns:
@@ -284,7 +289,8 @@ class Columns:
             entry_ms=np.array([ms_of(trade.entry_at) for trade in trades], np.int64),
             exit_ms=np.array([ms_of(trade.exit_at) for trade in trades], np.int64),
             reason=np.array([REASONS.index(trade.exit_reason) for trade in trades], np.int8),
-            tags=[trade.tag for trade in trades] if any(trade.tag for trade in trades) else None,
+            tags=_or_none([trade.tag for trade in trades]),
+            exit_tags=_or_none([trade.exit_tag for trade in trades]),
             **{name: floats(name) for name in _FIGURES},
         )
 
@@ -308,8 +314,13 @@ class Columns:
             exit_at=at(int(self.exit_ms[index])),
             exit_reason=REASONS[self.reason[index]],
             tag="" if self.tags is None else self.tags[index],
+            exit_tag="" if self.exit_tags is None else self.exit_tags[index],
             **{name: float(getattr(self, name)[index]) for name in _FIGURES},
         )
+
+
+def _or_none(words: list[str]) -> list[str] | None:
+    return words if any(words) else None
 
 
 _FIGURES = ("entry_price", "exit_price", "quantity", "pnl", "gain", "fees", "funding")

@@ -87,7 +87,8 @@ class BacktestTrade(serializers.Serializer[Any]):
     fees = serializers.FloatField()
     funding = serializers.FloatField()
     exit_reason = serializers.CharField(allow_null=True, help_text="Null: still held, valued at the last close.")
-    tag = serializers.CharField(allow_blank=True)
+    tag = serializers.CharField(allow_blank=True, help_text="What the strategy called the entry.")
+    exit_tag = serializers.CharField(allow_blank=True, help_text="What it called the exit, where its signal left.")
 
     def get_fields(self) -> dict[str, Any]:
         # ``return`` is no name that Python lets one give.

@@ -18,12 +18,14 @@ const DETAILS = {
   fees: {title: "Fees", text: row => written(row.fees, data.money_decimals), exact: true},
   reason: {title: "Exit reason", words: true, text: row => reasonOf(row)},
   tag: {title: "Tag", words: true, text: row => row.tag},
+  exitTag: {title: "Exit tag", words: true, text: row => row.exitTag},
 };
 const CHOICES = {
   market: ["Market", row => data.markets[row.market].symbol, text => text],
   side: ["Side", row => row.isLong ? "Long" : "Short", text => text],
   reason: ["Exit reason", row => reasonOf(row), text => text],
   tag: ["Tag", row => row.tag, text => text || "(none)"],
+  exitTag: ["Exit tag", row => row.exitTag, text => text || "(none)"],
   outcome: ["Outcome", row => row.reason === "" ? "Still open" : row.pnl > 0 ? "Gain" : "Loss", text => text],
 };
 
@@ -38,18 +40,21 @@ function price(row, value) {
 
 function readTrades() {
   const told = data.trades, held = {};
-  for (const name of ["market", "is_long", "reason", "tag", "entry_time", "exit_time", "entry_price", "exit_price", "quantity", "pnl", "gain", "fees", "funding"]) held[name] = column(told[name]);
+  for (const name of ["market", "is_long", "reason", "tag", "exit_tag", "entry_time", "exit_time", "entry_price", "exit_price", "quantity", "pnl", "gain", "fees", "funding"]) held[name] = column(told[name]);
   for (let i = 0; i < told.market.length; i++) {
     trades.rows.push({
-      number: i, market: held.market[i], isLong: held.is_long[i] === 1, reason: told.reasons[held.reason[i]], tag: told.tags[held.tag[i]],
+      number: i, market: held.market[i], isLong: held.is_long[i] === 1, reason: told.reasons[held.reason[i]], tag: told.tag.words[held.tag[i]],
+      exitTag: told.exit_tag.words[held.exit_tag[i]],
       entryTime: held.entry_time[i], exitTime: held.exit_time[i], entry: held.entry_price[i], exit: held.exit_price[i],
       quantity: held.quantity[i], pnl: held.pnl[i], gain: held.gain[i], fees: held.fees[i], funding: held.funding[i],
     });
   }
 }
 
+const hasNone = name => data.trades[name].words.every(word => word === "");
+
 function showTrades() {
-  const isHidden = {market: data.markets.length < 2, tag: data.trades.tags.every(tag => tag === "")};
+  const isHidden = {market: data.markets.length < 2, tag: hasNone("tag"), exitTag: hasNone("exit_tag")};
   const names = Object.keys(DETAILS).filter(name => !isHidden[name]);
   byId("columns").replaceChildren(...names.map(name => {
     const head = element("th", undefined, {scope: "col", "data-column": name, ...(DETAILS[name].words ? {class: "words"} : {})});
@@ -150,11 +155,11 @@ function step(way) {
 }
 
 function save() {
-  const head = ["side", "entry_at", "entry_price", "exit_at", "exit_price", "quantity", "pnl", "return", "exit_reason", "symbol", "fees", "funding", "tag"];
+  const head = ["side", "entry_at", "entry_price", "exit_at", "exit_price", "quantity", "pnl", "return", "exit_reason", "symbol", "fees", "funding", "tag", "exit_tag"];
   // A spreadsheet takes a cell that begins so for a formula.
   const quoted = value => typeof value === "number" ? String(value) : `"${value.replace(/^[=+\-@\t\r]/, "'$&").replaceAll('"', '""')}"`;
   const at = seconds => new Date(seconds * 1000).toISOString().replace(".000Z", "+00:00");
-  const lines = trades.shown.map(row => [row.isLong ? "LONG" : "SHORT", at(row.entryTime), row.entry, at(row.exitTime), row.exit, row.quantity, row.pnl, row.gain, row.reason, data.markets[row.market].symbol, row.fees, row.funding, row.tag].map(quoted).join(","));
+  const lines = trades.shown.map(row => [row.isLong ? "LONG" : "SHORT", at(row.entryTime), row.entry, at(row.exitTime), row.exit, row.quantity, row.pnl, row.gain, row.reason, data.markets[row.market].symbol, row.fees, row.funding, row.tag, row.exitTag].map(quoted).join(","));
   const link = element("a", undefined, {download: "trades.csv", href: URL.createObjectURL(new Blob([[head.join(","), ...lines, ""].join("\r\n")], {type: "text/csv"}))});
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);

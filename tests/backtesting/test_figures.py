@@ -60,7 +60,14 @@ def came_to(trades: list[Trade], equity: list[float], market: MarketInput | None
 
 def test_a_trade_comes_back_from_its_json_as_it_was() -> None:
     ended = trade(
-        1.5, 2, 0.1 + 0.2, side=PositionSide.SHORT, funding=-0.01, exit_reason=ExitReason.TRAILING_STOP, tag="dip"
+        1.5,
+        2,
+        0.1 + 0.2,
+        side=PositionSide.SHORT,
+        funding=-0.01,
+        exit_reason=ExitReason.TRAILING_STOP,
+        tag="dip",
+        exit_tag="tired",
     )
     held = trade(1, 2, 5, exit_reason=None)
     for one in (ended, held):

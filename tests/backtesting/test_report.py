@@ -164,10 +164,20 @@ def test_what_comes_from_outside_is_text_and_never_markup() -> None:
     assert {trade.tag for trade in result.trades} == {EVIL, "</title>"}
     assert (tags.count("img"), tags.count("script"), tags.count("title")) == (0, 4, 1 + tags.count("rect"))
     assert not any(name.startswith("on") for _, attributes in found.elements for name in attributes)
-    assert sorted(json.loads(found.scripts[0])["trades"]["tags"]) == [
+    assert sorted(json.loads(found.scripts[0])["trades"]["tag"]["words"]) == [
         "</script><img src=x onerror=alert(1)>",
         "</title>",
     ]
+
+
+def test_what_the_strategy_called_its_exits_is_in_the_list_of_trades() -> None:
+    market, result, _, _ = crossed()
+    named = [replace(one, exit_tag="tired" if place % 3 else "") for place, one in enumerate(result.trades)]
+    drawn, packed = chart_of([market], replace(result, trades=named, _columns=None), 10_000.0)
+    words = drawn["trades"]["exit_tag"]["words"]
+    assert words == ["", "tired"]
+    assert [words[int(one)] for one in unpacked(drawn["trades"]["exit_tag"], packed)] == [one.exit_tag for one in named]
+    assert chart_of([market], result, 10_000.0)[0]["trades"]["exit_tag"]["words"] == [""]
 
 
 def test_it_allows_itself_its_own_scripts_and_no_address() -> None:
@@ -419,5 +429,5 @@ def test_what_one_file_cannot_tell_is_refused(candle_file: Path, capsys: pytest.
     wanted = ["--strategy", "momentum_rotation", "--candles", str(candle_file), "--timeframe", "1h"]
     assert main([*wanted, "--set", "rivals=ETH/USDT"]) == 2
     assert capsys.readouterr().err == "r3edge backtest: wanted candles of ETH/USDT 1d beside the file's, was one file\n"
-    assert main([*wanted[:-1], "1d", "--set", "timeframe=4h"]) == 2
-    assert "wanted candles that make up whole ones of 4h, was 1d" in capsys.readouterr().err
+    assert main([*wanted, "--set", "timeframe=30m"]) == 2
+    assert "wanted candles that make up whole ones of 30m, was 1h" in capsys.readouterr().err

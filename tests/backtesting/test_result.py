@@ -23,7 +23,20 @@ NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 LATER = datetime(2026, 1, 31, 12, 30, 0, 1000, tzinfo=UTC)
 TRADES = [
     Trade(
-        "A", PositionSide.LONG, NOON, 100.0, LATER, 110.0, 2.0, 19.5, 0.0975, 0.5, 0.25, ExitReason.TAKE_PROFIT, "dip"
+        "A",
+        PositionSide.LONG,
+        NOON,
+        100.0,
+        LATER,
+        110.0,
+        2.0,
+        19.5,
+        0.0975,
+        0.5,
+        0.25,
+        ExitReason.TAKE_PROFIT,
+        "dip",
+        "tired",
     ),
     Trade("B", PositionSide.SHORT, LATER, 50.0, LATER, 55.0, 1.0, -5.0, -0.1, 0.0),
 ]
@@ -47,6 +60,7 @@ def test_a_result_of_a_plain_list_of_trades_has_their_columns() -> None:
     assert columns.funding.tolist() == [0.25, 0.0]
     assert columns.is_open.tolist() == [False, True]
     assert columns.tags == ["dip", ""]
+    assert columns.exit_tags == ["tired", ""]
     assert [columns.trade(index) for index in range(2)] == TRADES
 
 
@@ -58,7 +72,7 @@ def test_columns_are_made_once() -> None:
 def test_columns_of_no_trades_are_empty() -> None:
     columns = Result((), np.empty(0, np.int64), np.empty(0)).columns
     assert len(columns) == 0
-    assert columns.tags is None
+    assert (columns.tags, columns.exit_tags) == (None, None)
     assert (str(columns.pnl.dtype), str(columns.entry_ms.dtype)) == ("float64", "int64")
 
 
