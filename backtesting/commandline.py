@@ -13,28 +13,36 @@ import importlib
 import json
 import os
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from math import isfinite
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import numpy as np
 from pydantic import ValidationError
 
 from backtesting.engine import backtest
 from backtesting.figures import TRADE_FIELDS, figures_of, trade_row
-from backtesting.inputs import MarketInput, Result, Settings
+from backtesting.inputs import MarketInput, Result, Settings, at
 from backtesting.report import report_html
-from backtesting.wording import UNKNOWN, figure_text, figure_title
+from backtesting.wording import UNKNOWN, figure_text, figure_title, refusal_text, table_text
 from domain.calendars import Calendar
 from domain.candles import Candles, Timeframe
-from domain.informative import Facts
+from domain.informative import Facts, Informative
 from domain.resampling import resample
 from domain.strategy import Strategy
 from strategies.library import LIBRARY
 from strategies.registry import Registry
 
+HOUR_MS = 3_600_000
+# The year 5138; what is later was never meant in milliseconds.
+LATEST_MS = 10**14
+# Some programs begin a file with a mark of its encoding.
+ENCODING = "utf-8-sig"
 COLUMNS = ("ts", "open", "high", "low", "close", "volume")
 
 # What is printed of the figures, and in which order.
@@ -114,15 +122,26 @@ def _add_search(top: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run it; the exit code: 2 for what cannot be run, with one line that says why."""
-    options = parser().parse_args(arguments)
-    out = out or sys.stdout
+    try:
+        code = _main(parser().parse_args(arguments), out or sys.stdout)
+        (out or sys.stdout).flush()
+    except BrokenPipeError:  # whoever reads it has seen enough, as `| head` has
+        if out is None:  # or the interpreter would complain when it flushes what is left
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def _main(options: argparse.Namespace, out: TextIO) -> int:
     try:
         kind, values, settings = _strategy(options.strategy), _values(options), _settings(options)
         if options.optimise or options.walk_forward or options.monte_carlo is not None:
             # Here, not at the top: one backtest starts quicker without.
             research = importlib.import_module("backtesting.research_command")
-            return int(research.main(options, kind, values, functools.partial(_market, options, kind), settings, out))
-        market = _market(options, kind, values)
+            return int(research.main(options, kind, values, functools.partial(_market, options), settings, out))
+        strategy = kind.from_values(values)
+        market = replace(_market(options, [strategy]), strategy=strategy)
+        _check_warm_up(market, strategy)
         result = backtest([market], settings)
         if options.trades:
             _write_trades(_path(options.trades), result)
@@ -132,6 +151,8 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
         if options.html:
             title = f"{kind.title} on {market.symbol}"
             _path(options.html).write_text(report_html(title, [market], result, settings, figures), encoding="utf-8")
+    except BrokenPipeError:
+        raise
     except (CannotRun, ValueError, OSError) as refused:
         print(f"r3edge backtest: {_said(refused)}", file=sys.stderr)  # noqa: T201  # a command line prints
         return 2
@@ -163,35 +184,48 @@ def text_of(figures: dict[str, Any]) -> str:
 
 def _table(title: str, groups: list[dict[str, Any]]) -> str:
     names = [name for name in GROUP_COLUMNS if name in groups[0]]
-    rows = [[title, *map(figure_title, names)]]
-    rows += [[group["name"] or UNKNOWN, *(figure_text(name, group[name]) for name in names)] for group in groups]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    )
+    rows = [[group["name"] or UNKNOWN, *(figure_text(name, group[name]) for name in names)] for group in groups]
+    return table_text([title, *map(figure_title, names)], rows)
 
 
 def candles_from(path: Path, since: int | None = None, until: int | None = None) -> Candles:
-    """The candles of a CSV file, gzipped or not: ``ts`` in epoch milliseconds or ISO, columns in any order, others ignored.
-    Raises CannotRun for a file that has not what is wanted, saying where."""
-    with gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="") as lines:
-        rows = csv.reader(lines)
-        header = [name.strip().lower() for name in next(rows, [])]
-        missing = [name for name in COLUMNS if name not in header]
-        if missing:
-            raise CannotRun(
-                f"wanted the columns {', '.join(COLUMNS)} in {path.name}, was {', '.join(header) or 'none'}"
-            )
-        found = list(_numbers(rows, [header.index(name) for name in COLUMNS], path.name))
+    """The candles of a CSV file, gzipped or not: ``ts`` in epoch milliseconds or ISO, columns in any order, others ignored;
+    from ``since`` on and not after ``until``, both in epoch milliseconds. Raises CannotRun for a file that has not what is
+    wanted, saying where."""
+    try:
+        with _opened(path) as lines:
+            rows = csv.reader(lines)
+            header = [name.strip().lower() for name in next(rows, [])]
+            missing = [name for name in COLUMNS if name not in header]
+            if missing:
+                raise CannotRun(
+                    f"wanted the columns {', '.join(COLUMNS)} in {path.name}, was {', '.join(header) or 'none'}"
+                )
+            found = list(_numbers(rows, [header.index(name) for name in COLUMNS], path.name))
+    except (UnicodeDecodeError, csv.Error, gzip.BadGzipFile, EOFError, zlib.error) as broken:
+        found_out = f"{path.name}: {broken}"
+        raise CannotRun(f"wanted CSV, whole and in UTF-8, gzipped where it is named .gz, was {found_out}") from None
     kept = [row for row in found if (since is None or row[0] >= since) and (until is None or row[0] <= until)]
     held = Candles.from_rows(kept)
     if len(held) > 1 and int(np.diff(held.open_ms).min()) <= 0:
         first = int(np.argmax(np.diff(held.open_ms) <= 0)) + 1
         raise CannotRun(f"wanted candles from the oldest to the newest, each once, was otherwise at candle {first + 1}")
+    lowest, highest = np.minimum(held.open, held.close), np.maximum(held.open, held.close)
+    is_wrong = (held.low <= 0) | (held.low > lowest) | (held.high < highest) | (held.volume < 0)
+    if is_wrong.any():
+        one = int(np.argmax(is_wrong))
+        prices = ", ".join(f"{name} {getattr(held, name)[one]:.10g}" for name in COLUMNS[1:])
+        raise CannotRun(
+            f"wanted prices above 0 from low to high and a volume from 0 on, was {prices} in the candle of "
+            f"{at(int(held.open_ms[one])):%Y-%m-%d %H:%M}"
+        )
     return held
+
+
+def _opened(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        return cast(TextIO, gzip.open(path, "rt", encoding=ENCODING, newline=""))
+    return path.open(encoding=ENCODING, newline="")
 
 
 def _numbers(rows: Iterator[list[str]], places: list[int], name: str) -> Iterator[tuple[float, ...]]:
@@ -201,11 +235,12 @@ def _numbers(rows: Iterator[list[str]], places: list[int], name: str) -> Iterato
             continue
         try:
             numbers = tuple(float(row[place]) for place in prices)
-            yield (int(row[ts]) if row[ts].isdigit() else _time_ms(row[ts]), *numbers)
+            ms = int(row[ts]) if row[ts].isdigit() else _time_ms(row[ts])
         except (ValueError, IndexError, argparse.ArgumentTypeError):
             raise CannotRun(f"wanted a time and five numbers in line {number} of {name}, was {','.join(row)}") from None
-        if not all(map(np.isfinite, numbers)):
+        if not (abs(ms) < LATEST_MS and all(map(isfinite, numbers))):
             raise CannotRun(f"wanted finite numbers in line {number} of {name}, was {','.join(row)}")
+        yield (ms, *numbers)
 
 
 def _values(options: argparse.Namespace) -> dict[str, Any]:
@@ -221,19 +256,49 @@ def _values(options: argparse.Namespace) -> dict[str, Any]:
     return values
 
 
-def _market(options: argparse.Namespace, kind: type[Strategy[Any]], values: dict[str, Any]) -> MarketInput:
-    candles = candles_from(_path(options.candles), options.since, options.until)
-    strategy, timeframe = kind.from_values(values), Timeframe(options.timeframe)
-    # Beside its own warm-up that of the longer candles, in its own.
-    beside = max((one.warm_up * one.timeframe.seconds // timeframe.seconds for one in strategy.informative), default=0)
-    symbol = Path(options.candles).name.split(".")[0].removesuffix(f"-{timeframe.value}")
-    return MarketInput(
-        symbol, candles, timeframe, strategy=strategy, facts=_facts(strategy, candles, timeframe),
-        warm_up=max(strategy.warm_up, beside), can_short=options.short,
-    )  # fmt: skip
+def _market(options: argparse.Namespace, strategies: Sequence[Strategy[Any]]) -> MarketInput:
+    """The market of the file, with all that any of ``strategies`` looks at. Raises CannotRun where there is no candle, or
+    where they are not of the timeframe."""
+    path, timeframe = _path(options.candles), Timeframe(options.timeframe)
+    candles = candles_from(path, options.since, options.until)
+    if not len(candles):
+        ends = (("from", options.since), ("to", options.until))
+        span = "".join(f" {word} {at(ms):%Y-%m-%d %H:%M}" for word, ms in ends if ms is not None)
+        raise CannotRun(f"wanted candles in {path.name}{span}, was none")
+    _check_spacing(candles, timeframe, path.name)
+    symbol = path.name.split(".")[0].removesuffix(f"-{timeframe.value}")
+    held: dict[Informative, Candles] = {}
+    for strategy in strategies:
+        held |= _beside(strategy, candles, timeframe)
+    return MarketInput(symbol, candles, timeframe, facts=Facts(held), can_short=options.short)
 
 
-def _facts(strategy: Strategy[Any], candles: Candles, timeframe: Timeframe) -> Facts:
+def _check_spacing(candles: Candles, timeframe: Timeframe, name: str) -> None:
+    """Raise CannotRun where the nearest candles are not as far apart as the timeframe says."""
+    if len(candles) < 2:
+        return
+    nearest, wanted = int(np.diff(candles.open_ms).min()), timeframe.seconds * 1000
+    # A day by the clock of a place has an hour less once a year.
+    least = wanted - (HOUR_MS if timeframe is Timeframe.D1 else 0)
+    if not least <= nearest <= wanted:
+        found = f"{timedelta(milliseconds=nearest)} between the nearest"
+        hint = ", as if ts were in seconds" if nearest == timeframe.seconds else ""
+        raise CannotRun(f"wanted candles of {timeframe.value} in {name}, was {found}{hint}")
+
+
+def _check_warm_up(market: MarketInput, strategy: Strategy[Any]) -> None:
+    """Raise CannotRun where there is no candle that may be traded in."""
+    if market.first < len(market.candles):
+        return
+    beside = "".join(f" and {one.warm_up} of {one}" for one in strategy.informative)
+    found = "".join(f" and {len(market.facts.candles[one])}" for one in strategy.informative)
+    raise CannotRun(
+        f"wanted more candles than {strategy.name} needs to warm up, which are {strategy.warm_up}{beside}, "
+        f"was {len(market.candles)}{found}"
+    )
+
+
+def _beside(strategy: Strategy[Any], candles: Candles, timeframe: Timeframe) -> dict[Informative, Candles]:
     """What the strategy looks at beside the file: longer candles of the same market are made of the file's own. Raises
     CannotRun for what one file cannot tell."""
     if strategy.tapes:
@@ -244,7 +309,7 @@ def _facts(strategy: Strategy[Any], candles: Candles, timeframe: Timeframe) -> F
             raise CannotRun(f"wanted candles of {one} beside the file's, was one file")
         is_own = one.timeframe is timeframe
         held[one] = candles if is_own else resample(candles, timeframe, one.timeframe, Calendar.ALWAYS)
-    return Facts(held)
+    return held
 
 
 def _strategy(name: str) -> type[Strategy[Any]]:
@@ -311,6 +376,4 @@ def _time_ms(text: str) -> int:
 
 
 def _said(refused: Exception) -> str:
-    if isinstance(refused, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'parameters'}: {one['msg']}" for one in refused.errors())
-    return str(refused)
+    return refusal_text(refused) if isinstance(refused, ValidationError) else str(refused)

@@ -14,7 +14,7 @@ import numpy as np
 from backtesting.inputs import MarketInput, Settings
 from domain.candles import Candles, Timeframe
 from domain.exit_plan import ExitPlan
-from domain.informative import Facts, FundingRates, Informative, TapeKind
+from domain.informative import Facts, FundingRates, Informative, TapeKind, known_from
 from domain.market import ZERO
 from domain.sizing import margin_kept
 from domain.strategy import Strategy
@@ -59,8 +59,7 @@ def market_gather(
     warm_up = max(len(before), strategy.warm_up)
     if warm_up >= len(candles):
         raise NothingToTest(f"wanted more than {strategy.warm_up} candles of {feed} to warm up, was {len(candles)}")
-    for one in strategy.informative:
-        warm_up = max(warm_up, _known_from(one, facts.candles[one], candles, timeframe))
+    warm_up = max(warm_up, known_from(facts, strategy.informative, candles, timeframe))
     if warm_up >= len(candles):
         found = ", ".join(f"{len(held)} of {one.warm_up} of {one}" for one, held in facts.candles.items())
         raise NothingToTest(f"wanted the candles that {type(strategy).__name__} looks at beside {feed}, was {found}")
@@ -126,14 +125,6 @@ def _informative(one: Informative, market: Market, from_at: datetime, close_at: 
         return Candles.from_rows([])
     before = candles_window(feed.pk, one.warm_up + 2, until=from_at)
     return _joined(before, candles_arrays(feed.pk, from_at, close_at))
-
-
-def _known_from(one: Informative, held: Candles, candles: Candles, timeframe: Timeframe) -> int:
-    """The index of the first candle that may be traded in: at the close of the one before enough of ``one`` had closed."""
-    if len(held) < one.warm_up:
-        return len(candles)
-    known_ms = int(held.open_ms[one.warm_up - 1]) + one.timeframe.seconds * 1000
-    return int(np.searchsorted(candles.open_ms + timeframe.seconds * 1000, known_ms)) + 1
 
 
 def _funding_of(market: Market, since: datetime, until: datetime) -> FundingRates | None:

@@ -27,8 +27,9 @@ from backtesting.monte_carlo import (
 )
 from backtesting.search import SearchMethod, suggest
 from backtesting.space import Space
-from backtesting.trials import Objective, TrialFacts, TrialState, clock_of, run_of, span_returns, trial
+from backtesting.trials import Objective, TrialFacts, TrialState, clock_of, first_of, run_of, span_returns, trial
 from backtesting.walk_forward import Length, WalkForward, best_of, folds_of, walk_forward
+from backtesting.wording import UNKNOWN, percent_text, table_text
 from domain.overfitting import Deflated, Overfitting, deflated_sharpe, overfitting
 from domain.strategy import Strategy
 
@@ -56,23 +57,22 @@ def main(
     options: argparse.Namespace,
     strategy_type: type[Strategy[Any]],
     values: Values,
-    market_of: Callable[[Values], MarketInput],
+    market_of: Callable[[Sequence[Strategy[Any]]], MarketInput],
     settings: Settings,
     out: TextIO,
 ) -> int:
-    """Do what the options ask for, with ``values`` as the fixed parameters of the strategy. Raises ValueError for what cannot
-    be done."""
+    """Do what the options ask for, with ``values`` as the fixed parameters of the strategy; ``market_of`` strategies is the
+    market with all that any of them looks at. Raises ValueError for what cannot be done."""
     for name in ("trades", "equity", "html"):
         if getattr(options, name, None):
             raise ValueError(f"wanted --{name} with one backtest, was with a search")
     if options.walk_forward and not options.optimise:
         raise ValueError("wanted --optimise with --walk-forward, for a training searches, was none")
     objective = Objective(options.objective, options.min_trades)
-    space = Space(strategy_type, dict(map(_said, options.optimise)), values) if options.optimise else None
-    first = values if space is None else _first(space)
-    market = market_of(first)
-    method = SearchMethod(options.method.upper())
+    space = Space(strategy_type, _axes(options.optimise), values) if options.optimise else None
+    method, first = SearchMethod(options.method.upper()), values
     trials = _trials(options, space, method)
+    market = market_of([strategy_type.from_values(values)] if space is None else space.lookers)
     if trials * len(market.candles) >= WORTH_COMPILING:
         compiled()
     told: dict[str, Any] = {"strategy": strategy_type.name, "market": market.symbol, "candles": len(market.candles)}
@@ -100,7 +100,14 @@ def main(
     return 0
 
 
-def _said(text: str) -> tuple[str, Any]:
+def _axes(words: Sequence[str]) -> Values:
+    axes = [_axis(one) for one in words]
+    if twice := sorted({name for name, _ in axes if [name for name, _ in axes].count(name) > 1}):
+        raise ValueError(f"wanted --optimise once for each parameter, was twice for {', '.join(twice)}")
+    return dict(axes)
+
+
+def _axis(text: str) -> tuple[str, Any]:
     """A parameter and what its axis is to be, as ``Space`` takes it."""
     name, is_set, words = text.partition("=")
     if not is_set:
@@ -111,11 +118,6 @@ def _said(text: str) -> tuple[str, Any]:
             raise ValueError(f"wanted NAME=LOW:HIGH or NAME=LOW:HIGH:STEP after --optimise, was {text}")
         return name, dict(zip(("low", "high", "step"), ends, strict=False))
     return name, [None if one.strip().lower() == "none" else one.strip() for one in words.split(",")]
-
-
-def _first(space: Space) -> Values:
-    point = space.nth(0) if space.is_listable else space.drawn(np.random.default_rng(0))
-    return space.values_at(point) if point is not None else {}
 
 
 def _trials(options: argparse.Namespace, space: Space | None, method: SearchMethod) -> int:
@@ -171,11 +173,20 @@ def _walked(
     if not is_split:
         raise ValueError(f"wanted TRAIN:TEST after --walk-forward, such as 180d:30d, was {options.walk_forward}")
     folds = folds_of(
-        clock_of([market]), Length.of(train), Length.of(test), is_anchored=options.anchored, skip=space.warm_up
+        clock_of([market]),
+        Length.of(train),
+        Length.of(test),
+        is_anchored=options.anchored,
+        skip=_warm_up(market, space),
     )
     return walk_forward(
         [market], settings, space, objective, folds, method=method, trials=trials, seed=options.seed
     )  # fmt: skip
+
+
+def _warm_up(market: MarketInput, space: Space) -> int:
+    """How many candles pass before there is anything to train on."""
+    return max(first_of(market, one) for one in space.lookers)
 
 
 def _lucky(
@@ -253,7 +264,7 @@ def _doubt_page(found: Found) -> str:
         f"{_ratio(deflated.trials)} independent trials",
     ]
     if doubt is None:
-        lines.append(f"  {'probability of overfitting':28} {'-':>8}  too few trials or candles to say")
+        lines.append(f"  {'probability of overfitting':28} {UNKNOWN:>8}  too few trials or candles to say")
     else:
         lines += [
             f"  {'probability of overfitting':28} {_percent(doubt.probability):>8}  of choices from one half are not "
@@ -295,17 +306,15 @@ def _bands_page(bands: Mapping[str, Bands]) -> str:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (columns, *rows)]
-    return "\n".join(f"  {line}" for line in lines)
+    return "\n".join(f"  {line}" for line in table_text(columns, rows).splitlines())
 
 
 def _percent(fraction: float | None) -> str:
-    return "-" if fraction is None or not np.isfinite(fraction) else f"{fraction * 100:.2f} %"
+    return UNKNOWN if fraction is None or not np.isfinite(fraction) else percent_text(fraction)
 
 
 def _ratio(figure: float | None) -> str:
-    return "-" if figure is None or not np.isfinite(figure) else f"{figure:.2f}"
+    return UNKNOWN if figure is None or not np.isfinite(figure) else f"{figure:,.2f}"
 
 
 def _word(value: Any) -> str:

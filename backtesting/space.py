@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from backtesting.wording import complaint_text, refusal_text
 from domain.candles import IntArray
 from domain.strategy import Strategy
 
@@ -173,6 +174,21 @@ class Space:
         points = corners or [self.drawn(np.random.default_rng(0))]
         return max((self.strategy_type.from_values(self.values_at(one)) for one in points), key=_reach)
 
+    @property
+    def lookers(self) -> list[Strategy[Any]]:
+        """One strategy for each set of facts beside the candles that the searched ones look at, that of ``furthest`` first:
+        as far as the values that have no order tell, one after the other."""
+        found = {_look(self.furthest): self.furthest}
+        base = self.furthest.parameters.model_dump(mode="json")
+        for axis in self.axes:
+            for value in axis.values if not axis.is_ordered else ():
+                try:
+                    strategy = self.strategy_type.from_values({**base, axis.name: value})
+                except ValueError:
+                    continue
+                found.setdefault(_look(strategy), strategy)
+        return list(found.values())
+
     def _taken(self, points: Iterator[Point]) -> Iterator[Point]:
         return (point for point in points if not self.refusal(point))
 
@@ -180,7 +196,7 @@ class Space:
         try:
             self.strategy_type.from_values(self.fixed | searched)
         except ValueError as error:
-            return said_of(error)
+            return refusal_text(error)
         return ""
 
     @property
@@ -192,15 +208,8 @@ def _reach(strategy: Strategy[Any]) -> tuple[int, int]:
     return strategy.warm_up, sum(one.warm_up * one.timeframe.seconds for one in strategy.informative)
 
 
-def said_of(error: ValueError) -> str:
-    """What a refusal says, in one line."""
-    if isinstance(error, ValidationError):
-        return "; ".join(": ".join((*map(str, one["loc"]), _plain(one["msg"]))) for one in error.errors())
-    return str(error)
-
-
-def _plain(message: str) -> str:
-    return message.removeprefix("Value error, ")
+def _look(strategy: Strategy[Any]) -> frozenset[Any]:
+    return frozenset((one.timeframe, one.symbol) for one in strategy.informative) | strategy.tapes
 
 
 def _axis(name: str, info: FieldInfo, words: Any) -> Axis:
@@ -275,7 +284,7 @@ def _checked(name: str, info: FieldInfo, value: Any) -> Any:
         taken = adapter.validate_python(value)
     except ValidationError as error:
         raise ValueError(
-            f"wanted {name} within its bounds ({_plain(error.errors()[0]['msg'])}), was {value!r}"
+            f"wanted {name} within its bounds ({complaint_text(error.errors()[0]['msg'])}), was {value!r}"
         ) from None
     if isinstance(taken, Enum):
         return taken.value

@@ -151,24 +151,11 @@ def _placed(space: Space, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _looks(space: Space) -> list[Strategy[Any]]:
-    """One strategy for each set of other markets and timeframes that the searched ones look at, that of ``furthest`` first.
-    Raises ValueError where that are too many."""
-    found = {_look(space.furthest): space.furthest}
-    base = _values(space.furthest)
-    for axis in space.axes:
-        for value in axis.values if not axis.is_ordered else ():
-            try:
-                strategy = space.strategy_type.from_values({**base, axis.name: value})
-            except ValueError:
-                continue
-            found.setdefault(_look(strategy), strategy)
+    """``space.lookers``. Raises ValueError where that are too many."""
+    found = space.lookers
     if len(found) > MOST_LOOKS:
         raise ValueError(f"wanted at most {MOST_LOOKS} sets of markets to look at, was {len(found)}")
-    return list(found.values())
-
-
-def _look(strategy: Strategy[Any]) -> frozenset[Any]:
-    return frozenset((one.timeframe, one.symbol) for one in strategy.informative) | strategy.tapes
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from backtesting.engine import backtest
 from backtesting.inputs import MarketInput, Result, Settings
-from backtesting.space import said_of
+from backtesting.wording import refusal_text
 from domain.candles import FloatArray, IntArray
 from domain.informative import Facts
 from domain.statistics import returns_of, sharpe, sortino
@@ -107,7 +107,7 @@ def trial(
     try:
         strategy_type.from_values(values)
     except ValueError as error:
-        return TrialFacts(values, number=number, state=TrialState.REFUSED, why=said_of(error))
+        return TrialFacts(values, number=number, state=TrialState.REFUSED, why=refusal_text(error))
     result = run_of(markets, settings, strategy_type, values, span)
     figures = trial_figures(result, settings, markets)
     returns = span_returns(result, settings, clock_of(markets, span))
@@ -129,7 +129,7 @@ def run_of(
 
 def _within(market: MarketInput, strategy: Strategy[Any], span: Span | None) -> MarketInput:
     candles, detail = market.candles, market.detail
-    first, end = max(market.warm_up or 0, strategy.warm_up), len(candles)
+    facts, first, end = _facts_for(strategy, market.facts), first_of(market, strategy), len(candles)
     start = 0
     if span is not None:
         since, end = (int(one) for one in np.searchsorted(candles.open_ms, span))
@@ -139,9 +139,15 @@ def _within(market: MarketInput, strategy: Strategy[Any], span: Span | None) -> 
         if detail is not None:
             detail = detail.between(*(int(one) for one in np.searchsorted(detail.open_ms, span)))
     return replace(
-        market, candles=candles, strategy=strategy, facts=_facts_for(strategy, market.facts), signals=None, tags=None,
-        warm_up=first, detail=detail,
+        market, candles=candles, strategy=strategy, facts=facts, signals=None, tags=None, warm_up=first, detail=detail,
     )  # fmt: skip
+
+
+def first_of(market: MarketInput, strategy: Strategy[Any]) -> int:
+    """The index of the first candle of ``market`` in which ``strategy`` may trade: after its warm-up, and those of what it
+    looks at beside the candles, and not before the market's own."""
+    tried = replace(market, strategy=strategy, facts=_facts_for(strategy, market.facts), warm_up=None)
+    return max(market.warm_up or 0, tried.first)
 
 
 def _facts_for(strategy: Strategy[Any], facts: Facts) -> Facts:

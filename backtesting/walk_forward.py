@@ -87,7 +87,8 @@ def _after(times: IntArray, place: int, length: Length) -> int | None:
 def _before(times: IntArray, place: int, length: Length) -> int:
     if not length.is_days:
         return place - length.count
-    return int(np.searchsorted(times, times[place] - length.count * DAY_MS))
+    # A hole in the candles may be longer: then it is the last one before it.
+    return min(int(np.searchsorted(times, times[place] - length.count * DAY_MS)), place - 1)
 
 
 def _end(times: IntArray, begin: int, test: Length) -> int | None:

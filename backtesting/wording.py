@@ -5,8 +5,11 @@ Figures are kept as fractions and plain numbers; a percentage is one only when i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
+
+from pydantic import ValidationError
 
 UNKNOWN = "-"
 
@@ -122,6 +125,29 @@ def percent_text(fraction: float) -> str:
 
 def money_text(amount: float) -> str:
     return _unsigned_zero(amount, 2 if abs(amount) >= 0.01 or amount == 0 else 6)
+
+
+def refusal_text(error: ValueError) -> str:
+    """What a refusal says, in one line: of parameters each by its name."""
+    if isinstance(error, ValidationError):
+        return "; ".join(": ".join((*map(str, one["loc"]), complaint_text(one["msg"]))) for one in error.errors())
+    return str(error)
+
+
+def complaint_text(message: str) -> str:
+    """One complaint of pydantic's, without what it puts before those of ours."""
+    return message.removeprefix("Value error, ")
+
+
+def table_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as lines of text: the first column at the left, the others at the right."""
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in (columns, *rows)
+    )
 
 
 def _unsigned_zero(value: float, digits: int) -> str:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from backtesting.inputs import HUNDRED, Settings
+from backtesting.wording import complaint_text
 from domain.exit_plan import ExitPlan
 from domain.limits import Limits
 from domain.market import ONE, ZERO
@@ -145,7 +146,7 @@ def complaint(error: ErrorDetails, known: Sequence[str] | dict[str, Any]) -> str
     place = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return f"{place}: wanted one of {', '.join(known)}, was none of them"
-    message = error["msg"].removeprefix("Value error, ")
+    message = complaint_text(error["msg"])
     value = error["input"]
     found = "" if isinstance(value, dict) else f", was {value if isinstance(value, Decimal) else repr(value):.60}"
     return f"{place}: {message}{found}" if place else message

@@ -6,7 +6,7 @@ cuts what it is given, so that live, in a backtest and on truncated history the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeVar
@@ -161,6 +161,19 @@ class Others:
 def nothing_beside(candles: Candles, timeframe: Timeframe = Timeframe.M1) -> Others:
     """For a strategy that looks at its own candles only."""
     return Others(candles, timeframe, Facts())
+
+
+def known_from(facts: Facts, informatives: Iterable[Informative], candles: Candles, timeframe: Timeframe) -> int:
+    """The index of the first of ``candles`` that may be traded in, as far as those beside them tell: at the close of the one
+    before the warm-up of each of ``informatives`` had closed. As many as there are candles where one never has."""
+    first = 0
+    for one in informatives:
+        held = facts.candles.get(one)
+        if held is None or len(held) < one.warm_up:
+            return len(candles)
+        known_ms = int(held.open_ms[one.warm_up - 1]) + one.timeframe.seconds * 1000 if one.warm_up else 0
+        first = max(first, int(np.searchsorted(candles.open_ms + timeframe.seconds * 1000, known_ms)) + 1)
+    return min(first, len(candles))
 
 
 def _closed(candles: Candles, timeframe: Timeframe, end_ms: int | None) -> Candles:

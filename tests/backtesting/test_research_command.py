@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from backtesting.commandline import main
+from strategies.library.swing import Swing
 from tests.backtesting.tape import drifting
 from tests.domain.reference import ROOT
 
@@ -68,6 +69,33 @@ def test_the_best_trial_is_what_one_backtest_of_its_parameters_says(tape: Path) 
     alone = told(*wanted(tape, *sets))
     assert alone["stats"]["trades"] == best["figures"]["trades"] > 10
     assert alone["stats"]["final_equity"] == best["figures"]["final_equity"]
+
+
+def test_a_search_over_the_timeframe_of_a_trend_shows_each_trial_its_own(tape: Path) -> None:
+    swing = ["--strategy", "swing", "--candles", str(tape), "--timeframe", "1h", "--set", "period=3"]
+    swing += ["--set", "trend_fast=2"]
+    found = told(*swing, "--optimise", "trend_timeframe=1h,4h,12h", "--optimise", "trend_slow=3,5")["search"]["trials"]
+    assert len(found) == 6
+    for one in found:
+        sets = [part for name, value in one["values"].items() for part in ("--set", f"{name}={value}")]
+        alone = told(*swing[:6], *sets)["stats"]
+        for name in ("trades", "final_equity", "sharpe"):
+            assert alone[name] == one["figures"][name]
+    assert len({one["figures"]["final_equity"] for one in found}) == 6
+
+
+def test_a_walk_forward_trains_on_nothing_before_longer_candles_are_known(tape: Path) -> None:
+    swing = ["--strategy", "swing", "--candles", str(tape), "--timeframe", "1h", "--set", "period=3"]
+    swing += ["--set", "trend_fast=2", "--set", "trend_timeframe=12h", "--optimise", "trend_slow=3,5"]
+    found = told(*swing, "--walk-forward", "240:120", "--min-trades", "0", "--objective", "total_return")[
+        "walk_forward"
+    ]
+    needed = max(
+        one.warm_up * one.timeframe.seconds
+        for slow in (3, 5)
+        for one in Swing.from_values({"trend_fast": 2, "trend_slow": slow, "trend_timeframe": "12h"}).informative
+    )
+    assert found["folds"][0]["train"][0] == needed * 1000
 
 
 @OPTUNA
@@ -134,6 +162,14 @@ def test_too_few_candles_to_say_how_overfitted_it_is_are_named(tape: Path) -> No
         (["--optimise", "speed=1,2"], "wanted a parameter of sma_cross"),
         (["--optimise", "fast=2:"], "wanted NAME=LOW:HIGH or NAME=LOW:HIGH:STEP after --optimise, was fast=2:"),
         (["--optimise", "fast=60:70"], "wanted a combination that sma_cross takes, was none among 11"),
+        (
+            ["--optimise", "fast=3,5", "--optimise", "fast=7"],
+            "wanted --optimise once for each parameter, was twice for fast",
+        ),
+        (
+            ["--optimise", "fast=3,5", "--to", "1960-01-01"],
+            "wanted candles in TAPE-1h.csv to 1960-01-01 00:00, was none",
+        ),
         (["--optimise", "fast", "--set", "fast=3"], "either searched or fixed, was both: fast"),
         (["--optimise", "fast=3,5", "--objective", "luck"], "wanted one of the objectives sharpe, sortino"),
         (

@@ -122,6 +122,14 @@ def test_no_test_is_seen_in_a_training_before_it_and_tests_follow_each_other(
     assert folds[-1].test.until_ms <= times[-1] + 1
 
 
+def test_a_training_that_falls_into_a_hole_is_the_candle_before_it() -> None:
+    times = np.array([0, 1, 2, 200, 201, 230]) * HOUR_MS
+    folds = folds_of(times, Length.of("2d"), Length.of("1d"))
+    assert [(one.train, one.test) for one in folds] == [
+        (Span(2 * HOUR_MS, 200 * HOUR_MS), Span(200 * HOUR_MS, 230 * HOUR_MS))
+    ]
+
+
 # The search within folds.
 
 
