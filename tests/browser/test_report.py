@@ -4,6 +4,7 @@ of the list is a way into the chart."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def page(chromium: Browser, tmp_path: Path) -> Iterator[Page]:
         for symbol, seed in (("AAA/USDT", 1), ("BBB/USDT", 2))
     ]  # fmt: skip
     result = backtest(markets, settings)
+    trades = [replace(one, exit_tag="tired" if number % 2 else "") for number, one in enumerate(result.trades)]
+    result = replace(result, trades=trades, _columns=None)
     path = tmp_path / "run.html"
     path.write_text(
         report_html(EVIL, markets, result, settings, figures_of(result, settings, markets)), encoding="utf-8"
@@ -112,10 +115,14 @@ def test_the_list_is_sorted_and_filtered(page: Page) -> None:
     assert (set(column(page, "side")), set(column(page, "market")), set(column(page, "tag"))) == (
         {"▼ Short"}, {"BBB/USDT"}, {EVIL},
     )  # fmt: skip
+    page.locator("[data-filter=exitTag]").select_option("tired")
+    assert set(column(page, "exitTag")) == {"tired"}
+    page.locator("[data-filter=exitTag]").select_option("*")
     with page.expect_download() as download:
         page.get_by_role("button", name="Save as CSV").click()
     lines = Path(download.value.path()).read_text().splitlines()
     assert (len(lines), lines[0].split(",")[:2]) == (shown + 1, ["side", "entry_at"])
+    assert (lines[0].split(",")[-1], {line.split(",")[-1] for line in lines[1:]}) == ("exit_tag", {'"tired"', '""'})
 
 
 def test_a_trade_of_the_list_is_shown_in_the_chart(page: Page) -> None:
