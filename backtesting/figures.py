@@ -168,7 +168,8 @@ def _risk(curve: Curve) -> Stats:
 def _use(curve: Curve, columns: Columns, markets: Sequence[MarketInput]) -> Stats:
     """How much of the time, and of the money, was at work; a candle counts in which anything was held."""
     size = len(curve.open_ms)
-    begins = np.searchsorted(curve.open_ms, columns.entry_ms)
+    # Where candles are looked into, an entry may lie within one.
+    begins = np.searchsorted(curve.open_ms, columns.entry_ms, side="right") - 1
     leaves_at_open = np.isin(columns.reason, AT_OPEN)
     ends = np.where(
         leaves_at_open,

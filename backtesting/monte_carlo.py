@@ -217,8 +217,9 @@ def _moved(space: Space, number: int, place: float, reach: int, random: np.rando
 
 
 def noised(candles: Candles, fraction: float, seed: int, number: int = 0) -> Candles:
-    """Candles whose four prices are each moved by a normal deviate of ``fraction`` of the candle's range, never by more than
-    half of the low; high and low are then the highest and lowest of the four. Raises ValueError for a negative fraction."""
+    """Candles whose four prices are each moved by a normal deviate of ``fraction`` of the candle's range, never to less
+    than half of the low; high and low are then the highest and lowest of the four. Raises ValueError for a negative
+    fraction."""
     if not fraction >= 0:
         raise ValueError(f"wanted a fraction of a candle's range from 0 on, was {fraction}")
     random = np.random.default_rng([seed, number])
@@ -239,13 +240,14 @@ def noised_markets(markets: Sequence[MarketInput], fraction: float, seed: int, n
 
 def bands_of_trials(trials: Sequence[TrialFacts], ruin_at: float = 0.5) -> Bands:
     """The bands of trials over one span: of neighbours, or of noisy prices. Final returns and drawdowns are those of their
-    figures, candle by candle. Raises ValueError without a trial that was done."""
+    figures, candle by candle; one without a candle that it may trade in gained nothing. Raises ValueError without a
+    trial that was done."""
     done = [one for one in trials if len(one.returns)]
     if not done:
         raise ValueError("wanted at least 1 trial that was done, was 0")
     table = np.stack([one.returns for one in done]).astype(np.float64)
-    finals = np.array([one.figures["total_return"] for one in done], np.float64)
-    depths = np.array([one.figures["max_drawdown"] for one in done], np.float64)
+    finals = np.array([one.figures["total_return"] or 0.0 for one in done])
+    depths = np.array([one.figures["max_drawdown"] or 0.0 for one in done])
     steps = _steps(table.shape[1])
     return _bands(steps, _growth(table)[:, steps], finals, depths, ruin_at)
 

@@ -34,7 +34,7 @@ SCRIPTS = ("data.js", "charts.js", "candles.js", "trades.js")
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 # Shown large, where the figures have them, in this order.
 TILES = (
-    "total_return", "cagr", "max_drawdown", "sharpe", "sortino", "calmar", "profit_factor", "win_rate", "average_pnl",
+    "total_return", "cagr", "max_drawdown", "sharpe", "sortino", "calmar", "profit_factor", "win_rate", "expectancy",
     "trades", "exposure", "fees",
 )  # fmt: skip
 GROUPS = (("per_reason", "Exit reason"), ("per_side", "Side"), ("per_tag", "Tag"), ("per_market", "Market"))
@@ -43,7 +43,7 @@ GROUP_COLUMNS = ("trades", "win_rate", "pnl", "average_return", "profit_factor")
 # Shown with their sign also where they are a gain.
 SIGNED = frozenset(
     {
-        "total_return", "cagr", "buy_and_hold_return", "excess_return", "alpha", "profit", "pnl", "average_pnl",
+        "total_return", "cagr", "buy_and_hold_return", "excess_return", "alpha", "profit", "pnl", "expectancy",
         "average_return", "median_return", "best_return", "worst_return", "profit_without_costs",
     }
 )  # fmt: skip
@@ -236,7 +236,7 @@ def _tiles(figures: Mapping[str, Any]) -> str:
 
 
 def _tone(name: str, value: Any) -> str:
-    if name not in ("total_return", "cagr", "average_pnl") or not value:
+    if name not in ("total_return", "cagr", "expectancy") or not value:
         return ""
     return " gain" if value > 0 else " loss"
 

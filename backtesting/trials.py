@@ -8,21 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from backtesting.curve import Curve, divided, known
 from backtesting.engine import backtest
 from backtesting.inputs import MarketInput, Result, Settings
 from backtesting.wording import refusal_text
 from domain.candles import FloatArray, IntArray
 from domain.informative import Facts
-from domain.statistics import returns_of, sharpe, sortino
+from domain.statistics import sqn
 from domain.strategy import Strategy
 
-DAY_MS = 86_400_000
-YEAR_DAYS = 365
 # Returns are kept of so many equal parts of the time at most: 2,000 of them are 8 kB a trial.
 MOST_SPANS = 2000
 # What a ratio with nothing lost to divide by counts as.
@@ -154,8 +153,8 @@ def _facts_for(strategy: Strategy[Any], facts: Facts) -> Facts:
     """``facts`` by the names that ``strategy`` calls them: how much of a feed it needs may be one of its parameters, and is
     part of the name. What is not there is left for the strategy to miss."""
     held = {(one.timeframe, one.symbol): candles for one, candles in facts.candles.items()}
-    known = {one: held[key] for one in strategy.informative if (key := (one.timeframe, one.symbol)) in held}
-    return replace(facts, candles=known) if known else facts
+    seen = {one: held[key] for one in strategy.informative if (key := (one.timeframe, one.symbol)) in held}
+    return replace(facts, candles=seen) if seen else facts
 
 
 def clock_of(markets: Sequence[MarketInput], span: Span | None = None) -> IntArray:
@@ -168,44 +167,22 @@ def clock_of(markets: Sequence[MarketInput], span: Span | None = None) -> IntArr
 def trial_figures(result: Result, settings: Settings, markets: Sequence[MarketInput]) -> dict[str, float | None]:
     """The figures of a trial, by the names and definitions of ``backtesting/figures.py``: those that a search asks for, None
     for what cannot be said."""
-    columns = result.columns
+    columns, told = result.columns, Curve.of(result, settings, markets).figures()
     ended = ~columns.is_open
     pnl, gain = columns.pnl[ended], columns.gain[ended]
     won, lost = float(pnl[pnl > 0].sum()), float(pnl[pnl <= 0].sum())
-    values = np.concatenate(([float(settings.cash)], result.equity))
-    step_ms = min((market.timeframe.seconds * 1000 for market in markets), default=0)
-    days = float(result.open_ms[-1] + step_ms - result.open_ms[0]) / DAY_MS if len(result.open_ms) else 0.0
-    total = float(values[-1] / values[0]) - 1
-    yearly = float(np.expm1(np.log1p(total) * YEAR_DAYS / days)) if total > -1 and days else -1.0
-    depth = float((values / np.maximum.accumulate(values)).min()) - 1
-    returns, periods = _daily(result.open_ms, values)
     figures = {
         "trades": len(pnl),
         "still_open": len(columns) - len(pnl),
         "win_rate": float((pnl > 0).mean()) if len(pnl) else None,
-        "profit_factor": -won / lost if lost else None,
+        "profit_factor": divided(won, -lost),
         "average_return": float(gain.mean()) if len(gain) else None,
-        "sqn": sharpe(pnl, len(pnl)),
+        "sqn": known(sqn(pnl)),
         "fees": float(columns.fees.sum()),
-        "final_equity": float(values[-1]),
-        "total_return": total if days else None,
-        "cagr": yearly if days else None,
-        "sharpe": sharpe(returns, periods),
-        "sortino": sortino(returns, periods),
-        "calmar": yearly / -depth if days and depth else None,
-        "max_drawdown": depth if days else None,
+        "final_equity": float(result.equity[-1] if len(result.equity) else settings.cash),
     }
-    return {name: one if one is not None and np.isfinite(one) else None for name, one in figures.items()}
-
-
-def _daily(open_ms: IntArray, values: FloatArray) -> tuple[FloatArray, float]:
-    """The returns of UTC days, and how many of them a year has; none where the account was lost."""
-    if not len(open_ms) or values.min() <= 0:
-        return np.empty(0), float(YEAR_DAYS)
-    days = open_ms // DAY_MS
-    lasts = np.append(np.flatnonzero(days[1:] != days[:-1]), len(days) - 1)
-    returns = returns_of(np.concatenate((values[:1], values[lasts + 1])))
-    return returns, len(returns) * YEAR_DAYS / float(days[-1] - days[0] + 1)
+    of_curve = ("total_return", "cagr", "sharpe", "sortino", "calmar", "max_drawdown")
+    return {**figures, **{name: cast("float | None", told[name]) for name in of_curve}}
 
 
 def span_returns(result: Result, settings: Settings, clock: IntArray) -> NDArray[np.float32]:

@@ -107,6 +107,11 @@ def test_time_in_the_market_counts_candles_in_which_anything_was_held() -> None:
     assert stats["turnover"] == pytest.approx(730 / 1000 / (10 / 365), rel=1e-12)
 
 
+def test_a_candle_counts_amid_which_an_entry_filled() -> None:
+    trades = [trade(2.5, 2.75, 10, exit_reason=ExitReason.STOP_LOSS), trade(5.5, 7, 10)]
+    assert came_to(trades, [1000.0] * 10)["stats"]["exposure"] == 3 / 10
+
+
 def test_quantities_of_a_market_of_contracts_are_worth_their_size() -> None:
     rules = MarketRules("X", "X", "USD", Decimal("0.01"), Decimal(1), contract_size=Decimal(10))
     stats = came_to([trade(0, 2, 10)], [1000.0] * 10, replace(days(*[50.0] * 10), rules=rules))["stats"]

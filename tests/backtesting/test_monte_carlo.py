@@ -269,3 +269,14 @@ def test_the_bands_of_trials_are_those_of_their_figures_and_curves() -> None:
     assert bands.paths == 20
     with pytest.raises(ValueError, match="wanted at least 1 trial that was done, was 0"):
         bands_of_trials([TrialFacts({})])
+
+
+def test_a_neighbour_that_needs_more_candles_than_there_are_gained_nothing() -> None:
+    done = [
+        trial([drifting(60)], COSTLY, SmaCross, {"fast": 5, "slow": slow}, Objective(min_trades=0)) for slow in (20, 80)
+    ]
+    gained, fell = (done[0].figures[name] or 0.0 for name in ("total_return", "max_drawdown"))
+    assert gained > 0 > fell
+    bands = bands_of_trials(done)
+    assert (bands.final_return[2], bands.drawdown[2]) == (pytest.approx(gained / 2), pytest.approx(fell / 2))
+    assert bands.loss == 0

@@ -27,7 +27,7 @@ from backtesting.commandline import main
 from backtesting.engine import backtest
 from backtesting.figures import figures_of
 from backtesting.inputs import MarketInput, Result, Settings, Trade
-from backtesting.report import LIBRARY, label_of, money_decimals, report_html, said
+from backtesting.report import GROUP_COLUMNS, LIBRARY, SIGNED, TILES, label_of, money_decimals, report_html, said
 from domain.candles import Candles, Timeframe
 from domain.exits import ExitReason
 from domain.informative import Facts
@@ -151,6 +151,13 @@ def test_it_says_what_was_tested() -> None:
         "long only, entries at the next open",
     ):
         assert part in words
+
+
+def test_every_figure_that_it_shows_in_a_way_of_its_own_is_one_of_a_run() -> None:
+    figures = crossed()[2]
+    assert set(TILES) <= set(figures["stats"])
+    assert set(GROUP_COLUMNS) <= set(figures["per_reason"][0])
+    assert set(figures["stats"]) | set(figures["per_reason"][0]) >= SIGNED
 
 
 def test_what_comes_from_outside_is_text_and_never_markup() -> None:
