@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from math import isfinite
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, TextIO, cast, get_args
 
 import numpy as np
 from pydantic import ValidationError
@@ -109,7 +109,7 @@ def _add_search(top: argparse.ArgumentParser) -> None:
     group.add_argument("--trials", metavar="N", type=int, help="at most (default: all of a grid, else 100)")
     group.add_argument("--objective", metavar="NAME", default="sharpe", help="what is to be high (default sharpe)")
     group.add_argument("--min-trades", metavar="N", type=int, default=1, help="with fewer a trial is worth nothing")
-    group.add_argument("--seed", metavar="N", type=int, default=0, help="of all that is drawn (default 0)")
+    group.add_argument("--seed", metavar="N", type=_seed, default=0, help="of all that is drawn (default 0)")
     group.add_argument(
         "--walk-forward",
         metavar="TRAIN:TEST",
@@ -134,7 +134,9 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
 
 def _main(options: argparse.Namespace, out: TextIO) -> int:
     try:
-        kind, values, settings = _strategy(options.strategy), _values(options), _settings(options)
+        kind, settings = _strategy(options.strategy), _settings(options)
+        values = _values(options, kind)
+        _check_options(options)
         if options.optimise or options.walk_forward or options.monte_carlo is not None:
             # Here, not at the top: one backtest starts quicker without.
             research = importlib.import_module("backtesting.research_command")
@@ -243,17 +245,28 @@ def _numbers(rows: Iterator[list[str]], places: list[int], name: str) -> Iterato
         yield (ms, *numbers)
 
 
-def _values(options: argparse.Namespace) -> dict[str, Any]:
+def _values(options: argparse.Namespace, kind: type[Strategy[Any]]) -> dict[str, Any]:
+    """The parameters that were set; ``none`` is no value where the parameter may have none."""
     values: dict[str, Any] = {}
+    fields = kind.parameters_type.model_fields
+    optional = {name for name, info in fields.items() if type(None) in get_args(info.annotation)}
     for given in options.set:
         name, is_set, value = given.partition("=")
         if not is_set:
             raise CannotRun(f"wanted NAME=VALUE after --set, was {given}")
-        values[name] = value
+        values[name] = None if name in optional and value.lower() == "none" else value
     for name, percent in (("stop_loss_percent", options.stop_loss), ("take_profit_percent", options.take_profit)):
         if percent is not None:
             values[name] = percent or None
     return values
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Raise CannotRun for an option that means nothing without another."""
+    for name, needed in (("trials", "optimise"), ("walk_forward", "optimise"), ("anchored", "walk_forward")):
+        if getattr(options, name) not in (None, False) and not getattr(options, needed):
+            wanted, found = (f"--{one.replace('_', '-')}" for one in (needed, name))
+            raise CannotRun(f"wanted {wanted} with {found}, was none")
 
 
 def _market(options: argparse.Namespace, strategies: Sequence[Strategy[Any]]) -> MarketInput:
@@ -361,6 +374,12 @@ def _number(text: str) -> Decimal:
     if not number.is_finite() or number < 0:
         raise argparse.ArgumentTypeError(f"wanted a number from 0 on, was '{text}'")
     return number
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"wanted a whole number from 0 on, was '{text}'")
+    return int(text)
 
 
 def _percent(text: str) -> Decimal:

@@ -30,6 +30,7 @@ from domain.strategy import SignalArrays, Strategy
 from domain.words import signals_said
 
 HUNDRED = Decimal(100)
+MOST_MONEY = 10**12
 # The finest that a database column keeps: where a market has no rules nothing is rounded that anybody could see.
 FINEST = Decimal("1e-18")
 
@@ -159,8 +160,12 @@ class Settings:
     is_closed_at_end: bool = False
 
     def __post_init__(self) -> None:
-        if self.cash <= 0:
-            raise ValueError(f"wanted cash above 0, was {self.cash}")
+        for name in ("cash", "amount"):
+            if not 0 < getattr(self, name) <= MOST_MONEY:
+                raise ValueError(f"wanted {name} above 0, up to {MOST_MONEY}, was {getattr(self, name)}")
+        for name in ("maker_fee", "taker_fee", "slippage", "spread"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"wanted {name} as a part of a price from 0 on, below 1, was {getattr(self, name)}")
         if self.max_entries < 1 or self.leverage < 1:
             raise ValueError(f"wanted at least 1 entry and leverage 1, was {self.max_entries} and {self.leverage}")
         if self.volume_share is not None and not 0 < self.volume_share <= 1:

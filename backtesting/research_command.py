@@ -66,8 +66,6 @@ def main(
     for name in ("trades", "equity", "html"):
         if getattr(options, name, None):
             raise ValueError(f"wanted --{name} with one backtest, was with a search")
-    if options.walk_forward and not options.optimise:
-        raise ValueError("wanted --optimise with --walk-forward, for a training searches, was none")
     objective = Objective(options.objective, options.min_trades)
     space = Space(strategy_type, _axes(options.optimise), values) if options.optimise else None
     method, first = SearchMethod(options.method.upper()), values

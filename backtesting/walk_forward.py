@@ -21,6 +21,7 @@ from backtesting.trials import Objective, Span, TrialFacts, clock_of, run_of, tr
 from domain.candles import FloatArray, IntArray
 
 DAY_MS = 86_400_000
+LONGEST = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +32,8 @@ class Length:
     is_days: bool = False
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise ValueError(f"wanted a length of at least 1, was {self.count}")
+        if not 1 <= self.count <= LONGEST:
+            raise ValueError(f"wanted a length of at least 1 and at most {LONGEST}, was {self.count}")
 
     @classmethod
     def of(cls, text: str) -> Length:

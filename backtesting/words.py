@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
-from backtesting.inputs import HUNDRED, Settings
+from backtesting.inputs import HUNDRED, MOST_MONEY, Settings
 from backtesting.wording import complaint_text
 from domain.exit_plan import ExitPlan
 from domain.limits import Limits
@@ -36,11 +36,14 @@ class SettingsWords(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     cash: Decimal = Field(
-        Decimal(10_000), gt=0, le=10**12, description="What the account begins with, in the markets' quote currency."
+        Decimal(10_000),
+        gt=0,
+        le=MOST_MONEY,
+        description="What the account begins with, in the markets' quote currency.",
     )
     sizing: SizingMethod = Field(SizingMethod.PERCENT_OF_EQUITY, description="How an entry's size is found.")
     amount: Decimal = Field(
-        Decimal(10), gt=0, le=10**12,
+        Decimal(10), gt=0, le=MOST_MONEY,
         description="Quote currency, percent of equity, percent of equity at risk, or percent of Kelly, as the method says.",
     )  # fmt: skip
     is_confidence_weighted: bool = Field(False, description="A signal's confidence scales the size.")

@@ -178,6 +178,32 @@ def test_a_parameter_that_the_strategy_does_not_take_is_named(wave: Path, capsys
     assert "speed: Extra inputs are not permitted" in capsys.readouterr().err
 
 
+def test_a_parameter_that_may_have_no_value_is_set_to_none(wave: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = run(*wanted(wave)[:-4], "--set", "stop_loss_percent=none", "--set", "take_profit_percent=0.1")["trades"]
+    assert {one["exit_reason"] for one in short} == {"TAKE_PROFIT"}
+    free = run(*wanted(wave)[:-4], "--set", "stop_loss_percent=none", "--set", "take_profit_percent=None")
+    assert free["trades"] == run(*wanted(wave))["trades"]
+    assert main(wanted(wave, "--set", "fast=none")) == 2
+    assert "fast: Input should be a valid integer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--cash", "0"], "wanted cash above 0, up to 1000000000000, was 0"),
+        (["--cash", "1e400"], "wanted cash above 0, up to 1000000000000, was 1E+400"),
+        (["--stake", "0%"], "wanted amount above 0, up to 1000000000000, was 0"),
+        (["--fee", "100%"], "wanted maker_fee as a part of a price from 0 on, below 1, was 1"),
+        (["--slippage", "150"], "wanted slippage as a part of a price from 0 on, below 1, was 1.5"),
+    ],
+)
+def test_money_and_costs_that_mean_nothing_are_refused(
+    more: list[str], said: str, wave: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(wanted(wave, *more)) == 2
+    assert capsys.readouterr().err == f"r3edge backtest: {said}\n"
+
+
 def test_a_run_imports_nothing_heavy(wave: Path) -> None:
     code = (
         "import sys; from backtesting.commandline import main; "

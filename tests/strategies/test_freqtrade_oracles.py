@@ -174,7 +174,7 @@ def test_a_file_with_informative_pairs_and_parameters_trades_what_the_oracle_say
         [
             MarketInput(
                 "BTC/USDT", btc, Timeframe.H1, strategy=strategy,
-                facts=Facts(dict(zip(strategy.informative, beside, strict=True))),
+                facts=Facts(dict(zip(strategy.informative, beside, strict=True))), warm_up=300,
             )
         ],
         FREE,
