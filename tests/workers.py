@@ -1,7 +1,8 @@
 """Real Celery workers and beat as processes, on the test's own database and broker.
 
-Workers that a test starts one by one are forked from a process that has imported the platform already: in a tenth of the CPU,
-and to be killed as any other. Those of ``workers_running(*names)`` are started by their commands, as the supervisor does it.
+Workers of threads that a test starts one by one are forked from a process that has imported the platform already: in a tenth
+of the CPU, and to be killed as any other. Those that fork themselves, and those of ``workers_running(*names)``, are begun by
+their commands, as the supervisor does it.
 """
 
 from __future__ import annotations
@@ -99,11 +100,14 @@ class Workers:
             )  # fmt: skip
 
     def start_worker(self, name: str, queues: tuple[str, ...] | None = None, **env: str) -> None:
-        """Fork one worker of the supervisor's table, or one for ``queues`` only."""
+        """Start one worker of the supervisor's table, or one for ``queues`` only."""
         worker = next(worker for worker in WORKERS if name.startswith(worker.name))
         command = worker_command(worker, node=name, has_task_events=False)
         if queues:
             command[command.index("--queues") + 1] = ",".join(queues)
+        if worker.pool == "prefork":
+            self.start(name, command, **env)
+            return
         forks = zygote(database_url())
         pid = forks.fork(command[command.index("-A") :], {**self._told(name), **env}, self._path(name))
         self.processes[name] = Forked(pid, forks)

@@ -11,9 +11,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -22,7 +21,6 @@ from chaos.breach import CannotRun
 from chaos.options import parser
 from chaos.run import chosen
 from chaos.scenarios import load
-from chaos.servers import Ground
 from embedded.checkout import ROOT
 from tests.chaos.hand import IS_LONG
 
@@ -79,10 +77,8 @@ def test_an_unknown_scenario_is_refused_with_the_names_there_are() -> None:
 def test_a_run_that_cannot_be_is_a_line_and_a_code_of_its_own(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    @contextmanager
-    def ground_made() -> Iterator[Ground]:
+    def ground_made() -> NoReturn:
         raise CannotRun("no ground to stand on")
-        yield
 
     monkeypatch.setattr(chaos.__main__, "ground_made", ground_made)
     monkeypatch.setattr("signal.signal", lambda *_: None)
