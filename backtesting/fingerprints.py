@@ -52,7 +52,7 @@ def data_hash(markets: Sequence[MarketInput]) -> str:
 def _platform_hash() -> bytes:
     told = hashlib.blake2b(digest_size=LENGTH)
     engine = [ROOT / "backtesting" / f"{name}.py" for name in ENGINE]
-    for path in [*sorted((ROOT / "domain").rglob("*.py")), *(one for one in engine if one.exists())]:
+    for path in [*sorted((ROOT / "domain").rglob("*.py")), *engine]:
         told.update(path.name.encode() + b"\0" + path.read_bytes())
     told.update(repr((sys.version_info[:2], [_version(name) for name in COMPUTING])).encode())
     return told.digest()

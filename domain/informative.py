@@ -168,10 +168,12 @@ def known_from(facts: Facts, informatives: Iterable[Informative], candles: Candl
     before the warm-up of each of ``informatives`` had closed. As many as there are candles where one never has."""
     first = 0
     for one in informatives:
+        if not one.warm_up:
+            continue
         held = facts.candles.get(one)
         if held is None or len(held) < one.warm_up:
             return len(candles)
-        known_ms = int(held.open_ms[one.warm_up - 1]) + one.timeframe.seconds * 1000 if one.warm_up else 0
+        known_ms = int(held.open_ms[one.warm_up - 1]) + one.timeframe.seconds * 1000
         first = max(first, int(np.searchsorted(candles.open_ms + timeframe.seconds * 1000, known_ms)) + 1)
     return min(first, len(candles))
 

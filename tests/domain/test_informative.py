@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.candles import Candles, FloatArray, Timeframe
-from domain.informative import Facts, FundingRates, Informative, Others, TapeKind, Trades
+from domain.informative import Facts, FundingRates, Informative, Others, TapeKind, Trades, known_from
 from domain.soundness import looks_ahead_at
 from domain.strategy import Parameters, SignalArrays, Strategy
 from strategies.library import LIBRARY
@@ -53,6 +53,20 @@ def test_what_closes_after_the_last_base_candle_is_not_there_at_all() -> None:
     assert beside(hours(0, 23), (DAILY, days))[DAILY].close.tolist() == []
     assert beside(hours(0, 24), (DAILY, days))[DAILY].close.tolist() == [10.0]
     assert beside(hours(0, 71), (DAILY, days))[DAILY].close.tolist() == [10.0, 20.0]
+
+
+def test_trading_begins_once_the_warm_up_of_each_feed_beside_had_closed() -> None:
+    days, quarters = candles_from([0, DAY, 2 * DAY]), candles_from([number * 6 * HOUR for number in range(12)])
+    two_days, six = Informative(Timeframe.D1, warm_up=2), Informative(Timeframe.H6, warm_up=3)
+    facts, base = Facts({two_days: days, six: quarters}), hours(5, 70)
+    # The hour that opens at 17:00 closes with the third quarter, that at 23:00 of the second day with that day.
+    assert known_from(facts, [six], base, Timeframe.H1) == 18 - 5
+    assert known_from(facts, [six, two_days], base, Timeframe.H1) == 48 - 5
+    assert known_from(facts, [Informative(Timeframe.D1, warm_up=0)], base, Timeframe.H1) == 0
+    assert known_from(facts, [], base, Timeframe.H1) == 0
+    # Never: too few of them, or none at all.
+    assert known_from(Facts({DAILY: days.upto(0)}), [DAILY], base, Timeframe.H1) == 70
+    assert known_from(facts, [Informative(Timeframe.H4)], base, Timeframe.H1) == 70
 
 
 def test_without_base_candles_nothing_is_known() -> None:
