@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from backtesting.inputs import MarketInput, Settings, at
-from backtesting.kernel import WORTH_COMPILING, compiled
+from backtesting.loops import WORTH_COMPILING, compiled
 from backtesting.monte_carlo import (
     LEVELS,
     Bands,
