@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
@@ -24,7 +25,7 @@ from pydantic import ValidationError
 
 from backtesting.engine import backtest
 from backtesting.figures import TRADE_FIELDS, figures_of, trade_row
-from backtesting.inputs import MarketInput, Result, Settings
+from backtesting.inputs import MarketInput, Result, Settings, at
 from backtesting.report import report_html
 from backtesting.wording import UNKNOWN, figure_text, figure_title
 from domain.calendars import Calendar
@@ -115,7 +116,7 @@ def _add_search(top: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run it; the exit code: 2 for what cannot be run, with one line that says why."""
     options = parser().parse_args(arguments)
-    out = out or sys.stdout
+    out, kind = out or sys.stdout, None
     try:
         kind, values, settings = _strategy(options.strategy), _values(options), _settings(options)
         if options.optimise or options.walk_forward or options.monte_carlo is not None:
@@ -133,7 +134,7 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
             title = f"{kind.title} on {market.symbol}"
             _path(options.html).write_text(report_html(title, [market], result, settings, figures), encoding="utf-8")
     except (CannotRun, ValueError, OSError) as refused:
-        print(f"r3edge backtest: {_said(refused)}", file=sys.stderr)  # noqa: T201  # a command line prints
+        print(f"r3edge backtest: {_said(refused, kind)}", file=sys.stderr)  # noqa: T201  # a command line prints
         return 2
     if options.json:
         told = {
@@ -177,21 +178,43 @@ def _table(title: str, groups: list[dict[str, Any]]) -> str:
 def candles_from(path: Path, since: int | None = None, until: int | None = None) -> Candles:
     """The candles of a CSV file, gzipped or not: ``ts`` in epoch milliseconds or ISO, columns in any order, others ignored.
     Raises CannotRun for a file that has not what is wanted, saying where."""
-    with gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="") as lines:
-        rows = csv.reader(lines)
-        header = [name.strip().lower() for name in next(rows, [])]
-        missing = [name for name in COLUMNS if name not in header]
-        if missing:
-            raise CannotRun(
-                f"wanted the columns {', '.join(COLUMNS)} in {path.name}, was {', '.join(header) or 'none'}"
-            )
-        found = list(_numbers(rows, [header.index(name) for name in COLUMNS], path.name))
+    try:
+        found = _rows_of(path)
+    except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise CannotRun(f"wanted CSV, or CSV.gz, in {path.name}, was otherwise: {error}") from None
     kept = [row for row in found if (since is None or row[0] >= since) and (until is None or row[0] <= until)]
+    if not kept:
+        there = f"{at(int(found[0][0]))} to {at(int(found[-1][0]))}" if found else "none at all"
+        raise CannotRun(f"wanted candles between --from and --to in {path.name}, was {there}")
     held = Candles.from_rows(kept)
     if len(held) > 1 and int(np.diff(held.open_ms).min()) <= 0:
         first = int(np.argmax(np.diff(held.open_ms) <= 0)) + 1
         raise CannotRun(f"wanted candles from the oldest to the newest, each once, was otherwise at candle {first + 1}")
     return held
+
+
+def _rows_of(path: Path) -> list[tuple[float, ...]]:
+    """Time and numbers of each line. What is gzipped is known by its first bytes, whatever its name."""
+    with path.open("rb") as file:
+        is_zipped = file.read(2) == b"\x1f\x8b"
+    with gzip.open(path, "rt", newline="") if is_zipped else path.open(newline="") as lines:
+        rows = csv.reader(lines)
+        header = [name.strip().lower() for name in next(rows, [])]
+        if any(name not in header for name in COLUMNS):
+            raise CannotRun(
+                f"wanted the columns {', '.join(COLUMNS)} in {path.name}, was {', '.join(header) or 'none'}"
+            )
+        return list(_numbers(rows, [header.index(name) for name in COLUMNS], path.name))
+
+
+def _check_timeframe(candles: Candles, timeframe: Timeframe, name: str) -> None:
+    """Raises CannotRun where the candles cannot be of that length: no two are neighbours, or most overlap. Holes and days of
+    23 hours are none of its business."""
+    steps, length = np.diff(candles.open_ms) / 1000, timeframe.seconds
+    if len(steps) and (steps.min() > length or np.median(steps) < length):
+        raise CannotRun(
+            f"wanted candles of {timeframe.value} in {name}, was one every {np.median(steps) / 60:g} minutes"
+        )
 
 
 def _numbers(rows: Iterator[list[str]], places: list[int], name: str) -> Iterator[tuple[float, ...]]:
@@ -224,6 +247,7 @@ def _values(options: argparse.Namespace) -> dict[str, Any]:
 def _market(options: argparse.Namespace, kind: type[Strategy[Any]], values: dict[str, Any]) -> MarketInput:
     candles = candles_from(_path(options.candles), options.since, options.until)
     strategy, timeframe = kind.from_values(values), Timeframe(options.timeframe)
+    _check_timeframe(candles, timeframe, Path(options.candles).name)
     # Beside its own warm-up that of the longer candles, in its own.
     beside = max((one.warm_up * one.timeframe.seconds // timeframe.seconds for one in strategy.informative), default=0)
     symbol = Path(options.candles).name.split(".")[0].removesuffix(f"-{timeframe.value}")
@@ -310,7 +334,15 @@ def _time_ms(text: str) -> int:
     return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
-def _said(refused: Exception) -> str:
-    if isinstance(refused, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'parameters'}: {one['msg']}" for one in refused.errors())
-    return str(refused)
+def _said(refused: Exception, kind: type[Strategy[Any]] | None) -> str:
+    if not isinstance(refused, ValidationError):
+        return str(refused)
+    told = []
+    for one in refused.errors():
+        name, text = ".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")
+        if one["type"] == "extra_forbidden" and kind is not None:
+            text = f"wanted a parameter of {kind.name} ({', '.join(kind.parameters_type.model_fields)})"
+        elif name:
+            text += f", was {one['input']}"
+        told.append(f"{name}: {text}" if name else text)
+    return "; ".join(told)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from backtesting.commandline import main
+from backtesting.commandline import candles_from, main
 from tests.domain.reference import ROOT
 
 HOUR_MS = 3_600_000
@@ -89,6 +89,9 @@ def test_it_writes_the_trades(wave: Path, tmp_path: Path) -> None:
         ("ts,open,high,low,close,volume\n0,1,1,1,1,1\n1,1,a,1,1,1\n", "in line 3 of x.csv, was 1,1,a,1,1,1"),
         ("ts,open,high,low,close,volume\n0,1,nan,1,1,1\n", "wanted finite numbers in line 2 of x.csv"),
         ("ts,open,high,low,close,volume\n5,1,1,1,1,1\n5,1,1,1,1,1\n", "each once, was otherwise at candle 2"),
+        ("ts,open,high,low,close,volume\n", "wanted candles between --from and --to in x.csv, was none at all"),
+        ("ts,open,high,low,close,volume\n0,1,1,1,1,1\n60000,1,1,1,1,1\n", "of 1h in x.csv, was one every 1 minutes"),
+        ("ts,open,high,low,close,volume\n0,1,1,1,1,1\n7200000,1,1,1,1,1\n", "of 1h in x.csv, was one every 120 min"),
     ],
 )
 def test_a_file_that_is_not_as_wanted_is_refused_with_its_line(
@@ -101,7 +104,34 @@ def test_a_file_that_is_not_as_wanted_is_refused_with_its_line(
 
 def test_a_parameter_that_the_strategy_does_not_take_is_named(wave: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(wanted(wave, "--set", "speed=3")) == 2
-    assert "speed: Extra inputs are not permitted" in capsys.readouterr().err
+    assert (
+        "speed: wanted a parameter of sma_cross (stop_loss_percent, take_profit_percent, fast, slow)"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_value_that_a_parameter_does_not_take_is_told(wave: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(wanted(wave, "--stop-loss", "200%")) == 2
+    assert "stop_loss_percent: Input should be less than 100, was 200\n" in capsys.readouterr().err
+
+
+def test_a_span_without_candles_says_which_there_are(wave: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(wanted(wave, "--from", "2030-01-01")) == 2
+    assert f"--to in {wave.name}, was 1970-01-01 00:00:00+00:00 to 19" in capsys.readouterr().err
+
+
+def test_gzipped_candles_are_known_whatever_their_name(wave: Path, tmp_path: Path) -> None:
+    zipped, plain = tmp_path / "zipped.csv", tmp_path / "plain.csv.gz"
+    text = gzip.decompress(wave.read_bytes()) if wave.suffix == ".gz" else wave.read_bytes()
+    zipped.write_bytes(gzip.compress(text))
+    plain.write_bytes(text)
+    assert len(candles_from(zipped)) == len(candles_from(plain)) == len(candles_from(wave))
+
+
+def test_a_file_that_is_no_text_is_refused_with_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.csv").write_bytes(b"PAR1\x15\x04\xff\xfe")
+    assert main(wanted(tmp_path / "x.csv")) == 2
+    assert "wanted CSV, or CSV.gz, in x.csv, was otherwise" in capsys.readouterr().err
 
 
 def test_a_run_imports_nothing_heavy(wave: Path) -> None:
