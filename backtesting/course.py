@@ -329,7 +329,12 @@ def _words(
     return (
         of_all([one.stops if plan.is_stop_from_signal else None for plan, one in zip(plans, said, strict=True)]),
         of_all([one.targets if plan.is_target_from_signal else None for plan, one in zip(plans, said, strict=True)]),
-        of_all([_ranges(market, loops) if is_sized or _asks_ranges(market.exit_plan) else None for market in markets]),
+        of_all(
+            [
+                _ranges(market, signals, loops) if is_sized or _asks_ranges(market.exit_plan) else None
+                for market, signals in zip(markets, said, strict=True)
+            ]
+        ),
         of_all([one.confidence if settings.is_confidence_weighted else None for one in said]),
     )
 
@@ -338,11 +343,15 @@ def _asks_ranges(plan: ExitPlan) -> bool:
     return plan.stop_loss_atr is not None or plan.trailing_atr is not None
 
 
-def _ranges(market: MarketInput, loops: Loops | None) -> FloatArray:
+def _ranges(market: MarketInput, signals: SignalArrays, loops: Loops | None) -> FloatArray:
+    """The average true ranges; beside an entry, where they are asked for, as ``range_said`` has them."""
     candles = market.candles
     chosen = loops or loops_for(len(candles))
     smooth = chosen.smooth if chosen.is_compiled else None
-    return atr(candles.high, candles.low, candles.close, ATR_PERIOD, smooth)
+    ranges = atr(candles.high, candles.low, candles.close, ATR_PERIOD, smooth)
+    spoken = np.flatnonzero(signals.entries)
+    ranges[spoken] = [float(f"{value:.10g}") for value in ranges[spoken].tolist()]
+    return ranges
 
 
 def _ready(column: NDArray[Any], kind: type[np.generic]) -> NDArray[Any]:

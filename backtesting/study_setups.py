@@ -23,6 +23,7 @@ from django.core.exceptions import ValidationError
 from backtesting.fingerprints import code_hash, data_hash
 from backtesting.gathering import market_gather
 from backtesting.inputs import MarketInput, Settings
+from backtesting.loops import WORTH_COMPILING
 from backtesting.models import Study, StudyKind
 from backtesting.monte_carlo import MonteCarlo
 from backtesting.search import SearchMethod
@@ -43,8 +44,6 @@ MOST_TRIALS = 5_000
 MOST_FOLDS = 200
 # Markets that a process keeps for the next trials: the last ones always, others while there is room.
 MOST_BYTES = 256 * 2**20
-# Candles of all trials together that take longer as plain Python than the compiled loops take to be there.
-WORTH_COMPILING = 2_000_000
 # Ways of looking at other markets that a search may choose from.
 MOST_LOOKS = 12
 LARGEST_SEED = 2**32 - 1

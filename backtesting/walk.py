@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 
 import numpy as np
@@ -41,6 +42,9 @@ from domain.orders import Denial
 from domain.sizing import Room, Sizing, SizingMethod, notional_wanted, size, stop_percent
 from domain.strategy import SignalKind
 
+# An exit inside a candle comes after its open, by however little: what is counted from there has not passed at the open
+# that is so much later.
+WITHIN = timedelta(milliseconds=1)
 # So much of a market's record counts for its Kelly fraction.
 RECORD_LENGTH = 1000
 # Events between two ticks: some milliseconds.
@@ -164,7 +168,7 @@ class Walk:
                     break
                 is_target = found[0] is ExitReason.TAKE_PROFIT
                 due = ExitDue(levels.target_reason, levels.target_step) if is_target else ExitDue(levels.stop_reason)
-                if not self._leave(track, held, due, found[1], bar.ms, is_target=is_target):
+                if not self._leave(track, held, due, found[1], bar.ms, is_target=is_target, is_inside=True):
                     break
 
     def _levels_within(self, track: Track, held: Held, bar: Bar, number: int) -> ExitLevels:
@@ -179,7 +183,17 @@ class Walk:
             return levels
         return replace(levels, target=offer, target_reason=ExitReason.EXIT_SIGNAL, target_step=0)
 
-    def _leave(self, track: Track, held: Held, due: ExitDue, price: Decimal, ms: int, *, is_target: bool) -> bool:
+    def _leave(
+        self,
+        track: Track,
+        held: Held,
+        due: ExitDue,
+        price: Decimal,
+        ms: int,
+        *,
+        is_target: bool,
+        is_inside: bool = False,
+    ) -> bool:
         """Leave what is due at ``price``, if the strategy lets it, as far as the volume lets; whether there may be more to do
         now."""
         is_offered = held.offered_in == track.index and due.reason is ExitReason.EXIT_SIGNAL
@@ -193,9 +207,19 @@ class Walk:
                 if (price - offer) * held.side.sign < 0:
                     held.offered_in, held.offer = track.index, offer
                     return False
-        return self._take(track, held, due, price, ms, is_target=is_target)
+        return self._take(track, held, due, price, ms, is_target=is_target, is_inside=is_inside)
 
-    def _take(self, track: Track, held: Held, due: ExitDue, price: Decimal, ms: int, *, is_target: bool) -> bool:
+    def _take(
+        self,
+        track: Track,
+        held: Held,
+        due: ExitDue,
+        price: Decimal,
+        ms: int,
+        *,
+        is_target: bool,
+        is_inside: bool = False,
+    ) -> bool:
         """As ``_leave``, with nobody to ask."""
         track.entry = None
         if due.reason is ExitReason.EXIT_SIGNAL:
@@ -220,10 +244,10 @@ class Walk:
             track.used += quantity
             self._account.wallet += held.fill(side, quantity, price, rate, at(ms))
             if held.state.is_closed:
-                self._close(track, held, due.reason)
+                self._close(track, held, due.reason, after=WITHIN if is_inside else timedelta(0))
         return held.leaving is None
 
-    def _close(self, track: Track, held: Held, reason: ExitReason | None) -> None:
+    def _close(self, track: Track, held: Held, reason: ExitReason | None, after: timedelta = timedelta(0)) -> None:
         state, closed_at = held.state, held.fills[-1].filled_at
         if closed_at is None:
             raise RuntimeError("wanted the time of a fill, was none")
@@ -238,8 +262,8 @@ class Walk:
                 exit_tag=held.exit_tag,
             )
         )  # fmt: skip
-        self._account.closed.insert(0, (state.realized_pnl, closed_at))
-        track.closed.insert(0, (state.realized_pnl, closed_at))
+        self._account.closed.insert(0, (state.realized_pnl, closed_at + after))
+        track.closed.insert(0, (state.realized_pnl, closed_at + after))
         track.record.insert(0, float(state.realized_pnl / put_in))
 
     def _enter(self, track: Track) -> None:

@@ -28,7 +28,9 @@ ACCOUNTS = 16
 CONFIGS = ((2, 3), (2, 4), (2, 5), (3, 5))
 # Market seconds per second: a candle of a minute closes every second.
 SPEED = 60
-ROUND_SECONDS, SHORT_ROUND_SECONDS = 25.0, 15.0
+ROUND_SECONDS, SHORT_ROUND_SECONDS = 25.0, 10.0
+# A round goes on beyond its time, up to so many times it, until it has dealt these: a busy machine makes no mild storm.
+ROUND_BLOWS, LONGER_AT_MOST = 24, 5
 PRICES = {"BTC-USDT": 50000.0, "ETH-USDT": 3000.0, "SOL-USDT": 150.0}
 CALM_MINUTES = 30
 CRASH_POINTS = (
@@ -75,14 +77,22 @@ class Storm:
         for session_id in self.sessions:
             self._try(session_start, session_id)
         self._spoil_venue()
-        until = time.monotonic() + self._round_seconds
+        began = time.monotonic()
         blows = self._blows()
-        names, weights = [blow[0] for blow in blows], [blow[1] for blow in blows]
-        while time.monotonic() < until:
-            [index] = self.rng.choices(range(len(names)), weights)
-            blows[index][2]()
+        weights = [blow[1] for blow in blows]
+        dealt = 0
+        while not self._is_over(time.monotonic() - began, dealt):
+            [blow] = self.rng.choices(blows, weights)
+            blow[2]()
+            dealt += 1
             self.stage.revive()
             time.sleep(self.rng.uniform(0.05, 0.4))
+
+    def _is_over(self, seconds: float, dealt: int) -> bool:
+        """Whether a round has lasted long enough that has dealt so many blows in so many seconds."""
+        if dealt < ROUND_BLOWS:
+            return seconds > self._round_seconds * LONGER_AT_MOST
+        return seconds > self._round_seconds
 
     def end(self) -> None:
         """Healed: lift every halt, stop every session, some of them twice at once, and stop the venue's clock once all have

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import os
 from collections.abc import Iterator
@@ -14,14 +15,22 @@ import redis
 from django.conf import settings
 
 from backtesting import leases
+from tests import emptying
 from tests.contracts import FuturesVenue, futures_running
 from tests.venue import Venue, venue_running
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    emptying.install()
     missing = [name for name in ("DATABASE_URL", "REDIS_URL") if not os.environ.get(name)]
     if missing and not config.option.collectonly:
         raise pytest.UsageError(f"wanted {' and '.join(missing)}; ./r3edge test starts services and sets them")
+
+
+def pytest_collection_finish() -> None:
+    # Thousands of tests and modules are there to stay: the garbage collector need not go through them again and again.
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True)

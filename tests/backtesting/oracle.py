@@ -144,7 +144,7 @@ class Oracle:
         candles = self.market.candles
         reach = atr(candles.high[:i], candles.low[:i], candles.close[:i], ATR_PERIOD)[-1]
         facts = EntryFacts(
-            side, price, atr=None if np.isnan(reach) else to_decimal(float(reach)), signal_stop=named[0],
+            side, price, atr=None if np.isnan(reach) else to_decimal(f"{reach:.10g}"), signal_stop=named[0],
             signal_target=named[1],
         )  # fmt: skip
         fee = fee_of(rules.notional(sized.quantity, price), settings.taker_fee)

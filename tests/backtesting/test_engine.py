@@ -83,6 +83,19 @@ def test_what_is_added_after_a_part_was_sold_changes_no_money_that_was_made() ->
     assert [trade.pnl for trade in result.trades] == [240.0]
 
 
+def test_a_rest_after_a_loss_inside_a_candle_lasts_longer_than_from_its_open() -> None:
+    rest = replace(FIXED, limits=Limits(cooldown_losses=1, cooldown_minutes=120))
+    inside = tape((100, 100, 100, 100), (100, 100, 80, 100), *[(100, 100, 100, 100)] * 4)
+    at_open = tape((100, 100, 100, 100), (100, 100, 100, 100), (80, 80, 80, 80), *[(100, 100, 100, 100)] * 4)
+    plan = ExitPlan(stop_loss_percent=Decimal(10))
+    # Stopped within the candle of one o'clock: at three two hours have not passed. Stopped at two, at four they have.
+    within = backtest([market(inside, [1, 0, 1, 1, 0, 0], plan=plan)], rest)
+    later = backtest([market(at_open, [1, 0, 0, 1, 0, 0, 0], plan=plan)], rest)
+    assert [(one.at.hour, one.denial) for one in within.refused] == [(3, Denial.COOLDOWN)]
+    assert told(within) == [("X", 1, 1, "STOP_LOSS"), ("X", 4, 5, None)]
+    assert (told(later)[0], told(later)[1][1], later.refused) == (("X", 1, 2, "STOP_LOSS"), 4, ())
+
+
 def test_no_more_positions_are_opened_than_the_limits_let() -> None:
     markets = [market(flat(4), [1, 0, 0, 0], symbol=symbol) for symbol in "ABC"]
     result = backtest(markets, replace(FIXED, limits=Limits(max_open_positions=2)))

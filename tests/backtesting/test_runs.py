@@ -265,7 +265,7 @@ def test_two_workers_at_one_run_store_it_once() -> None:
 @pytest.mark.django_db(transaction=True)
 def test_a_run_that_is_cancelled_while_it_walks_is_left_within_two_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "BEAT_SECONDS", 0.05)
-    run = requested(limits={"max_open_positions": 1})  # walked, and not by the fast loop
+    run = requested(limits={"max_orders_per_minute": 60})  # walked, and not by the fast loop
     ticks = []
 
     def walks_for_long(markets: Any, settings: Any, tick: Any) -> Any:
@@ -312,7 +312,7 @@ def test_a_long_run_keeps_its_lease_and_tells_how_far_it_is(monkeypatch: pytest.
 
 def test_the_walk_itself_tells_how_far_it_is_and_ends_when_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("backtesting.walk.TICK_EVENTS", 1)
-    run = requested(limits={"max_open_positions": 1})
+    run = requested(limits={"max_orders_per_minute": 60})
     markets, settings = markets_of(run, [run.feeds.get()])
     shares: list[float] = []
 

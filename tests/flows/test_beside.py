@@ -12,6 +12,7 @@ from domain.candles import Candles, Timeframe
 from domain.informative import Informative, Others, TapeKind
 from domain.strategy import Parameters, SignalArrays, Strategy
 from marketdata.models import Feed, Tape
+from marketdata.tapes import SOONEST
 from marketdata.tasks import collect, collect_tapes
 from sessions.services import session_start
 from strategies.library import LIBRARY
@@ -49,7 +50,7 @@ def test_a_strategy_is_asked_when_candles_hours_and_trades_are_there_and_sees_th
     own, [hourly], [tape] = config.feed, config.informative_feeds.all(), config.tapes.all()
     venue.advance(2)  # a trade is shown a moment after it happened
 
-    outcomes = []
+    outcomes, began = [], timezone.now()
     for task, pk in ((collect, own.pk), (collect_tapes, tape.pk), (collect, hourly.pk)):
         task([pk])
         evaluate([own.pk, hourly.pk])
@@ -68,4 +69,7 @@ def test_a_strategy_is_asked_when_candles_hours_and_trades_are_there_and_sees_th
     assert np.isfinite(sums[-1])
     assert Feed.objects.filter(is_needed=True).count() == 2
     assert (Tape.objects.get().holes, Tape.objects.get().last_error) == (0, "")
-    assert Tape.objects.filter(next_due_at__gt=timezone.now()).exists()
+    # On a busy machine it is due again by now: that is so long after it was read.
+    due_at = Tape.objects.get().next_due_at
+    assert due_at is not None
+    assert began + SOONEST < due_at < timezone.now() + SOONEST

@@ -132,7 +132,10 @@ def test_what_a_collector_announced_with_its_last_breath_is_evaluated_once(venue
     unheard = Signal.objects.count()
     sweep_candles()
     sweep_candles()
-    wait_until(lambda: Signal.objects.count() == len(configs), "every configuration to answer")
+    wait_until(
+        lambda: Signal.objects.count() == len(configs),
+        f"every configuration to answer\n{workers.log('worker-strategies')}",
+    )
 
     assert unheard == 0
     assert Counter(Signal.objects.values_list("config_id", flat=True)) == Counter(config.pk for config in configs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 from collections.abc import Iterator
 from decimal import Decimal
 
@@ -20,7 +19,7 @@ from sessions.models import SessionStatus, TradingSession
 from tests.conftest import Bells
 from tests.factories import let_pass
 from tests.venue import Venue
-from tests.workers import Workers, wait_until, workers_running
+from tests.workers import Process, Workers, wait_until, workers_running
 
 ORDERS = "/api/v1/hf/orders"
 
@@ -33,7 +32,7 @@ def workers() -> Iterator[Workers]:
         yield running
 
 
-def start(workers: Workers, name: str, *queues: str, **env: str) -> subprocess.Popen[bytes]:
+def start(workers: Workers, name: str, *queues: str, **env: str) -> Process:
     workers.start_worker(name, queues, **env)
     workers.wait_ready(name)
     return workers.processes[name]

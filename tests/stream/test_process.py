@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from tests.factories import events, make_config, make_exchange, make_feed, make_
 from tests.stream.conftest import seen_at, wait_connected, wait_for_topics
 from tests.stream.gate import gate_to
 from tests.venue import Venue
-from tests.workers import Workers, database_url, wait_until, workers_running
+from tests.workers import Process, Workers, database_url, wait_until, workers_running
 
 CANDLES, PRICES, ORDERS = "/market/candles:BTC-USDT_1min", "/market/ticker:BTC-USDT", "/spotMarket/tradeOrders"
 
@@ -38,7 +37,7 @@ def workers() -> Iterator[Workers]:
         yield running
 
 
-def stream(workers: Workers, *names: str, **env: str) -> subprocess.Popen[bytes]:
+def stream(workers: Workers, *names: str, **env: str) -> Process:
     workers.start("stream", [sys.executable, str(ROOT / "manage.py"), "stream", *names], **env)
     workers.wait_ready("stream")
     return workers.processes["stream"]
