@@ -116,7 +116,18 @@ def _add_search(top: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run it; the exit code: 2 for what cannot be run, with one line that says why."""
     options = parser().parse_args(arguments)
-    out, kind = out or sys.stdout, None
+    try:
+        code = _run(options, out or sys.stdout)
+        (out or sys.stdout).flush()
+    except BrokenPipeError:
+        # Whoever read has seen enough, as ``| head`` does; what is left in the buffer goes nowhere, and not into a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def _run(options: argparse.Namespace, out: TextIO) -> int:
+    kind = None
     try:
         kind, values, settings = _strategy(options.strategy), _values(options), _settings(options)
         if options.optimise or options.walk_forward or options.monte_carlo is not None:
@@ -133,6 +144,8 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
         if options.html:
             title = f"{kind.title} on {market.symbol}"
             _path(options.html).write_text(report_html(title, [market], result, settings, figures), encoding="utf-8")
+    except BrokenPipeError:
+        raise
     except (CannotRun, ValueError, OSError) as refused:
         print(f"r3edge backtest: {_said(refused, kind)}", file=sys.stderr)  # noqa: T201  # a command line prints
         return 2

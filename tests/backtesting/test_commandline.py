@@ -161,3 +161,15 @@ def test_figures_are_printed_with_their_units_and_warnings_apart(
     assert [line.partition(":")[0] for line in said] == ["NO_FEES", "FEW_TRADES", "SHORT_SPAN", "THIN_VOLUME"]
     told = run(*wanted(wave, "--fee", "0"))["warnings"]
     assert [f"{one['code']}: {one['text']}" for one in told] == said
+
+
+def test_a_reader_who_has_seen_enough_gets_no_traceback(wave: Path) -> None:
+    code = f"import sys; from backtesting.commandline import main; sys.exit(main({wanted(wave, '--json')!r}))"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as shown:
+        assert shown.stdout is not None
+        assert shown.stderr is not None
+        shown.stdout.close()
+        assert "BrokenPipe" not in shown.stderr.read()
+        assert shown.wait(20) == 1
