@@ -8,7 +8,6 @@ import django_filters
 from django.contrib.auth.models import User
 from django.db.models import JSONField, QuerySet
 from django.db.models.fields.json import KeyTransform
-from django.utils import timezone
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import mixins, serializers
 from rest_framework.decorators import action
@@ -26,12 +25,11 @@ from backtesting.runs import (
     run_request,
     run_retry,
 )
-from backtesting.setups import MOST_MARKETS, Asked
+from backtesting.setups import MOST_MARKETS, Asked, candles_end
 from backtesting.words import LimitsWords, SettingsWords
 from domain.exit_plan import ExitPlan
 from exchanges.api import ExchangeRelated
 from exchanges.models import Account, Exchange
-from marketdata.backfills import span_end
 from marketdata.models import Feed
 from marketdata.tables import (
     TIMEFRAMES,
@@ -135,7 +133,7 @@ class BacktestInput(serializers.Serializer[Any]):
     symbols = serializers.ListField(child=serializers.CharField(max_length=40), required=False, max_length=MOST_MARKETS)
     timeframe = serializers.ChoiceField(choices=TIMEFRAMES, required=False)
     from_at = MomentField(help_text="Open time of the first candle that may be traded in.")
-    until_at = MomentField(required=False, help_text="Not given: all that have closed.")
+    until_at = MomentField(required=False, help_text="Not given: up to where every feed has candles.")
     detail_timeframe = serializers.ChoiceField(
         choices=TIMEFRAMES, required=False, allow_blank=True,
         help_text="Candles that tell what came first inside a candle.",
@@ -150,7 +148,7 @@ class BacktestInput(serializers.Serializer[Any]):
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         feeds = attrs.get("feeds") or _feeds_named(attrs)
-        until_at = attrs.get("until_at") or min(span_end(feed, timezone.now()) for feed in feeds)
+        until_at = attrs.get("until_at") or min(map(candles_end, feeds))
         names = ("strategy", "parameters", "from_at", "settings", "limits", "exits", "account", "detail_timeframe")
         words = {name: attrs[name] for name in names if name in attrs}
         return {"name": attrs.get("name", ""), "asked": Asked(feeds=feeds, until_at=until_at, **words)}

@@ -35,6 +35,8 @@ from domain.strategy import Strategy
 
 # How many trials there are where nobody says; a grid goes over all.
 TRIALS = 100
+# More than these are rather a mistake than meant: a minute and more without a word.
+MOST_TRIALS = 10_000
 SHOWN = 10
 # Prices with noise and neighbours are backtests, not draws: so many are enough for bands.
 MOST_RERUNS = 100
@@ -124,6 +126,11 @@ def _trials(options: argparse.Namespace, space: Space | None, method: SearchMeth
     if space is None:
         return MOST_RERUNS
     if method is SearchMethod.GRID and options.trials is None:
+        if len(space.accepted) > MOST_TRIALS:
+            raise ValueError(
+                f"wanted at most {MOST_TRIALS:,} combinations, or --trials, was {len(space.accepted):,}: steps such as "
+                "fast=5:50:5, or --method random or tpe, need fewer"
+            )
         return len(space.accepted)
     return options.trials or TRIALS
 

@@ -118,18 +118,25 @@ class BacktestEquityQuery(serializers.Serializer[Any]):
     from_at = MomentField(required=False, help_text="Candles that open then or later.")
     until = MomentField(required=False, help_text="Candles that open before then.")
     limit = serializers.IntegerField(
-        default=MOST_ROWS, min_value=1, max_value=MOST_ROWS_IN_BULK,
-        help_text=f"Rows at most: up to {MOST_ROWS} as JSON, up to {MOST_ROWS_IN_BULK} as CSV and Arrow.",
+        required=False, min_value=1, max_value=MOST_ROWS_IN_BULK,
+        help_text=f"Rows at most: up to {MOST_ROWS} as JSON, up to {MOST_ROWS_IN_BULK} as CSV and Arrow, and so many "
+        "unless it is given.",
     )  # fmt: skip
 
     def get_fields(self) -> dict[str, Any]:
         return {"from" if name == "from_at" else name: one for name, one in super().get_fields().items()}
 
     def validate_limit(self, limit: int) -> int:
-        most = MOST_ROWS if self.context["format"] == "json" else MOST_ROWS_IN_BULK
-        if limit > most:
-            raise serializers.ValidationError(f"Ensure this value is less than or equal to {most}.")
+        if limit > self._most:
+            raise serializers.ValidationError(f"Ensure this value is less than or equal to {self._most}.")
         return limit
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        return {"limit": self._most, **attrs}
+
+    @property
+    def _most(self) -> int:
+        return MOST_ROWS if self.context["format"] == "json" else MOST_ROWS_IN_BULK
 
 
 class BacktestTradesQuery(serializers.Serializer[Any]):

@@ -26,7 +26,7 @@ from domain.strategy import Strategy
 from exchanges.models import Account, Market
 from marketdata.backfills import span_end
 from marketdata.history import opens_missing
-from marketdata.models import Feed
+from marketdata.models import Candle, Feed
 from strategies.models import informatives_validated, parameters_validated
 
 # Of all markets together, those inside candles included: some 500 MB while they are read and computed.
@@ -120,6 +120,13 @@ def candles_missing(feed: Feed, from_at: datetime, until_at: datetime) -> int:
         )
         [(stored,)] = cursor.fetchall()
     return max(len(_expected(feed, from_at, until_at)) - int(stored), 0)
+
+
+def candles_end(feed: Feed) -> datetime:
+    """When the last candle of ``feed`` that is there has closed; where there is none, when one would have."""
+    latest = Candle.objects.filter(feed=feed).order_by("-open_at").values_list("open_at", flat=True).first()
+    end = span_end(feed, timezone.now())
+    return end if latest is None else min(end, latest + Timeframe(feed.timeframe).length)
 
 
 def _terms(asked: Asked) -> tuple[SettingsWords, dict[str, Any]]:

@@ -52,6 +52,13 @@ def trial_computed(
 
 def concluded(study: Study, bench: Bench, trials: QuerySet[Trial]) -> dict[str, Any]:
     """What the trials say together, ready for JSON. Raises ValueError where they say nothing."""
+    told = _concluded(study, bench, trials)
+    if not (bench.settings.maker_fee or bench.settings.taker_fee):
+        told["words"] = ["No fee is charged: what trades most looks better than it is.", *told["words"]]
+    return told
+
+
+def _concluded(study: Study, bench: Bench, trials: QuerySet[Trial]) -> dict[str, Any]:
     options = options_said(study.kind, study.options)
     counts = {
         "skipped": trials.filter(status=TrialStatus.SKIPPED).count(),
@@ -126,10 +133,13 @@ def _worded(figures: dict[str, Any], ways: dict[str, Any]) -> Iterable[str]:
         if "why" in told:
             yield f"{name}: {told['why']}."
             continue
-        final, depths = told["final_return"], told["drawdown"]
+        final, falls = told["final_return"], f"one in twenty falls by {-told['drawdown']['5']:.1%} or more"
+        if way == MonteCarlo.TRADE_SHUFFLE:
+            yield f"{name}: in any order they end at the same; {falls}."
+            continue
         yield (
-            f"{name}: nine of ten end between {final['5']:.1%} and {final['95']:.1%}, one in twenty falls by "
-            f"{-depths['5']:.1%} or more, {told['loss']:.0%} end with a loss."
+            f"{name}: nine of ten end between {final['5']:.1%} and {final['95']:.1%}, {falls}, {told['loss']:.0%} end "
+            "with a loss."
         )
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from django.utils import timezone
 
+from backtesting import result_api
 from backtesting.models import BacktestRun
 from backtesting.runs import run_compute, run_request, run_result
 from backtesting.setups import Asked
@@ -38,6 +39,18 @@ def done(owner: Api, feed: Any = None, **words: Any) -> BacktestRun:
     run = run_request(owner.user, Asked("sma_cross", [feed or wave_feed()], **{**plain, **words}))
     run_compute(run.pk)
     return BacktestRun.objects.get(pk=run.pk)
+
+
+def test_a_span_without_an_end_goes_up_to_where_every_feed_has_candles(alice: Api) -> None:
+    shorter = wave_feed("ETH/USDT")
+    feeds = [wave_feed().pk, shorter.pk]
+    Candle.objects.filter(feed=shorter, open_at__gte=NOON - 24 * HOUR).delete()
+    words = wish(feeds=feeds)
+    del words["until_at"]
+
+    row = alice.post("backtests", words).json()
+
+    assert row["until_at"] == (NOON - 24 * HOUR).strftime(ISO), row
 
 
 @pytest.mark.django_db(transaction=True)
@@ -154,7 +167,7 @@ def test_trades_come_in_pages_and_as_csv(alice: Api) -> None:
     assert [row["entry_at"] for row in rows] == [trade["entry_at"] for trade in trades]
 
 
-def test_the_equity_comes_as_json_csv_and_arrow(alice: Api) -> None:
+def test_the_equity_comes_as_json_csv_and_arrow(alice: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     run = done(alice)
     result = run_result(run)[0]
 
@@ -172,6 +185,9 @@ def test_the_equity_comes_as_json_csv_and_arrow(alice: Api) -> None:
     assert alice.get(f"backtests/{run.pk}/equity", limit=2000).json()["fields"] == {
         "limit": ["Ensure this value is less than or equal to 1500."]
     }
+    monkeypatch.setattr(result_api, "MOST_ROWS", 5)
+    assert len(alice.get(f"backtests/{run.pk}/equity").json()["results"]) == 5
+    assert alice.get(f"backtests/{run.pk}/equity", format="csv").content.decode().splitlines() == text
 
 
 def test_who_has_the_tables_already_is_told_so(alice: Api) -> None:

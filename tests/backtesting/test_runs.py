@@ -445,6 +445,7 @@ def test_a_few_missing_candles_are_a_warning() -> None:
         "code": "CANDLES_MISSING",
         "text": "2 candles of simulator-BTC/USDT-1h are missing: what happened then was not seen",
     } in figures["warnings"]
+    assert "HOLES" not in {one["code"] for one in figures["warnings"]}  # the same again
 
 
 def test_too_many_candles_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

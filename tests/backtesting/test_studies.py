@@ -119,6 +119,17 @@ def test_the_result_names_the_best_and_how_much_of_it_is_luck_and_what_matters()
     assert any(word.startswith("fast makes ") for word in study.result["words"])
 
 
+def test_a_study_without_fees_says_so() -> None:
+    free, paid = (
+        played(requested(setup={"settings": {"taker_fee": fee, "maker_fee": "0"}})).result for fee in ("0", "0.001")
+    )
+
+    assert free is not None
+    assert paid is not None
+    assert free["words"][0] == "No fee is charged: what trades most looks better than it is."
+    assert not any("fee" in words for words in paid["words"])
+
+
 def test_what_is_stored_of_a_trial_is_what_luck_is_judged_by() -> None:
     study = played(requested())
 

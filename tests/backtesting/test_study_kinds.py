@@ -94,6 +94,9 @@ def test_a_monte_carlo_study_draws_from_trades_and_repeats_with_neighbours_and_n
         low, middle, high = (bands["final_return"][level] for level in ("5", "50", "95"))
         assert low <= middle <= high
     assert told["TRADE_SHUFFLE"]["final_return"]["5"] == pytest.approx(told["TRADE_SHUFFLE"]["final_return"]["95"])
+    assert study.result["words"][1].startswith(
+        "Trade shuffle: in any order they end at the same; one in twenty falls by "
+    )
     assert again.result == study.result
 
 
