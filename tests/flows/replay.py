@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import redis
 from celery import current_app
+from django.db import connection, transaction
 from django.utils import timezone
 
 from domain.candles import Timeframe
@@ -67,6 +68,11 @@ class Told:
     quantity: float
     pnl: float
     reason: str
+
+    def __post_init__(self) -> None:
+        # The fast loop computes with floats: far below a tick and a lot they are not the decimals of the books.
+        for name, digits in (("entry_price", 6), ("exit_price", 6), ("quantity", 10), ("pnl", 8)):
+            object.__setattr__(self, name, round(getattr(self, name), digits))
 
 
 def minutes_of(name: str, since: datetime, until: datetime) -> list[CandleRow]:
@@ -231,7 +237,14 @@ class WorkedStage(Stage):
         begun = timezone.now()
         current_app.send_task(name, kwargs=arguments, ignore_result=True)
         is_done = {"marketdata.collect": self._has_collected, "exits.watch": self._has_watched}[name]
-        wait_until(lambda: is_done(begun) and self._is_settled(), f"{name} done", 60)
+
+        def is_at_rest() -> bool:
+            # In one picture of the database: between two looks what was a signal may become an order, and neither be seen.
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                return is_done(begun) and self._is_settled()
+
+        wait_until(is_at_rest, f"{name} done", 60)
 
     def _has_collected(self, begun: datetime) -> bool:
         feeds = Feed.objects.filter(is_needed=True, market__exchange=self.exchange)

@@ -179,7 +179,7 @@ def trades_of(result: Result) -> list[Told]:
 def held_live(session: TradingSession, until: datetime) -> list[tuple[datetime | None, float]]:
     """What the session held when ``until`` came: when it was entered, and at what price."""
     entered = session.positions.filter(opened_at__lt=until).exclude(closed_at__lt=until)
-    return [(position.opened_at, float(position.entry_price)) for position in entered]
+    return [(position.opened_at, round(float(position.entry_price), 6)) for position in entered]
 
 
 def compare(sessions: Mapping[str, TradingSession], since: datetime, until: datetime) -> dict[str, set[str]]:
@@ -188,7 +188,7 @@ def compare(sessions: Mapping[str, TradingSession], since: datetime, until: date
     tested: dict[str, Sequence[Any]] = {}
     for name, session in sessions.items():
         result = backtested(session, since, until)
-        still_held = [(trade.entry_at, trade.entry_price) for trade in result.trades if trade.is_open]
+        still_held = [(trade.entry_at, round(trade.entry_price, 6)) for trade in result.trades if trade.is_open]
         live[name] = [*live_of(session, until), *refused_live(session, until), *held_live(session, until)]
         tested[name] = [*trades_of(result), *((one.at, one.denial.value) for one in result.refused), *still_held]
     assert live == tested
