@@ -26,6 +26,7 @@ from backtesting.monte_carlo import MonteCarlo
 from backtesting.setups import Asked
 from backtesting.study_setups import StudyAsked, study_validated
 from backtesting.study_words import MonteCarloWords
+from domain.market import ZERO
 from marketdata.models import Feed
 from strategies.forms import field_name, parameter_field, parameters_offered
 from strategies.library import LIBRARY
@@ -33,7 +34,9 @@ from strategies.library import LIBRARY
 WALK_FIELDS = ("train", "test", "is_anchored")
 LUCK_FIELDS = ("ways", "paths", "reruns", "noise", "ruin_at")
 SEARCH_FIELDS = ("method", "trials_wanted")
-MONEY_FIELDS = ("cash", "amount", "slippage_percent")
+MOST_COST = Decimal("0.5")
+FEE_HELP = "Fraction: 0.001 is 0.1 %. Empty: the highest of the markets'; imported ones have none."
+MONEY_FIELDS = ("cash", "amount", "maker_fee", "taker_fee", "slippage")
 # What a form whose empty fields mean none says of them; here they mean the default.
 OR_NONE = "Empty: none."
 TEXT = UnfoldAdminTextInputWidget
@@ -116,10 +119,14 @@ class StudyForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable
     )
     cash = _decimal(initial=Decimal(10_000), min_value=Decimal(1), help_text="What the account begins with.")
     amount = _decimal(initial=Decimal(10), min_value=Decimal("0.000001"), label="Stake, % of equity")
-    slippage_percent = _decimal(
-        initial=Decimal(0), min_value=Decimal(0), max_value=Decimal(50), label="Slippage, %",
-        help_text="Fees are those of the markets.",
-    )  # fmt: skip
+    maker_fee = _decimal(required=False, min_value=ZERO, max_value=MOST_COST, help_text=FEE_HELP)
+    taker_fee = _decimal(required=False, min_value=ZERO, max_value=MOST_COST, help_text=FEE_HELP)
+    slippage = _decimal(
+        initial=ZERO,
+        min_value=ZERO,
+        max_value=MOST_COST,
+        help_text="Fraction: 0.001 is 0.1 %, worse at each market order.",
+    )
     train = forms.CharField(
         required=False, initial="180d", widget=TEXT, help_text="So many candles, or days such as 180d, are searched."
     )
@@ -157,8 +164,7 @@ class StudyForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable
         parameters, space = self._lines(data)
         if self.errors:
             return data
-        cash, amount, slippage = (data[name] for name in MONEY_FIELDS)
-        settings = {"cash": str(cash), "amount": str(amount), "slippage": str(slippage / 100)}
+        settings = {name: str(data[name]) for name in MONEY_FIELDS if data.get(name) is not None}
         setup = Asked(
             strategy=data["strategy"], feeds=list(data["feeds"]), from_at=data["from_at"], until_at=data["until_at"],
             parameters=parameters, settings=settings,

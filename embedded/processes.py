@@ -32,6 +32,9 @@ CPU_BOUND = frozenset(
     {"strategies", "backtesting", "optimising"}
 )  # these compute: in a thread they would hold up everything beside them
 
+# A process that computes is replaced after the task with which it came to hold more: arrays come and go, and some stay.
+MOST_MEMORY_KB = 1_000_000
+
 Pool = Literal["threads", "prefork"]
 
 
@@ -86,6 +89,8 @@ def worker_command(worker: Worker, *, node: str | None = None, has_task_events: 
     command = celery("worker", "--hostname", f"{node or worker.node}@%h", "--queues", ",".join(worker.queues))
     command += ["--pool", worker.pool, "--concurrency", str(worker.concurrency), "--loglevel", "INFO"]
     command += ["--without-gossip", "--without-mingle"]
+    if worker.pool == "prefork":
+        command += ["--max-memory-per-child", str(MOST_MEMORY_KB)]
     return [*command, "--task-events"] if has_task_events else command
 
 

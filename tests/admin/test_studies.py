@@ -27,7 +27,8 @@ def filled_in(feed: Feed, **changes: Any) -> dict[str, Any]:
     return {
         "kind": "OPTIMISE", "strategy": "sma_cross", "feeds": [feed.pk], "from_at_0": f"{FROM_AT:%Y-%m-%d}",
         "from_at_1": f"{FROM_AT:%H:%M:%S}", "until_at_0": f"{UNTIL_AT:%Y-%m-%d}", "until_at_1": f"{UNTIL_AT:%H:%M:%S}",
-        "cash": "5000", "amount": "20", "slippage_percent": "0.1", "method": "GRID", "objective": "total_return",
+        "cash": "5000", "amount": "20", "slippage": "0.001", "taker_fee": "0.002",
+        "method": "GRID", "objective": "total_return",
         "min_trades": 1, "trials_wanted": 50, "seed": 3, "sma_cross__fast": "2:4", "sma_cross__slow": "8, 12",
         "sma_cross__stop_loss_percent": "3", **changes,
     }  # fmt: skip
@@ -57,6 +58,7 @@ def test_the_form_asks_for_a_study_in_lines(desk: Client, alice: User) -> None:
     assert study.space == {"fast": {"low": 2, "high": 4}, "slow": [8, 12]}
     assert study.parameters == {"stop_loss_percent": "3", "take_profit_percent": "4"}
     assert (study.settings["cash"], study.settings["amount"], study.settings["slippage"]) == ("5000", "20", "0.001")
+    assert study.settings["taker_fee"] == "0.002"
 
 
 def test_a_walk_forward_and_a_monte_carlo_study_have_lines_of_their_own(desk: Client) -> None:

@@ -67,6 +67,11 @@ def test_a_workers_name_in_flower_is_its_components() -> None:
     assert "--task-events" not in worker_command(WORKERS[1], has_task_events=False)
 
 
+def test_a_process_that_computes_is_replaced_when_it_holds_too_much() -> None:
+    for worker in WORKERS:
+        assert ("--max-memory-per-child" in worker_command(worker)) is (worker.pool == "prefork")
+
+
 def test_compose_holds_no_secret() -> None:
     settings = [
         (name, value) for service in SERVICES.values() for name, value in service.get("environment", {}).items()
