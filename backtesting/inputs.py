@@ -301,6 +301,7 @@ class Columns:
 
     def trade(self, index: int) -> Trade:
         """The trade at ``index``, from 0 on."""
+        figures: dict[str, Any] = {name: float(getattr(self, name)[index]) for name in _FIGURES}
         return Trade(
             symbol=self.symbols[self.market[index]],
             side=PositionSide.LONG if self.side[index] > 0 else PositionSide.SHORT,
@@ -308,7 +309,7 @@ class Columns:
             exit_at=at(int(self.exit_ms[index])),
             exit_reason=REASONS[self.reason[index]],
             tag="" if self.tags is None else self.tags[index],
-            **{name: float(getattr(self, name)[index]) for name in _FIGURES},
+            **figures,
         )
 
 
