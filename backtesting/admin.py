@@ -7,7 +7,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
-from django.core.exceptions import ValidationError
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import JSONField, QuerySet
 from django.db.models.fields.json import KeyTransform
 from django.http import HttpRequest, HttpResponseRedirect
@@ -295,6 +295,8 @@ class BacktestPage(LongPage):
 
     def compare_view(self, request: HttpRequest) -> HttpResponseBase:
         """Several of one's own, figures below one another."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
         ids = [int(one[:18]) for one in request.GET.get("ids", "").split(",") if one.isascii() and one.isdigit()]
         rows = self.get_queryset(request).defer(None).filter(pk__in=ids[:MOST_COMPARED])
         runs = list(rows.prefetch_related("places__feed__market__exchange").order_by("pk"))

@@ -119,16 +119,31 @@ class BacktestDetail(BacktestSerializer):
         }  # fmt: skip
 
 
+class FeedsField(serializers.ListField):
+    """Feeds by their ids, in the order of these; asked for at once, however many they are."""
+
+    child = serializers.IntegerField(min_value=1, max_value=LARGEST_ID)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(max_length=MOST_MARKETS, **kwargs)
+
+    def to_internal_value(self, data: Any) -> list[Feed]:
+        if isinstance(data, list) and len(data) > MOST_MARKETS:  # here, for validators come after this
+            raise serializers.ValidationError(f"wanted at most {MOST_MARKETS} feeds, was {len(data)}")
+        ids = super().to_internal_value(data)
+        found = Feed.objects.select_related("market__exchange").in_bulk(ids)
+        if unknown := [str(pk) for pk in dict.fromkeys(ids) if pk not in found]:
+            raise serializers.ValidationError(f"wanted ids of feeds, was {', '.join(unknown)}")
+        return [found[pk] for pk in ids]
+
+
 class BacktestInput(serializers.Serializer[Any]):
     """What is to be tested. Its feeds are given by id, or by exchange, symbols and timeframe."""
 
     name = serializers.CharField(required=False, allow_blank=True, max_length=BacktestRun.NAME_LENGTH)
     strategy = serializers.CharField(max_length=60, help_text="Of `/strategies`.")
     parameters = ParametersField(default=dict, help_text="As the strategy's schema says; the rest are defaults.")
-    feeds = serializers.PrimaryKeyRelatedField(
-        many=True, required=False, queryset=Feed.objects.select_related("market__exchange"),
-        help_text=f"1 to {MOST_MARKETS}, sharing one account.",
-    )  # fmt: skip
+    feeds = FeedsField(required=False, help_text=f"Ids; 1 to {MOST_MARKETS}, sharing one account.")
     exchange = ExchangeRelated(queryset=Exchange.objects.all(), required=False)
     symbols = serializers.ListField(child=serializers.CharField(max_length=40), required=False, max_length=MOST_MARKETS)
     timeframe = serializers.ChoiceField(choices=TIMEFRAMES, required=False)

@@ -6,7 +6,6 @@ annualised, wherever they are compared with what luck would show.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from backtesting.monte_carlo import (
     shuffled,
     trade_returns,
 )
+from backtesting.packing import finite
 from backtesting.study_words import RERUN, MonteCarloWords, objective_words
 from backtesting.trials import TrialFacts
 from backtesting.walk_forward import WalkForward, best_of
@@ -154,15 +154,7 @@ def importance_of(valued: Sequence[TrialFacts], names: Iterable[str]) -> list[di
 
 def plain(told: dict[str, Any]) -> dict[str, Any]:
     """``told`` with None for what is no number, ready for JSON."""
-    return {name: _plain(one) for name, one in told.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return plain(value)
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+    return {name: finite(one) for name, one in told.items()}
 
 
 def _table(compared: Sequence[TrialFacts]) -> FloatArray:

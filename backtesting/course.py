@@ -24,6 +24,8 @@ from domain.orders import Denial
 from domain.sizing import SizingMethod
 from domain.strategy import SignalArray, SignalArrays
 
+# Decimals of a lot; with more a float has no digits left to count them in.
+MOST_PLACES = 12
 # As ``Terms.method`` has them.
 METHODS = (
     SizingMethod.FIXED_QUOTE,
@@ -215,7 +217,7 @@ def told(
         entry_price=entry,
         exit_ms=open_ms[left_in.astype(np.int64)],
         exit_price=leave,
-        quantity=quantity,
+        quantity=_in_lots(quantity, market, markets),
         pnl=pnl,
         gain=pnl / (entry * quantity * contracts[market]),
         fees=fees,
@@ -225,6 +227,17 @@ def told(
     )
     make = partial(_refused, tuple(one.symbol for one in markets), open_ms, refused)
     return Result.of_columns(columns, course.clock[first:], equity[first:], Lazy(len(refused), make))
+
+
+def _in_lots(quantity: FloatArray, market: IntArray, markets: Sequence[MarketInput]) -> FloatArray:
+    """What was counted in lots, each as the number that its digits say: 95,238 times 0.0001 is none."""
+    exact = quantity.copy()
+    for number, one in enumerate(markets):
+        places = -int(one.rules_or_none.lot_size.normalize().as_tuple().exponent)
+        if places <= MOST_PLACES:
+            mine = market == number
+            exact[mine] = np.round(quantity[mine], places)
+    return exact
 
 
 def _clock(opened: Sequence[IntArray], step_ms: int) -> IntArray:

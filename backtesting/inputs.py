@@ -312,6 +312,7 @@ class Columns:
 
     def trade(self, index: int) -> Trade:
         """The trade at ``index``, from 0 on."""
+        figures: dict[str, Any] = {name: float(getattr(self, name)[index]) for name in _FIGURES}
         return Trade(
             symbol=self.symbols[self.market[index]],
             side=PositionSide.LONG if self.side[index] > 0 else PositionSide.SHORT,
@@ -320,7 +321,7 @@ class Columns:
             exit_reason=REASONS[self.reason[index]],
             tag="" if self.tags is None else self.tags[index],
             exit_tag="" if self.exit_tags is None else self.exit_tags[index],
-            **{name: float(getattr(self, name)[index]) for name in _FIGURES},
+            **figures,
         )
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import threading
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -47,6 +49,20 @@ REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; "
     "sandbox allow-scripts allow-downloads"
 )
+# What a spreadsheet takes for the beginning of a formula.
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def sheet(rows: Iterable[Sequence[Any]]) -> bytes:
+    """Rows as CSV. A text that a spreadsheet would compute, for it begins as a formula does, is kept from that by an
+    apostrophe: tags, symbols and reasons are somebody else's words."""
+    lines = io.StringIO()
+    csv.writer(lines, lineterminator="\n").writerows([_word(value) for value in row] for row in rows)
+    return lines.getvalue().encode()
+
+
+def _word(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value
 
 
 class TradesCsv(BaseRenderer):
@@ -56,11 +72,11 @@ class TradesCsv(BaseRenderer):
     format = "csv"
 
     def render(self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None) -> bytes:
-        lines = io.StringIO()
-        rows = csv.DictWriter(lines, TRADE_FIELDS, lineterminator="\n", extrasaction="ignore")
-        rows.writeheader()
-        rows.writerows(data["results"])
-        return lines.getvalue().encode()
+        return sheet([TRADE_FIELDS, *([row.get(name, "") for name in TRADE_FIELDS] for row in data["results"])])
+
+
+# A report holds all of its candles while it is written, some 500 MB of the longest run's: no process writes two at once.
+_one_at_a_time = threading.Lock()
 
 
 class Page(BaseRenderer):
@@ -241,9 +257,10 @@ class ResultViews(OwnedRows[BacktestRun]):
 
 def report_of(run: BacktestRun) -> str:
     """The report of a run that is done, on its candles as they are now; its title says where these are others."""
-    result, settings, markets, is_same = run_result(run)
-    title = run.name if is_same else f"{run.name} (candles have changed since it was computed)"
-    return report_html(title, markets, result, settings, run.figures_told)
+    with _one_at_a_time:
+        result, settings, markets, is_same = run_result(run)
+        title = run.name if is_same else f"{run.name} (candles have changed since it was computed)"
+        return report_html(title, markets, result, settings, run.figures_told)
 
 
 def known(request: Request, run: BacktestRun) -> tuple[dict[str, str], HttpResponseBase | None]:

@@ -27,10 +27,11 @@ CHART_WIDTH, CHART_HEIGHT = 600, 90
 COLOURS = ("#0d9488", "#d97706", "#6366f1", "#db2777", "#65a30d", "#0284c7")
 
 
-def curves_drawn(curves: Sequence[Sequence[Sequence[float]]]) -> SafeString | str:
+def curves_drawn(curves: Sequence[Sequence[Sequence[Any]]]) -> SafeString | str:
     """Curves of [time, value] as lines over the time of all of them, each in parts of its own beginning, in ``COLOURS`` by
-    their places; those of less than two points are left out."""
-    kept = {number: curve for number, curve in enumerate(curves) if len(curve) > 1 and curve[0][1] > 0}
+    their places; points without a value, and curves of less than two, are left out."""
+    known = [[point for point in curve if point[1] is not None] for curve in curves]
+    kept = {number: curve for number, curve in enumerate(known) if len(curve) > 1 and curve[0][1] > 0}
     if not kept:
         return ""
     start, end = min(curve[0][0] for curve in kept.values()), max(curve[-1][0] for curve in kept.values())

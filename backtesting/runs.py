@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ from backtesting.gathering import NothingToTest
 from backtesting.inputs import MarketInput, Refused, Result, Settings
 from backtesting.leases import LEASE, Lease, LeaseLost
 from backtesting.models import LIVE_JOBS, BacktestFeed, BacktestResult, BacktestRun, Job, JobStatus
-from backtesting.packing import packed, unpacked
+from backtesting.packing import finite, packed, printable, unpacked
 from backtesting.setups import Asked, candles_missing, markets_of, setup_validated
 from backtesting.words import WrongWords
 from domain.market import PositionSide
@@ -139,8 +138,10 @@ def run_compute(run_id: int) -> bool:
     """Compute one run; whether its result, or its failure, was stored by this call. Where somebody is at it, or it is over,
     nothing happens."""
     lease_until = _claim(run_id, timezone.now())
-    if lease_until is None:
-        return False
+    return lease_until is not None and _claimed_compute(run_id, lease_until)
+
+
+def _claimed_compute(run_id: int, lease_until: datetime) -> bool:
     crashpoint("backtest.claimed")
     run = BacktestRun.objects.get(pk=run_id)
     begun, lease = time.monotonic(), Lease(run, lease_until)
@@ -165,7 +166,10 @@ def run_compute_next() -> int | None:
     """Compute the run whose turn it is, and ring for the next; which it was. Any bell says that there is something to be
     computed, and none that it is before somebody else's: so nobody's hundred runs are in the way of another's one."""
     for run_id in runs_waiting(timezone.now()):
-        if run_compute(run_id):
+        lease_until = _claim(run_id, timezone.now())
+        if lease_until is not None:
+            # One, whatever came of it: the time that this may take has begun with the first.
+            _claimed_compute(run_id, lease_until)
             if waiting := runs_waiting(timezone.now()):
                 ring(TASK, batch=1, run_ids=waiting[:1])
             return run_id
@@ -292,7 +296,7 @@ def _computed(run: BacktestRun, lease: Lease) -> tuple[dict[str, Any], dict[str,
     if len(result.trades) > MOST_TRADES:
         raise TooMuch(f"wanted at most {MOST_TRADES:,} trades, was {len(result.trades):,}: choose a shorter span")
     lease.tick(1.0)
-    figures = finite(figures_of(result, settings, markets))
+    figures = figures_of(result, settings, markets)
     # Which candles are missing is the calendars' to say, and not to be guessed from those that are there.
     seen = [one for one in figures.get("warnings", []) if one["code"] != "HOLES"]
     figures["warnings"] = [*seen, *_holes(run, feeds)]
@@ -306,7 +310,7 @@ def _computed(run: BacktestRun, lease: Lease) -> tuple[dict[str, Any], dict[str,
         ],
         "equity": packed(open_ms=result.open_ms, equity=np.asarray(result.equity, np.float64)),
     }
-    return {"figures": figures, "candles": count, "total": count, "done": count, **hashes}, long
+    return {"figures": finite(figures), "candles": count, "total": count, "done": count, **hashes}, long
 
 
 def curve_thinned(result: Result) -> list[list[float]]:
@@ -339,27 +343,14 @@ def _store(lease: Lease, run: BacktestRun, columns: dict[str, Any], long: dict[s
 
 
 def _fail(lease: Lease, run_id: int, reason: str) -> bool:
-    text = "".join(char if char.isprintable() else " " for char in reason)[
-        :ERROR_LENGTH
-    ]  # no NUL: PostgreSQL takes none
     with transaction.atomic():
         is_mine = lease.mine.move(
-            JobStatus.FAILED, ended_at=timezone.now(), leased_until=None, not_before_at=None, last_error=text
-        )
+            JobStatus.FAILED, ended_at=timezone.now(), leased_until=None, not_before_at=None,
+            last_error=printable(reason, ERROR_LENGTH),
+        )  # fmt: skip
         if is_mine:
             _tell(BacktestRun.objects.get(pk=run_id), JobStatus.FAILED)
     return bool(is_mine)
-
-
-def finite(value: Any) -> Any:
-    """``value`` with None for what is no number, and without NUL: the database's JSON has no word for either."""
-    if isinstance(value, float):
-        return value if isfinite(value) else None
-    if isinstance(value, str):
-        return value.replace("\0", "")
-    if isinstance(value, dict):
-        return {name: finite(one) for name, one in value.items()}
-    return [finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _named(asked: Asked) -> str:

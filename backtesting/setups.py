@@ -25,11 +25,11 @@ from domain.market import ZERO
 from domain.strategy import Strategy
 from exchanges.models import Account, Market
 from marketdata.backfills import span_end
-from marketdata.history import opens_missing
+from marketdata.history import ms_missing
 from marketdata.models import Candle, Feed
 from strategies.models import informatives_validated, parameters_validated
 
-# Of all markets together, those inside candles included: some 500 MB while they are read and computed.
+# Of all markets together, those inside candles and beside them included: some 500 MB while they are read and computed.
 MOST_CANDLES = 3_000_000
 # Markets of one portfolio: at each step each that holds something is looked at.
 MOST_MARKETS = 50
@@ -62,7 +62,7 @@ def setup_validated(asked: Asked) -> dict[str, Any]:
     except WrongWords as error:
         raise ValidationError(error.problems) from error
     _check_markets(asked, strategy, settings)
-    _check_span(asked)
+    _check_span(asked, strategy)
     candles_check(asked.feeds, asked.from_at, asked.until_at, asked.detail_timeframe)
     return {
         "strategy": asked.strategy,
@@ -176,7 +176,7 @@ def _check_markets(asked: Asked, strategy: Strategy[Any], settings: SettingsWord
         _detail(feed, asked.detail_timeframe)
 
 
-def _check_span(asked: Asked) -> None:
+def _check_span(asked: Asked, strategy: Strategy[Any]) -> None:
     now = timezone.now()
     ends = {"from_at": asked.from_at, "until_at": asked.until_at}
     naive = {name: f"wanted a time with its zone, was {at}" for name, at in ends.items() if timezone.is_naive(at)}
@@ -191,8 +191,10 @@ def _check_span(asked: Asked) -> None:
         )
     seconds = (asked.until_at - asked.from_at).total_seconds()
     lengths = [Timeframe(feed.timeframe).seconds for feed in asked.feeds]
+    beside = [one.timeframe for one in strategy.informative]
     if asked.detail_timeframe:
-        lengths += [Timeframe(asked.detail_timeframe).seconds] * len(asked.feeds)
+        beside.append(Timeframe(asked.detail_timeframe))
+    lengths += [timeframe.seconds for timeframe in beside] * len(asked.feeds)
     count = sum(int(seconds // length) for length in lengths)
     if count > MOST_CANDLES:
         raise ValidationError(
@@ -230,8 +232,9 @@ def _hole(feed: Feed, from_at: datetime, until_at: datetime) -> _Hole | None:
     if not len(expected):
         text = f"wanted candles of {feed} from {_told(from_at)} to {_told(until_at)}, was a time in which none opens"
         return _Hole("until_at", text)
-    absent = np.array([round(at.timestamp() * 1000) for at in opens_missing(feed, from_at, until_at)], np.int64)
-    places = np.searchsorted(expected, absent)
+    places = np.searchsorted(expected, ms_missing(feed, from_at, until_at))
+    if not len(places):  # they came while it was looked
+        return None
     runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
     longest = max(runs, key=len)
     since, last = _at(expected[longest[0]]), _at(expected[longest[-1]])

@@ -27,6 +27,8 @@ from domain.strategy import Strategy
 # More combinations than that nobody goes over one by one.
 MOST_COMBINATIONS = 1_000_000
 MOST_VALUES = 100_000
+# Places of a number before its point, or zeros after it; the steps between two such ends can still be counted.
+MOST_PLACES = 300
 RANGE_WORDS = frozenset({"low", "high", "step"})
 
 # A place on each axis: the number of one of its values, or where it has none but any number, that number.
@@ -232,7 +234,7 @@ def _range(name: str, info: FieldInfo, kind: type, words: Mapping[str, Any]) -> 
     step = _exact(name, words["step"]) if words.get("step") is not None else _own_step(info, kind)
     if low > high or (step is not None and step <= 0):
         raise ValueError(f"wanted low up to high by a step above 0 for {name}, was {low} to {high} by {step}")
-    if kind is int and step is not None and (step % 1 or low % 1):
+    if kind is int and step is not None and any(one != one.to_integral_value() for one in (step, low)):
         raise ValueError(f"wanted whole numbers for {name}, was {low} to {high} by {step}")
     for end in (low, high):
         _checked(name, info, _number(kind, end))
@@ -316,7 +318,7 @@ def _exact(name: str, number: Any) -> Decimal:
         exact = Decimal(str(number))
     except InvalidOperation:
         exact = Decimal("NaN")
-    if isinstance(number, bool) or not exact.is_finite():
+    if isinstance(number, bool) or not exact.is_finite() or abs(exact.adjusted()) > MOST_PLACES:
         raise ValueError(f"wanted numbers for {name}, was {number!r}")
     return exact
 

@@ -6,8 +6,6 @@ Each trader's are their own.
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import Any
 
 import django_filters
@@ -25,6 +23,7 @@ from rest_framework.utils.urls import replace_query_param
 
 from backtesting.api import BacktestDetail, BacktestFeedSerializer, BacktestInput
 from backtesting.models import METHODS, OBJECTIVE_CHOICES, JobStatus, Study, StudyKind, Trial, TrialStatus
+from backtesting.result_api import sheet
 from backtesting.search import SearchMethod
 from backtesting.studies import (
     UnableToStudy,
@@ -176,14 +175,14 @@ class TrialsCsv(BaseRenderer):
         names = list(dict.fromkeys(name for row in rows for name in row["parameters"]))
         varied = [name for name in names if len({str(row["parameters"].get(name)) for row in rows}) > 1]
         figures = list(dict.fromkeys(name for row in rows for name in row["figures"]))
-        lines = io.StringIO()
-        sheet = csv.writer(lines, lineterminator="\n")
-        sheet.writerow(["fold", "number", "status", "value", *varied, *figures, "reason"])
-        for row in rows:
-            own = [row["fold"], row["number"], row["status"], row["value"]]
-            values = [row["parameters"].get(name) for name in varied], [row["figures"].get(name) for name in figures]
-            sheet.writerow([*own, *values[0], *values[1], row["reason"]])
-        return lines.getvalue().encode()
+        head = ["fold", "number", "status", "value", *varied, *figures, "reason"]
+        return sheet([head, *(_cells(row, varied, figures) for row in rows)])
+
+
+def _cells(row: dict[str, Any], varied: list[str], figures: list[str]) -> list[Any]:
+    own = [row["fold"], row["number"], row["status"], row["value"]]
+    parameters = [row["parameters"].get(name) for name in varied]
+    return [*own, *parameters, *(row["figures"].get(name) for name in figures), row["reason"]]
 
 
 class OptionsAnswer(serializers.Serializer[Any]):

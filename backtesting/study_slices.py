@@ -22,8 +22,7 @@ from django.utils import timezone
 
 from backtesting.leases import LEASE, Hold, LeaseLost
 from backtesting.models import LIVE_JOBS, JobStatus, Study, StudyKind, Trial, TrialClaim, TrialStatus
-from backtesting.packing import packed
-from backtesting.runs import finite
+from backtesting.packing import finite, packed, printable
 from backtesting.search import SearchMethod
 from backtesting.study_setups import Bench, StudyChanged, bench_gather, bench_of, folds_planned
 from backtesting.study_work import Known, concluded, facts_of, trial_computed
@@ -205,7 +204,7 @@ def _slice(claim: TrialClaim, *, has_rung: bool) -> None:
     except LeaseLost:
         return
     except Exception as error:
-        _fail(study.pk, error)
+        _fail(study.pk, hold, error)
         return
     crashpoint("study.computed")
     settled(lambda: _stored(study.pk, claim, hold, rows, has_rung=has_rung))
@@ -233,7 +232,10 @@ def _trials(study: Study, bench: Bench, claim: TrialClaim) -> Iterator[Trial]:
         except Exception as error:
             # A strategy is somebody's code, and what it raises is for them to read.
             logger.info("trial %s of study %s failed", number, study.pk, exc_info=True)
-            row.status, row.reason = TrialStatus.FAILED, _printable(f"{type(error).__name__}: {error}{where(error)}")
+            row.status, row.reason = (
+                TrialStatus.FAILED,
+                printable(f"{type(error).__name__}: {error}{where(error)}", ERROR_LENGTH),
+            )
         else:
             _written(row, facts, study.kind)
             known.done.append(facts)
@@ -243,7 +245,7 @@ def _trials(study: Study, bench: Bench, claim: TrialClaim) -> Iterator[Trial]:
 def _written(row: Trial, facts: TrialFacts, kind: str) -> None:
     row.parameters = finite(facts.values)
     if facts.state is not TrialState.DONE:
-        row.status, row.reason = TrialStatus.SKIPPED, facts.why[:ERROR_LENGTH]
+        row.status, row.reason = TrialStatus.SKIPPED, printable(facts.why, ERROR_LENGTH)
         return
     row.value, row.figures = finite(facts.value), finite(facts.figures)
     if kind != StudyKind.WALK_FORWARD:  # whose tests are what counts
@@ -280,7 +282,7 @@ def _whole(study: Study, until: datetime) -> None:
     except LeaseLost:
         return
     except Exception as error:
-        _fail(study.pk, error)
+        _fail(study.pk, hold, error)
         return
     crashpoint("study.concluded" if has_begun else "study.begun")
     with transaction.atomic():
@@ -310,8 +312,9 @@ def _concluded(study: Study, hold: Hold) -> dict[str, Any]:
     return {"result": concluded(study, bench, trials), "done": F("total"), "last_error": ""}
 
 
-def _fail(study_id: int, error: Exception) -> None:
-    """End it for a reason that no other worker could mend; what is told to fit no more begins anew with a retry."""
+def _fail(study_id: int, hold: Hold, error: Exception) -> None:
+    """End it for a reason that no other worker could mend; what is told to fit no more begins anew with a retry. Who was
+    overtaken, or whose study was cancelled, ends nothing: it may have been begun anew since."""
     if isinstance(error, ValidationError):
         reason = "; ".join(error.messages)
     elif isinstance(error, ValueError | StudyChanged):
@@ -321,7 +324,7 @@ def _fail(study_id: int, error: Exception) -> None:
         reason = f"{type(error).__name__}: {error}{where(error)}"
     with transaction.atomic():
         study = Study.objects.filter(pk=study_id).locked().first()
-        if study is not None:
+        if study is not None and hold.mine.exists():
             _end(study, reason, is_void=isinstance(error, StudyChanged))
 
 
@@ -329,15 +332,10 @@ def _end(study: Study, reason: str, *, is_void: bool = False) -> None:
     changes = {"data_hash": "", "code_hash": ""} if is_void else {}
     if Study.objects.filter(pk=study.pk).move(
         JobStatus.FAILED, among=(JobStatus.RUNNING,), ended_at=timezone.now(), leased_until=None, not_before_at=None,
-        last_error=_printable(reason), **changes,
+        last_error=printable(reason, ERROR_LENGTH), **changes,
     ):  # fmt: skip
         TrialClaim.objects.filter(study=study).update(leased_until=None, values=None)
         study_tell(Study.objects.get(pk=study.pk), JobStatus.FAILED)
-
-
-def _printable(text: str) -> str:
-    """No NUL, which PostgreSQL takes none of."""
-    return "".join(char if char.isprintable() else " " for char in text)[:ERROR_LENGTH]
 
 
 def study_tell(study: Study, status: JobStatus, *, actor: str = "system") -> None:

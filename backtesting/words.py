@@ -21,6 +21,10 @@ from domain.sizing import SizingMethod
 
 M = TypeVar("M", bound=BaseModel)
 
+# Beyond these no number means anything here, and one such as 1e999999 would be written out in a megabyte.
+MOST_PLACES = 40
+LARGEST_COUNT = 2**31 - 1
+
 # Of these limits a backtest, which sees its own book only, can tell nothing.
 BY_HISTORY = frozenset(
     {
@@ -139,9 +143,24 @@ def _said(field: str, kind: type[M], words: Any) -> M:
     if not isinstance(words, dict):
         raise WrongWords({field: [f"wanted an object, was {type(words).__name__}"]})
     try:
-        return kind.model_validate(words)
+        said = kind.model_validate(words)
     except ValidationError as error:
         raise WrongWords({field: [complaint(one, kind.model_fields) for one in error.errors()]}) from error
+    endless = [f"{name}: {why}, was {str(value)[:60]}" for name, value in said if (why := _too_long(value))]
+    if endless:
+        raise WrongWords({field: endless})
+    return said
+
+
+def _too_long(value: Any) -> str:
+    """Why a number is not taken; empty where it is."""
+    if isinstance(value, Decimal) and (
+        len(value.as_tuple().digits) > MOST_PLACES or abs(value.adjusted()) > MOST_PLACES
+    ):
+        return f"wanted a number of at most {MOST_PLACES} places"
+    if isinstance(value, int) and value > LARGEST_COUNT:
+        return f"wanted at most {LARGEST_COUNT}"
+    return ""
 
 
 def complaint(error: ErrorDetails, known: Sequence[str] | dict[str, Any]) -> str:

@@ -111,7 +111,7 @@ def page_store(feed: Feed, answer: Answer, now: datetime, *, only: set[datetime]
 
 def opens_missing(feed: Feed, from_at: datetime, until_at: datetime) -> list[datetime]:
     """When the candles opened that the calendar expects in a span and that are not there, oldest first."""
-    missing = _missing(feed, from_at, until_at)
+    missing = ms_missing(feed, from_at, until_at)
     return [datetime.fromtimestamp(ms / 1000, tz=UTC) for ms in missing.tolist()]
 
 
@@ -129,7 +129,7 @@ def gaps_settle(feed: Feed, from_at: datetime, until_at: datetime, now: datetime
 
 def gap_settle(feed: Feed, gap: CandleGap, now: datetime) -> bool:
     """Count what is missing of one gap; whether it is filled, and it was this call that noted it."""
-    left = len(_missing(feed, gap.from_at, gap.until_at))
+    left = len(ms_missing(feed, gap.from_at, gap.until_at))
     if left:
         CandleGap.objects.filter(pk=gap.pk, missing__gt=left).update(missing=left)
         return False
@@ -159,7 +159,8 @@ def free_and_due(now: datetime) -> Q:
     return free & (Q(not_before_at=None) | Q(not_before_at__lte=now))
 
 
-def _missing(feed: Feed, from_at: datetime, until_at: datetime) -> IntArray:
+def ms_missing(feed: Feed, from_at: datetime, until_at: datetime) -> IntArray:
+    """As ``opens_missing``, in milliseconds: of years of candles a time each would take seconds."""
     expected = expected_opens(Calendar(feed.calendar), Timeframe(feed.timeframe), _ms(from_at), _ms(until_at))
     with connection.cursor() as cursor:
         # Raw: a gap may be years long.

@@ -97,6 +97,11 @@ class OwnedRows(Rows[M]):
 class OwnedRelated(serializers.PrimaryKeyRelatedField[M]):
     """The id of a row of one's own; another trader's id reads as unknown."""
 
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, float):  # JSON reads 1e999 as infinity, and no query takes that
+            self.fail("incorrect_type", data_type=type(data).__name__)
+        return super().to_internal_value(data)
+
     def __init__(self, owner_path: str = "owner", **kwargs: Any) -> None:
         self.owner_path = owner_path
         super().__init__(**kwargs)

@@ -25,6 +25,8 @@ from strategies.informatives import config_rebind
 from strategies.library import LIBRARY
 from strategies.models import Signal, StrategyConfig, informatives_validated, parameters_validated
 
+# As JSON writes them: a NUL, and a backslash, which may stand before a u.
+NUL, ESCAPED = b"\\u0000", b"\\\\"
 TIMEFRAMES = [frame.value for frame in Timeframe]
 
 
@@ -87,14 +89,16 @@ class StrategyViewSet(viewsets.ViewSet):
 
 
 class ParametersField(serializers.DictField):
-    """Parameters by name. Half a surrogate pair is legal in JSON and in no other place that they go to."""
+    """Parameters by name. Half a surrogate pair and NUL are legal in JSON and in no other place that they go to."""
 
     def to_internal_value(self, data: Any) -> Any:
         values = super().to_internal_value(data)
         try:
-            json.dumps(values, ensure_ascii=False).encode()
+            said = json.dumps(values, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise serializers.ValidationError("wanted text that can be written as UTF-8, was something else") from None
+        if NUL in said.replace(ESCAPED, b""):
+            raise serializers.ValidationError("wanted text without NUL, was some with it")
         return values
 
 

@@ -17,9 +17,9 @@ from backtesting.words import SettingsWords
 from marketdata.models import Feed
 from strategies.forms import parameters_offered
 from strategies.library import LIBRARY
-from tests.admin.conftest import errors_of, signed_in, told, url_of, words_of
+from tests.admin.conftest import errors_of, form_of, signed_in, told, url_of, words_of
 from tests.backtesting.test_runs import asked, wave_feed
-from tests.factories import make_account
+from tests.factories import make_account, make_user
 
 
 def filled_in(*feeds: Feed, **changes: Any) -> dict[str, Any]:
@@ -84,6 +84,7 @@ def test_the_form_asks_for_a_backtest_and_leads_to_its_page(desk: Client, alice:
         ({"from_at_0": "2024-01-01"}, {"from_at": ["wanted 2,904 candles of simulator-BTC/USDT-1h, 2,664 are missing"]}),
     ],
 )  # fmt: skip
+@pytest.mark.usefixtures("unpainted")
 def test_what_is_wrong_is_said_at_its_field(
     desk: Client, changes: dict[str, Any], errors: dict[str, list[str]]
 ) -> None:
@@ -96,6 +97,7 @@ def test_what_is_wrong_is_said_at_its_field(
     assert not BacktestRun.objects.exists()
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_who_has_too_many_that_wait_is_told_by_the_form(desk: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "MOST_LIVE", 0)
 
@@ -104,21 +106,23 @@ def test_who_has_too_many_that_wait_is_told_by_the_form(desk: Client, monkeypatc
     assert errors_of(answer) == {"__all__": ["wanted at most 0 backtests of yours that wait, was as many: cancel some"]}
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_only_ones_own_accounts_are_offered(desk: Client, alice: User, bob: User) -> None:
     mine, theirs = make_account(alice), make_account(bob, name="of bob")
 
-    form = desk.get(url_of(BacktestRun, "add")).context["adminform"].form
+    form = form_of(desk.get(url_of(BacktestRun, "add")))
     answer = desk.post(url_of(BacktestRun, "add"), filled_in(wave_feed(), account=theirs.pk))
 
     assert list(form.fields["account"].queryset) == [mine]
     assert list(errors_of(answer)) == ["account"]
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_another_like_it_begins_with_its_words(desk: Client, alice: User, bob: User) -> None:
     run, theirs = done(alice, limits={"max_open_positions": 2}), done(bob)
 
-    form = desk.get(url_of(BacktestRun, "add"), {"like": run.pk}).context["adminform"].form
-    other = desk.get(url_of(BacktestRun, "add"), {"like": theirs.pk}).context["adminform"].form
+    form = form_of(desk.get(url_of(BacktestRun, "add"), {"like": run.pk}))
+    other = form_of(desk.get(url_of(BacktestRun, "add"), {"like": theirs.pk}))
 
     assert (form["strategy"].value(), form["sma_cross__fast"].value(), form["settings__cash"].value()) == (
         "sma_cross", 3, "10000",
@@ -209,8 +213,10 @@ def test_several_are_compared_side_by_side(desk: Client, alice: User, bob: User)
     words = words_of(page)
     assert f"What differs {one.pk}: {one.name} {other.pk}: {other.name} slow 8 12" in words
     assert page.content.decode().count("<polyline") == 2
-    assert "Max drawdown" in words
+    assert "Deepest drawdown" in words
     assert "none of yours was named" in words_of(foreign)
+    clerk = signed_in(make_user("clerk", is_staff=True))
+    assert clerk.get(chosen["Location"]).status_code == 403
 
 
 def test_somebody_elses_is_neither_seen_nor_pressed(desk: Client, bob: User) -> None:

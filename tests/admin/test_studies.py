@@ -80,6 +80,7 @@ def test_a_walk_forward_and_a_monte_carlo_study_have_lines_of_their_own(desk: Cl
     assert (monte_carlo.space, monte_carlo.parameters["fast"]) == ({}, 3)
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_what_is_wrong_is_said_where_it_stands(desk: Client) -> None:
     feed = wave_feed()
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -11,13 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from django.utils import timezone
+from rest_framework.test import APIClient
 
 from backtesting import result_api
 from backtesting.models import BacktestRun
 from backtesting.runs import run_compute, run_request, run_result
 from backtesting.setups import Asked
 from marketdata.models import Candle
-from tests.api.conftest import Api
+from tests.api.conftest import ROOT, Api
 from tests.backtesting.test_runs import COUNT, FROM_AT, HOUR, UNTIL_AT, wave_feed, waves
 from tests.conftest import Bells
 from tests.factories import NOON, make_account
@@ -100,6 +104,46 @@ def test_missing_candles_are_told_with_the_backfill_that_fetches_them(alice: Api
         "wanted 240 candles of simulator-BTC/USDT-1h, 39 are missing, 39 of them from 2024-04-21 13:00"
     )
     assert f"backfill (feed {feed.pk}, from_at 2024-04-21T13:00:00Z, until_at 2024-04-23T04:00:00Z)" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("feeds", "[1e999]", {"0": ["A valid integer is required."]}),
+        ("feeds", f"[{2**40}]", [f"wanted ids of feeds, was {2**40}"]),
+        ("feeds", f"{[1] * 51}", ["wanted at most 50 feeds, was 51"]),
+        ("account", "1e999", ["Incorrect type. Expected pk value, received float."]),
+        ("parameters", '{"a": "\\u0000"}', ["wanted text without NUL, was some with it"]),
+        ("parameters", '{"a": "\\\\u0000"}', ["a: Extra inputs are not permitted, was '\\\\u0000'"]),
+    ],
+)
+def test_what_json_can_say_and_no_query_takes_is_refused(alice: Api, name: str, text: str, message: Any) -> None:
+    client = APIClient()
+    client.force_authenticate(alice.user)
+    body = json.dumps(wish(feeds=[wave_feed().pk]) | {name: "it"}).replace('"it"', text)
+
+    answer = client.post(f"{ROOT}backtests", body, content_type="application/json")
+
+    assert (answer.status_code, answer.json()["fields"][name]) == (400, message)
+
+
+def test_reports_are_written_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_work: list[int] = []
+
+    def result(run: BacktestRun) -> tuple[None, None, None, bool]:
+        at_work.append(1)
+        time.sleep(0.05)
+        return None, None, None, True
+
+    def page(*_: Any) -> str:
+        found = len(at_work)
+        at_work.pop()
+        return str(found)
+
+    monkeypatch.setattr(result_api, "run_result", result)
+    monkeypatch.setattr(result_api, "report_html", page)
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(result_api.report_of, [BacktestRun()] * 3)) == ["1", "1", "1"]
 
 
 def test_another_traders_account_is_unknown(alice: Api, bob: Api) -> None:

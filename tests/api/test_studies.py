@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from backtesting.models import BacktestRun, Study
+from backtesting.study_api import TrialsCsv
 from backtesting.study_slices import study_step
 from tests.api.conftest import Api
 from tests.api.test_backtests import wish
@@ -60,10 +61,21 @@ def test_a_trader_asks_for_a_study_and_follows_it_to_its_result(alice: Api, bell
         ({"kind": "GUESS"}, "kind", '"GUESS" is not a valid choice.'),
         ({"space": {"fast": "5"}}, "space", "wanted a list of values or a mapping of low, high and step for fast"),
         ({"space": [1]}, "space", 'Expected a dictionary of items but got type "list".'),
-        ({"space": {"fast": [2, 3], "slow": ["a\0"]}}, "space", "wanted slow within its bounds"),
+        ({"space": {"fast": [2, 3], "slow": ["a"]}}, "space", "wanted slow within its bounds"),
         ({"trials_wanted": 5001}, "trials_wanted", "Ensure this value is less than or equal to 5000."),
         ({"kind": "WALK_FORWARD", "options": {"train": "10d"}}, "options", "test: Field required"),
         ({"settings": {"cash": "-1"}}, "settings", "cash: "),
+        ({"space": {"fast": {"low": -1e30, "high": 1e30}}}, "space", "wanted fast within its bounds"),
+        (
+            {"space": {"fast": {"low": 2, "high": 9, "step": "1e-999999"}}},
+            "space",
+            "wanted numbers for fast, was '1e-9",
+        ),
+        (
+            {"strategy": "trend_filter", "space": {"trend_symbol": ["A\0"]}},
+            "space",
+            "wanted text without NUL, was some with it",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused_at_its_field(
@@ -109,6 +121,15 @@ def test_trials_as_csv_have_a_column_for_each_parameter_that_varies(alice: Api) 
     assert {"trades", "total_return", "max_drawdown", "reason"} < set(rows[0])
     assert [(int(row["fast"]), int(row["slow"])) for row in rows] == GRID
     assert float(rows[3]["value"]) == study.trials.get(number=3).value
+
+
+def test_what_a_spreadsheet_would_compute_is_kept_from_that() -> None:
+    row = {"fold": 0, "number": 1, "status": "FAILED", "value": -1.5, "figures": {}, "reason": "=1+1"}
+    rows = [{**row, "parameters": {"name": "@x"}}, {**row, "parameters": {"name": "a-b"}}]
+
+    text = TrialsCsv().render({"results": rows}).decode()
+
+    assert text.splitlines()[1:] == ["0,1,FAILED,-1.5,'@x,'=1+1", "0,1,FAILED,-1.5,a-b,'=1+1"]
 
 
 def test_any_trial_is_made_a_backtest_of_ones_own(alice: Api) -> None:

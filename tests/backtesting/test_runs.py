@@ -17,6 +17,8 @@ from backtesting import leases, runs, setups
 from backtesting.engine import backtest
 from backtesting.figures import figures_of
 from backtesting.models import BacktestResult, BacktestRun, JobStatus
+from backtesting.packing import finite
+from backtesting.result_pages import curves_drawn
 from backtesting.runs import (
     UnableToBacktest,
     run_cancel,
@@ -408,6 +410,24 @@ def test_a_bell_computes_one_run_and_rings_for_the_next(bells: Bells) -> None:
     assert bells.rung("backtesting.run") == [{"run_ids": [second.pk]}]
 
 
+def test_a_bell_whose_run_was_cancelled_meanwhile_begins_no_other(
+    monkeypatch: pytest.MonkeyPatch, bells: Bells
+) -> None:
+    feed = wave_feed()
+    first, second = requested(feed=feed), requested(feed=feed)
+    bells.clear()
+
+    def cancelled(*_: Any) -> None:
+        run_cancel(first.pk)
+        raise leases.LeaseLost
+
+    monkeypatch.setattr(runs, "backtest", cancelled)
+    run_task([second.pk])
+
+    assert (fresh(first).status, fresh(second).status) == ("CANCELED", "QUEUED")
+    assert bells.rung("backtesting.run") == [{"run_ids": [second.pk]}]
+
+
 def test_more_than_a_share_that_wait_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "MOST_LIVE", 1)
     feed = wave_feed()
@@ -432,6 +452,14 @@ def test_missing_candles_are_named_with_the_way_to_have_them() -> None:
     assert list(refusal(feed, until_at=UNTIL_AT + 100 * HOUR)) == ["until_at"]
 
 
+def test_candles_that_came_while_it_was_looked_are_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    feed = wave_feed()
+    Candle.objects.filter(open_at__lt=NOON - 200 * HOUR).delete()
+    monkeypatch.setattr(setups, "ms_missing", lambda *_: np.empty(0, np.int64))
+
+    assert requested(feed=feed).status == "QUEUED"
+
+
 def test_a_few_missing_candles_are_a_warning() -> None:
     feed = wave_feed()
     Candle.objects.filter(open_at__in=[NOON - 30 * HOUR, NOON - 60 * HOUR]).delete()
@@ -454,6 +482,9 @@ def test_too_many_candles_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal(wave_feed(), wave_feed("ETH/USDT")) == {
         "until_at": ["wanted at most 400 candles of all markets together, was 480"]
     }
+    assert refusal(wave_feed("XRP/USDT"), strategy="trend_filter", parameters={"trend_timeframe": "30m"}) == {
+        "until_at": ["wanted at most 400 candles of all markets together, was 720"]
+    }
 
 
 @pytest.mark.parametrize(
@@ -464,6 +495,13 @@ def test_too_many_candles_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"settings": {"cash": -1}}, "settings", "cash: Input should be greater than 0, was -1"),
         ({"settings": {"leverage": 3}}, "settings", "leverage: wanted 1 on a spot market, was 3"),
         ({"settings": "much"}, "settings", "wanted an object, was str"),
+        ({"settings": {"amount": "1e-999999"}}, "settings", "amount: wanted a number of at most 40 places, was 1E-999999"),
+        ({"settings": {"cash": "1." + 41 * "1"}}, "settings", "cash: wanted a number of at most 40 places, was 1.111"),
+        (
+            {"limits": {"max_exposure_percent": "1e999999"}}, "limits",
+            "max_exposure_percent: wanted a number of at most 40 places, was 1E+999999",
+        ),
+        ({"limits": {"max_open_positions": 2**31}}, "limits", "max_open_positions: wanted at most 2147483647, was 2147"),
         ({"limits": {"max_open_positions": 0}}, "limits", "max_open_positions: Input should be greater than 0, was 0"),
         (
             {"limits": {"max_var_percent": 2}}, "limits",
@@ -511,6 +549,19 @@ def test_only_what_has_ended_can_be_deleted() -> None:
 
 
 def test_a_figure_that_is_no_number_and_a_nul_can_be_stored() -> None:
-    assert runs.finite({"a": [float("nan"), 1.5], "b": (float("inf"), "x\0y", None)}) == {
-        "a": [None, 1.5], "b": [None, "xy", None],
+    assert finite({"a": [float("nan"), 1.5], "b\0": (float("inf"), "x\0y", None, "\ud800")}) == {
+        "a": [None, 1.5], "b": [None, "xy", None, "?"],
     }  # fmt: skip
+
+
+def test_a_curve_with_what_is_no_number_is_stored_and_drawn_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    curve = [[0, 1.0], [1, float("inf")], [2, 1.5]]
+    monkeypatch.setattr(runs, "curve_thinned", lambda result: curve)
+    run = requested()
+
+    assert run_compute(run.pk) is True
+
+    figures = fresh(run).figures
+    assert figures is not None
+    assert figures["curve"] == [[0, 1.0], [1, None], [2, 1.5]]
+    assert curves_drawn([figures["curve"]]) == curves_drawn([[curve[0], curve[2]]])

@@ -231,6 +231,29 @@ def test_a_worker_that_was_overtaken_stores_nothing(monkeypatch: pytest.MonkeyPa
 
 
 @in_the_open
+def test_what_fails_for_a_worker_that_was_overtaken_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = requested()
+    study_step(study.pk)
+    left = [study_setups.StudyChanged("wanted what it began with")]
+
+    def raises_once(*words: Any) -> Any:
+        if left:
+            raise left.pop()
+        return bench_of(*words)
+
+    def overtaken() -> None:
+        TrialClaim.objects.update(leased_until=timezone.now())
+        study_step(study.pk)  # all trials; what is left is to conclude
+
+    monkeypatch.setattr(study_slices, "bench_of", raises_once)
+    happens_before(monkeypatch, study_slices, "_fail", overtaken)
+    study_step(study.pk)
+    done = played(study)
+
+    assert (done.status, done.last_error, done.done) == ("DONE", "", 7)
+
+
+@in_the_open
 def test_who_has_done_a_part_of_what_somebody_else_is_at_now_stores_nothing_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
