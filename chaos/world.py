@@ -21,6 +21,7 @@ from django.contrib.auth.models import User
 from django.db import connections, models
 from django.utils import timezone
 
+from backtesting.models import BacktestRun, Study
 from chaos import invariants
 from chaos.breach import Breach
 from domain.candles import Timeframe
@@ -54,6 +55,7 @@ NAMED: dict[str, type[models.Model]] = {
     "account_ids": Account, "exchange_ids": Exchange, "feed_ids": Feed, "order_ids": Order, "session_ids": TradingSession,
     "signal_ids": Signal, "position_ids": Position, "halt_ids": TradingHalt, "funding_ids": Funding,
     "backfill_ids": Backfill, "gap_ids": CandleGap, "tape_ids": Tape,
+    "run_ids": BacktestRun, "study_ids": Study,
 }  # fmt: skip
 
 _numbers = itertools.count(1)
