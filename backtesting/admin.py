@@ -19,7 +19,7 @@ from django.utils.safestring import SafeString
 from unfold.decorators import display
 from unfold.enums import ActionVariant
 
-import backtesting.study_admin  # noqa: F401  # the page of studies registers itself
+import backtesting.studies.admin  # noqa: F401  # the page of studies registers itself
 from backtesting.comparison import MOST_COMPARED
 from backtesting.forms import FIRST_SETTINGS, MORE_SETTINGS, SETTINGS, BacktestForm
 from backtesting.models import LIVE_JOBS, RETRIED_JOBS, BacktestRun, JobStatus

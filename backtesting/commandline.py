@@ -26,8 +26,8 @@ import numpy as np
 from pydantic import ValidationError
 
 from backtesting.engine import backtest
+from backtesting.engine.inputs import MarketInput, Result, Settings, at
 from backtesting.figures import TRADE_FIELDS, figures_of, trade_row
-from backtesting.inputs import MarketInput, Result, Settings, at
 from backtesting.report import report_html
 from backtesting.wording import UNKNOWN, figure_text, figure_title, refusal_text, table_text
 from domain.calendars import Calendar
@@ -99,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_search(top: argparse.ArgumentParser) -> None:
-    """What ``backtesting/research_command.py`` is asked for."""
+    """What ``backtesting/research/command.py`` is asked for."""
     group = top.add_argument_group("search for parameters, and what luck might have done")
     group.add_argument(
         "--optimise", action="append", default=[], metavar="NAME=LOW:HIGH[:STEP]|NAME=A,B,C",
@@ -139,7 +139,7 @@ def _main(options: argparse.Namespace, out: TextIO) -> int:
         _check_options(options)
         if options.optimise or options.walk_forward or options.monte_carlo is not None:
             # Here, not at the top: one backtest starts quicker without.
-            research = importlib.import_module("backtesting.research_command")
+            research = importlib.import_module("backtesting.research.command")
             return int(research.main(options, kind, values, functools.partial(_market, options), settings, out))
         strategy = kind.from_values(values)
         market = replace(_market(options, [strategy]), strategy=strategy)

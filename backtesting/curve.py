@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from backtesting.inputs import MarketInput, Result, Settings, at
+from backtesting.engine.inputs import MarketInput, Result, Settings, at
 from domain import statistics
 from domain.candles import FloatArray, IntArray
 from domain.statistics import Falls, deepest_drawdowns, falls, returns_of, yearly

@@ -17,8 +17,8 @@ import numpy as np
 from django.utils import timezone
 
 from backtesting.engine import backtest
+from backtesting.engine.inputs import MarketInput, Result, Settings, Trade, at
 from backtesting.gathering import market_gather, settings_of
-from backtesting.inputs import MarketInput, Result, Settings, Trade, at
 from domain.candles import Timeframe
 from domain.exits import ExitReason
 from domain.market import ONE, MarketRules, PositionSide

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backtesting.curve import DAY_MS, Curve, Stats, divided, known
-from backtesting.inputs import REASONS, Columns, MarketInput, Result, Settings, Trade, at
+from backtesting.engine.inputs import REASONS, Columns, MarketInput, Result, Settings, Trade, at
 from backtesting.suspicions import RESTING, contract_sizes, suspicions
 from domain import statistics
 from domain.candles import FloatArray, IntArray

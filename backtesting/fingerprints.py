@@ -17,13 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from backtesting.inputs import MarketInput
+from backtesting.engine.inputs import MarketInput
 from domain.candles import Candles
 from domain.strategy import Strategy
 
-ROOT = Path(__file__).resolve().parent.parent
-# What of this package decides about a trade.
-ENGINE = ("account", "advised", "course", "engine", "gathering", "inputs", "kernel", "loops", "track", "walk")
+HERE = Path(__file__).resolve().parent
 LENGTH = 16  # bytes
 COMPUTING = ("numpy", "numba")
 
@@ -51,8 +49,9 @@ def data_hash(markets: Sequence[MarketInput]) -> str:
 @cache
 def _platform_hash() -> bytes:
     told = hashlib.blake2b(digest_size=LENGTH)
-    engine = [ROOT / "backtesting" / f"{name}.py" for name in ENGINE]
-    for path in [*sorted((ROOT / "domain").rglob("*.py")), *engine]:
+    # What decides about a trade, and from where to where one is traded.
+    deciding = [*(HERE / "engine").glob("*.py"), HERE / "gathering.py", HERE / "research" / "trials.py"]
+    for path in [*sorted((HERE.parent / "domain").rglob("*.py")), *sorted(deciding)]:
         told.update(path.name.encode() + b"\0" + path.read_bytes())
     told.update(repr((sys.version_info[:2], [_version(name) for name in COMPUTING])).encode())
     return told.digest()

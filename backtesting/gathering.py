@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from backtesting.inputs import MarketInput, Settings
+from backtesting.engine.inputs import MarketInput, Settings
 from domain.candles import Candles, Timeframe
 from domain.exit_plan import ExitPlan
 from domain.informative import Facts, FundingRates, Informative, TapeKind, known_from

@@ -15,10 +15,10 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 
-from backtesting.search import SearchMethod
-from backtesting.space import Space
-from backtesting.study_words import objective_words
-from backtesting.trials import OBJECTIVES
+from backtesting.research.search import SearchMethod
+from backtesting.research.space import Space
+from backtesting.research.trials import OBJECTIVES
+from backtesting.research.words import objective_words
 from domain.candles import Timeframe
 from domain.strategy import Strategy
 from marketdata.models import Feed
@@ -87,7 +87,7 @@ class Job(Guarded):
 
 class Setup(models.Model):
     """What is traded, with what, and when: the words of a backtest, whoever asks for it. ``settings`` and ``limits`` are
-    fields of ``backtesting.inputs.Settings`` and ``domain.limits.Limits`` as JSON, ``exits`` changes of the strategy's exit
+    fields of the engine's ``Settings`` and of ``domain.limits.Limits`` as JSON, ``exits`` changes of the strategy's exit
     plan."""
 
     strategy = models.CharField(max_length=LONGEST_NAME)
@@ -207,8 +207,8 @@ class StudyKind(models.TextChoices):
 
 class Study(Job, Setup):
     """Many backtests for one answer. ``space`` names the parameters that are searched, in the words of
-    ``backtesting/space.py``; ``parameters`` are the others. ``options`` are what its kind asks for beside that
-    (``backtesting/study_words.py``).
+    ``backtesting/research/space.py``; ``parameters`` are the others. ``options`` are what its kind asks for beside that
+    (``backtesting/research/words.py``).
 
     Its trials are numbered through, fold by fold; all before ``claimed`` were taken by somebody, and what of those is not
     done is in its claims. Until ``data_hash`` is known it has not begun. ``done`` counts trials, and its result as one more.

@@ -25,10 +25,10 @@ from django.db.models.functions import Cast
 from django.utils import timezone
 
 from backtesting.engine import backtest
+from backtesting.engine.inputs import MarketInput, Refused, Result, Settings
 from backtesting.figures import figures_of, trade_of, trade_row
 from backtesting.fingerprints import code_hash, data_hash
 from backtesting.gathering import NothingToTest
-from backtesting.inputs import MarketInput, Refused, Result, Settings
 from backtesting.leases import LEASE, Lease, LeaseLost
 from backtesting.models import LIVE_JOBS, BacktestFeed, BacktestResult, BacktestRun, Job, JobStatus
 from backtesting.packing import finite, packed, printable, unpacked

@@ -14,8 +14,8 @@ from django.core.exceptions import ValidationError
 from django.db import connection
 from django.utils import timezone
 
+from backtesting.engine.inputs import MarketInput, Settings
 from backtesting.gathering import market_gather, settings_of
-from backtesting.inputs import MarketInput, Settings
 from backtesting.models import Setup
 from backtesting.words import SettingsWords, WrongWords, limits_said, plan_said, settings_from, settings_said, written
 from domain.calendars import Calendar, expected_opens

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from backtesting.inputs import HUNDRED, REASONS, Columns, MarketInput, Result, Settings, at
-from backtesting.track import ATR_PERIOD
+from backtesting.engine.inputs import HUNDRED, REASONS, Columns, MarketInput, Result, Settings, at
+from backtesting.engine.track import ATR_PERIOD
 from backtesting.wording import money_text, percent_text
 from domain.candles import FloatArray, IntArray
 from domain.exits import ExitReason

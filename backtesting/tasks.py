@@ -6,7 +6,8 @@ import logging
 
 from celery import shared_task
 
-from backtesting import runs, study_slices
+from backtesting import runs
+from backtesting.studies import slices as study_slices
 from pipeline.sweeps import Waiting, sweep, swept_apart
 
 logger = logging.getLogger(__name__)

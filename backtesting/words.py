@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
-from backtesting.inputs import HUNDRED, MOST_MONEY, Settings
+from backtesting.engine.inputs import HUNDRED, MOST_MONEY, Settings
 from backtesting.wording import complaint_text
 from domain.exit_plan import ExitPlan
 from domain.limits import Limits
@@ -35,7 +35,7 @@ BY_HISTORY = frozenset(
 
 
 class SettingsWords(BaseModel):
-    """``backtesting.inputs.Settings`` but its limits, by the same names. Fees that are left out are those of the markets."""
+    """The engine's ``Settings`` but its limits, by the same names. Fees that are left out are those of the markets."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -12,7 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from backtesting.drift import CODE_TEXTS, MOST_CANDLES, Code, Drift, Row
-from backtesting.inputs import Trade
+from backtesting.engine.inputs import Trade
 from domain.market import PositionSide
 from money import halt_api
 from money.drift import session_drift

@@ -26,7 +26,7 @@ from backtesting.api import BacktestViewSet
 from backtesting.gathering import NothingToTest
 from backtesting.runs import UnableToBacktest
 from backtesting.studies import UnableToStudy
-from backtesting.study_api import StudyViewSet
+from backtesting.studies.api import StudyViewSet
 from exchanges.api import ExchangeViewSet, QuoteViewSet
 from exchanges.credentials import UnableToDecrypt
 from exchanges.gateway import ExchangeUnavailable

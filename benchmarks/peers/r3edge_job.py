@@ -9,12 +9,12 @@ from pathlib import Path
 from clock import told
 
 from backtesting.commandline import candles_from
-from backtesting.course import course_of, terms_of
 from backtesting.engine import backtest
-from backtesting.inputs import MarketInput, Settings
-from backtesting.loops import compiled
-from backtesting.sweep import sweep
-from backtesting.walk import Walk
+from backtesting.engine.course import course_of, terms_of
+from backtesting.engine.inputs import MarketInput, Settings
+from backtesting.engine.loops import compiled
+from backtesting.engine.sweep import sweep
+from backtesting.engine.walk import Walk
 from benchmarks.tapes import tape
 from domain.candles import Timeframe
 from domain.exit_plan import ExitPlan, RoiStep, TargetLevel

@@ -10,9 +10,9 @@ from django.core.exceptions import ValidationError
 from django.test import Client
 
 from backtesting.models import BacktestRun, Study
-from backtesting.study_charts import fan_chart, heat_map, objective_chart
-from backtesting.study_forms import said_of_line
-from backtesting.study_slices import study_step
+from backtesting.studies.charts import fan_chart, heat_map, objective_chart
+from backtesting.studies.forms import said_of_line
+from backtesting.studies.slices import study_step
 from marketdata.models import Feed
 from strategies.library.momentum_rotation import MomentumRotationParameters
 from strategies.library.sma_cross import SmaCross

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from backtesting.models import BacktestRun, Study
-from backtesting.study_api import TrialsCsv
-from backtesting.study_slices import study_step
+from backtesting.studies.api import TrialsCsv
+from backtesting.studies.slices import study_step
 from tests.api.conftest import Api
 from tests.api.test_backtests import wish
 from tests.backtesting.test_runs import wave_feed

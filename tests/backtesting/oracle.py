@@ -12,7 +12,7 @@ from decimal import Decimal
 
 import numpy as np
 
-from backtesting.inputs import MarketInput, Settings
+from backtesting.engine.inputs import MarketInput, Settings
 from domain.exits import (
     EntryFacts,
     ExitDue,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from backtesting.inputs import MarketInput
+from backtesting.engine.inputs import MarketInput
 from domain.candles import Candles, Timeframe
 
 HOUR_MS = 3_600_000

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backtesting.engine import backtest, is_common
-from backtesting.inputs import MarketInput, Result, Settings
+from backtesting.engine.inputs import MarketInput, Result, Settings
 from domain.advice import Advice, Adviser, EntryWish, EntryWord, ExitWish, ExitWord, PositionView
 from domain.candles import Candles, Timeframe
 from domain.exit_plan import ExitPlan, TargetLevel

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backtesting import conclusions
-from backtesting.conclusions import drawn, importance_of, luck_of, plain, rerun, searched
-from backtesting.inputs import Result, Settings
-from backtesting.study_words import MonteCarloWords
-from backtesting.trials import TrialFacts
+from backtesting.engine.inputs import Result, Settings
+from backtesting.research import conclusions
+from backtesting.research.conclusions import drawn, importance_of, luck_of, plain, rerun, searched
+from backtesting.research.trials import TrialFacts
+from backtesting.research.words import MonteCarloWords
 from domain.overfitting import deflated_sharpe, overfitting
 
 

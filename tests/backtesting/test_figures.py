@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from backtesting.engine import backtest
+from backtesting.engine.inputs import MarketInput, Result, Settings, Trade
 from backtesting.figures import TRADE_FIELDS, figures_of, trade_of, trade_row
-from backtesting.inputs import MarketInput, Result, Settings, Trade
 from backtesting.wording import UNITS, figure_text, figure_title
 from domain import statistics
 from domain.candles import Candles, FloatArray, Timeframe

@@ -14,7 +14,7 @@ import pytest
 import backtesting.suspicions
 from backtesting.commandline import parser
 from backtesting.drift import Code
-from backtesting.inputs import Settings
+from backtesting.engine.inputs import Settings
 from domain.strategy import Strategy
 from strategies.library import LIBRARY
 from strategies.registry import LIBRARY_ORIGIN

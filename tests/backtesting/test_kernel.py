@@ -17,12 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backtesting.course import course_of, terms_of
 from backtesting.engine import backtest_fast, is_common
-from backtesting.inputs import MarketInput, Result, Settings
-from backtesting.loops import PLAIN, compiled
-from backtesting.sweep import sweep, table
-from backtesting.walk import Walk
+from backtesting.engine.course import course_of, terms_of
+from backtesting.engine.inputs import MarketInput, Result, Settings
+from backtesting.engine.loops import PLAIN, compiled
+from backtesting.engine.sweep import sweep, table
+from backtesting.engine.walk import Walk
 from domain.candles import Candles, Timeframe
 from domain.exit_plan import ExitPlan, RoiStep, TargetLevel
 from domain.exits import ExitReason

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backtesting.engine import backtest
-from backtesting.inputs import Settings
-from backtesting.monte_carlo import (
+from backtesting.engine.inputs import Settings
+from backtesting.research.monte_carlo import (
     LEVELS,
     Bands,
     Blocks,
@@ -27,8 +27,8 @@ from backtesting.monte_carlo import (
     shuffled,
     trade_returns,
 )
-from backtesting.space import Space
-from backtesting.trials import Objective, TrialFacts, trial
+from backtesting.research.space import Space
+from backtesting.research.trials import Objective, TrialFacts, trial
 from domain.candles import Candles, FloatArray
 from strategies.library.ema_cross import EmaCross
 from strategies.library.sma_cross import SmaCross

@@ -21,13 +21,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backtesting import charting
-from backtesting.charting import Packing, chart_of, decimals_of, near_trades
 from backtesting.commandline import main
 from backtesting.engine import backtest
+from backtesting.engine.inputs import MarketInput, Result, Settings, Trade
 from backtesting.figures import figures_of
-from backtesting.inputs import MarketInput, Result, Settings, Trade
-from backtesting.report import GROUP_COLUMNS, LIBRARY, SIGNED, TILES, label_of, money_decimals, report_html, said
+from backtesting.report import (
+    GROUP_COLUMNS,
+    LIBRARY,
+    SIGNED,
+    TILES,
+    charting,
+    label_of,
+    money_decimals,
+    report_html,
+    said,
+)
+from backtesting.report.charting import Packing, chart_of, decimals_of, near_trades
 from domain.candles import Candles, Timeframe
 from domain.exits import ExitReason
 from domain.informative import Facts

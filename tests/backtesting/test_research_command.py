@@ -203,7 +203,7 @@ def test_what_cannot_be_searched_is_said_in_one_line(
 
 def test_a_search_by_grid_imports_nothing_heavy(tape: Path) -> None:
     code = (
-        "import sys; from backtesting.commandline import main; assert 'backtesting.search' not in sys.modules; "
+        "import sys; from backtesting.commandline import main; assert 'backtesting.research.search' not in sys.modules; "
         f"assert main({wanted(tape, '--optimise', 'fast=3,5', '--monte-carlo', '5')!r}) == 0; "
         "heavy = {'django', 'numba', 'pandas', 'optuna', 'celery'} & set(sys.modules); assert not heavy, heavy"
     )

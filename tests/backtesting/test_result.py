@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from backtesting.engine import backtest_fast
-from backtesting.inputs import REASONS, Columns, Lazy, MarketInput, Result, Settings, Trade
-from backtesting.walk import Walk
+from backtesting.engine.inputs import REASONS, Columns, Lazy, MarketInput, Result, Settings, Trade
+from backtesting.engine.walk import Walk
 from domain.candles import Candles, Timeframe
 from domain.exit_plan import ExitPlan
 from domain.exits import ExitReason

@@ -313,7 +313,7 @@ def test_a_long_run_keeps_its_lease_and_tells_how_far_it_is(monkeypatch: pytest.
 
 
 def test_the_walk_itself_tells_how_far_it_is_and_ends_when_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backtesting.walk.TICK_EVENTS", 1)
+    monkeypatch.setattr("backtesting.engine.walk.TICK_EVENTS", 1)
     run = requested(limits={"max_orders_per_minute": 60})
     markets, settings = markets_of(run, [run.feeds.get()])
     shares: list[float] = []

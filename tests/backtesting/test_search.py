@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from backtesting.engine import backtest
-from backtesting.inputs import Settings
-from backtesting.search import CannotSearch, SearchMethod, at_work, suggest
-from backtesting.space import MOST_COMBINATIONS, Space
-from backtesting.trials import Objective, Span, TrialFacts, TrialState, clock_of, run_of, trial
+from backtesting.engine.inputs import Settings
+from backtesting.research.search import CannotSearch, SearchMethod, at_work, suggest
+from backtesting.research.space import MOST_COMBINATIONS, Space
+from backtesting.research.trials import Objective, Span, TrialFacts, TrialState, clock_of, run_of, trial
 from domain.candles import Candles, Timeframe
 from domain.informative import Facts, Informative
 from domain.strategy import Parameters, SignalArrays, Strategy

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from backtesting.engine import backtest
-from backtesting.inputs import MarketInput, Result, Settings
-from backtesting.walk import Walk
+from backtesting.engine.inputs import MarketInput, Result, Settings
+from backtesting.engine.walk import Walk
 from domain.advice import Advice, Adviser, EntryWish, EntryWord, ExitWish, ExitWord, PositionView
 from domain.candles import Candles, Timeframe
 from domain.exit_plan import ExitPlan, RoiStep, TargetLevel

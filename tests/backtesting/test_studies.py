@@ -15,14 +15,15 @@ import pytest
 from django.contrib.auth.models import User
 from django.utils import timezone
 
-from backtesting import study_setups, study_slices
 from backtesting.leases import LEASE
 from backtesting.models import BacktestRun, Study, Trial, TrialClaim
 from backtesting.packing import unpacked
 from backtesting.runs import run_compute
 from backtesting.studies import UnableToStudy, study_cancel, study_delete, study_request, study_retry, trial_to_run
-from backtesting.study_setups import StudyAsked, bench_of
-from backtesting.study_slices import BELL_PATIENCE, MOST_TRIES, studies_waiting, study_step, study_step_next
+from backtesting.studies import setups as study_setups
+from backtesting.studies import slices as study_slices
+from backtesting.studies.setups import StudyAsked, bench_of
+from backtesting.studies.slices import BELL_PATIENCE, MOST_TRIES, studies_waiting, study_step, study_step_next
 from backtesting.tasks import step, sweep_studies
 from domain.strategy import SignalArrays
 from marketdata.models import Candle, Feed
@@ -317,7 +318,7 @@ def test_a_process_that_is_killed_in_a_slice_loses_nothing() -> None:
     script = f"""
 import django
 django.setup()
-from backtesting.study_slices import study_step
+from backtesting.studies.slices import study_step
 while study_step({study.pk}):
     pass
 """

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from backtesting import study_setups, study_work
 from backtesting.models import Study, Trial, TrialClaim
+from backtesting.research.search import suggest
+from backtesting.research.trials import TrialState
 from backtesting.runs import run_compute
-from backtesting.search import suggest
+from backtesting.studies import setups as study_setups
 from backtesting.studies import study_request, trial_to_run
-from backtesting.study_setups import StudyAsked
-from backtesting.study_slices import study_step
-from backtesting.trials import TrialState
+from backtesting.studies import work as study_work
+from backtesting.studies.setups import StudyAsked
+from backtesting.studies.slices import study_step
 from domain.candles import Timeframe
 from tests.backtesting.test_runs import FROM_AT, UNTIL_AT, asked, wave_feed, waves
 from tests.backtesting.test_studies import played, requested, tried

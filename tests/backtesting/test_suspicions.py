@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from backtesting.engine import backtest
+from backtesting.engine.inputs import MarketInput, Refused, Result, Settings, Trade
 from backtesting.figures import figures_of
-from backtesting.inputs import MarketInput, Refused, Result, Settings, Trade
 from domain.candles import Candles, Timeframe
 from domain.exit_plan import ExitPlan, RoiStep, TargetLevel
 from domain.exits import ExitReason

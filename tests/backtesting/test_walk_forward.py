@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backtesting.inputs import MarketInput, Settings
-from backtesting.search import SearchMethod, suggest
-from backtesting.space import Space
-from backtesting.trials import Objective, Span, TrialFacts, clock_of, run_of, trial
-from backtesting.walk_forward import (
+from backtesting.engine.inputs import MarketInput, Settings
+from backtesting.research.search import SearchMethod, suggest
+from backtesting.research.space import Space
+from backtesting.research.trials import Objective, Span, TrialFacts, clock_of, run_of, trial
+from backtesting.research.walk_forward import (
     Chosen,
     Fold,
     Length,

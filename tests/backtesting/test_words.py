@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backtesting.engine.inputs import MarketInput, Settings
 from backtesting.fingerprints import _modules, code_hash, data_hash
-from backtesting.inputs import MarketInput, Settings
 from backtesting.packing import packed, unpacked
 from backtesting.words import BY_HISTORY, LimitsWords, SettingsWords, WrongWords, settings_from, settings_said, written
 from domain.candles import Candles, Timeframe

@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from backtesting.engine import backtest
+from backtesting.engine.inputs import MarketInput, Settings
 from backtesting.figures import figures_of
-from backtesting.inputs import MarketInput, Settings
 from backtesting.report import report_html
 from domain.candles import Timeframe
 from strategies.library.macd import Macd

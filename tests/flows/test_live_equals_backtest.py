@@ -18,7 +18,7 @@ import pytest
 
 from backtesting.drift import session_market, session_settings
 from backtesting.engine import backtest
-from backtesting.inputs import Result
+from backtesting.engine.inputs import Result
 from domain.candles import Timeframe
 from domain.exits import ExitReason
 from domain.orders import OrderStatus

@@ -16,7 +16,7 @@ import pytest
 
 from backtesting.commandline import main
 from backtesting.engine import backtest
-from backtesting.inputs import MarketInput, Result, Settings
+from backtesting.engine.inputs import MarketInput, Result, Settings
 from domain.candles import Candles, Timeframe
 from domain.exit_plan import ExitPlan, RoiStep
 from domain.informative import Facts, Others

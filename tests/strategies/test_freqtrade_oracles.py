@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from backtesting.engine import backtest
-from backtesting.inputs import MarketInput, Result, Settings
+from backtesting.engine.inputs import MarketInput, Result, Settings
 from domain.calendars import Calendar
 from domain.candles import Candles, FloatArray, Timeframe
 from domain.informative import Facts, Informative, Others

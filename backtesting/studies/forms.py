@@ -22,10 +22,10 @@ from unfold.widgets import (
 )
 
 from backtesting.models import Study, StudyKind
-from backtesting.monte_carlo import MonteCarlo
+from backtesting.research.monte_carlo import MonteCarlo
+from backtesting.research.words import MonteCarloWords
 from backtesting.setups import Asked
-from backtesting.study_setups import StudyAsked, study_validated
-from backtesting.study_words import MonteCarloWords
+from backtesting.studies.setups import StudyAsked, study_validated
 from domain.market import ZERO
 from marketdata.models import Feed
 from strategies.forms import field_name, parameter_field, parameters_offered

@@ -20,18 +20,18 @@ from typing import Any
 import numpy as np
 from django.core.exceptions import ValidationError
 
+from backtesting.engine.inputs import MarketInput, Settings
+from backtesting.engine.loops import WORTH_COMPILING
 from backtesting.fingerprints import code_hash, data_hash
 from backtesting.gathering import market_gather
-from backtesting.inputs import MarketInput, Settings
-from backtesting.loops import WORTH_COMPILING
 from backtesting.models import Study, StudyKind
-from backtesting.monte_carlo import MonteCarlo
-from backtesting.search import SearchMethod
+from backtesting.research.monte_carlo import MonteCarlo
+from backtesting.research.search import SearchMethod
+from backtesting.research.space import MOST_COMBINATIONS, Space
+from backtesting.research.trials import Objective, Span, clock_of
+from backtesting.research.walk_forward import Length, folds_of
+from backtesting.research.words import MonteCarloWords, options_said
 from backtesting.setups import Asked, markets_of, setup_validated
-from backtesting.space import MOST_COMBINATIONS, Space
-from backtesting.study_words import MonteCarloWords, options_said
-from backtesting.trials import Objective, Span, clock_of
-from backtesting.walk_forward import Length, folds_of
 from backtesting.words import WrongWords, plan_said, settings_from
 from domain.exit_plan import ExitPlan
 from domain.strategy import Strategy

@@ -23,8 +23,9 @@ from rest_framework.utils.urls import replace_query_param
 
 from backtesting.api import BacktestDetail, BacktestFeedSerializer, BacktestInput
 from backtesting.models import METHODS, OBJECTIVE_CHOICES, JobStatus, Study, StudyKind, Trial, TrialStatus
+from backtesting.research.search import SearchMethod
+from backtesting.research.words import WORDS
 from backtesting.result_api import sheet
-from backtesting.search import SearchMethod
 from backtesting.studies import (
     UnableToStudy,
     study_cancel,
@@ -33,8 +34,7 @@ from backtesting.studies import (
     study_retry,
     trial_to_run,
 )
-from backtesting.study_setups import LARGEST_SEED, MOST_TRIALS, StudyAsked
-from backtesting.study_words import WORDS
+from backtesting.studies.setups import LARGEST_SEED, MOST_TRIALS, StudyAsked
 from marketdata.tables import FormatNegotiation
 from pipeline.rest import LARGEST_ID, Filters, IdFilter, NoInput, OwnedRows, RowSerializer
 from strategies.api import ParametersField

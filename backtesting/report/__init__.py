@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from backtesting.charting import chart_of
-from backtesting.inputs import MarketInput, Result, Settings, at
+from backtesting.engine.inputs import MarketInput, Result, Settings, at
+from backtesting.report.charting import chart_of
 from backtesting.wording import figure_text, figure_title
 from domain.candles import FloatArray
 from domain.exit_plan import ExitPlan

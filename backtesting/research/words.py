@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from backtesting.monte_carlo import Blocks, MonteCarlo
-from backtesting.walk_forward import Length
+from backtesting.research.monte_carlo import Blocks, MonteCarlo
+from backtesting.research.walk_forward import Length
 from backtesting.words import WrongWords, complaint
 
 

@@ -23,10 +23,10 @@ from django.utils import timezone
 from backtesting.leases import LEASE, Hold, LeaseLost
 from backtesting.models import LIVE_JOBS, JobStatus, Study, StudyKind, Trial, TrialClaim, TrialStatus
 from backtesting.packing import finite, packed, printable
-from backtesting.search import SearchMethod
-from backtesting.study_setups import Bench, StudyChanged, bench_gather, bench_of, folds_planned
-from backtesting.study_work import Known, concluded, facts_of, trial_computed
-from backtesting.trials import TrialFacts, TrialState
+from backtesting.research.search import SearchMethod
+from backtesting.research.trials import TrialFacts, TrialState
+from backtesting.studies.setups import Bench, StudyChanged, bench_gather, bench_of, folds_planned
+from backtesting.studies.work import Known, concluded, facts_of, trial_computed
 from marketdata.history import free_and_due
 from pipeline.claims import settled
 from pipeline.crashpoints import crashpoint

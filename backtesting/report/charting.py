@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from backtesting.curve import Curve
-from backtesting.inputs import REASONS, Columns, MarketInput, Result
+from backtesting.engine.inputs import REASONS, Columns, MarketInput, Result
 from domain.candles import Candles, FloatArray, IntArray
 from domain.catalogue import indicator_of
 from domain.informative import Others

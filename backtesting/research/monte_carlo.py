@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backtesting.inputs import MarketInput, Result, Settings
-from backtesting.space import Space
-from backtesting.trials import TrialFacts
+from backtesting.engine.inputs import MarketInput, Result, Settings
+from backtesting.research.space import Space
+from backtesting.research.trials import TrialFacts
 from domain.candles import Candles, FloatArray, IntArray
 
 LEVELS = (5, 25, 50, 75, 95)

@@ -1,8 +1,8 @@
 """Arrays in, trades and equity out: what trading would have come to, decided by the functions that live trading asks.
 
 An entry fills at the open after its signal; its stop and target count from that candle on; exits of one open come before
-entries. What moves with the market moves when a candle has closed. The fast loop (``backtesting/kernel.py``) does what most
-runs ask for, of one market or many; everything else goes from event to event (``backtesting/walk.py``). Both trade the same.
+entries. What moves with the market moves when a candle has closed. The fast loop (``kernel.py``) does what most runs ask
+for, of one market or many; everything else goes from event to event (``walk.py``). Both trade the same.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from backtesting.course import METHODS, course_of, run, terms_of, told
-from backtesting.inputs import MarketInput, Result, Settings
-from backtesting.loops import Loops, loops_for
-from backtesting.walk import Walk
+from backtesting.engine.course import METHODS, course_of, run, terms_of, told
+from backtesting.engine.inputs import MarketInput, Result, Settings
+from backtesting.engine.loops import Loops, loops_for
+from backtesting.engine.walk import Walk
 from domain.strategy import SignalArrays
 
 

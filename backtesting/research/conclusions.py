@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from backtesting.inputs import Result, Settings
-from backtesting.monte_carlo import (
+from backtesting.engine.inputs import Result, Settings
+from backtesting.packing import finite
+from backtesting.research.monte_carlo import (
     MonteCarlo,
     bands_of_trials,
     redrawn,
@@ -20,10 +21,9 @@ from backtesting.monte_carlo import (
     shuffled,
     trade_returns,
 )
-from backtesting.packing import finite
-from backtesting.study_words import RERUN, MonteCarloWords, objective_words
-from backtesting.trials import TrialFacts
-from backtesting.walk_forward import WalkForward, best_of
+from backtesting.research.trials import TrialFacts
+from backtesting.research.walk_forward import WalkForward, best_of
+from backtesting.research.words import RERUN, MonteCarloWords, objective_words
 from domain.candles import FloatArray
 from domain.overfitting import deflated_sharpe, overfitting
 

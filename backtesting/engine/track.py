@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from backtesting.account import Held, Line, since
-from backtesting.inputs import ENTER, LEAVE, MarketInput, Settings, kinds_of
+from backtesting.engine.account import Held, Line, since
+from backtesting.engine.inputs import ENTER, LEAVE, MarketInput, Settings, kinds_of
 from domain.candles import FloatArray, IntArray
 from domain.exit_plan import ExitPlan
 from domain.exits import ExitLevels, next_time_step

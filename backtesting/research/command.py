@@ -12,9 +12,9 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from backtesting.inputs import MarketInput, Settings, at
-from backtesting.loops import WORTH_COMPILING, compiled
-from backtesting.monte_carlo import (
+from backtesting.engine.inputs import MarketInput, Settings, at
+from backtesting.engine.loops import WORTH_COMPILING, compiled
+from backtesting.research.monte_carlo import (
     LEVELS,
     Bands,
     bands_of_trials,
@@ -25,10 +25,19 @@ from backtesting.monte_carlo import (
     shuffled,
     trade_returns,
 )
-from backtesting.search import SearchMethod, suggest
-from backtesting.space import Space
-from backtesting.trials import Objective, TrialFacts, TrialState, clock_of, first_of, run_of, span_returns, trial
-from backtesting.walk_forward import Length, WalkForward, best_of, folds_of, walk_forward
+from backtesting.research.search import SearchMethod, suggest
+from backtesting.research.space import Space
+from backtesting.research.trials import (
+    Objective,
+    TrialFacts,
+    TrialState,
+    clock_of,
+    first_of,
+    run_of,
+    span_returns,
+    trial,
+)
+from backtesting.research.walk_forward import Length, WalkForward, best_of, folds_of, walk_forward
 from backtesting.wording import UNKNOWN, percent_text, table_text
 from domain.overfitting import Deflated, Overfitting, deflated_sharpe, overfitting
 from domain.strategy import Strategy

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from backtesting.space import Axis, Point, Space
-from backtesting.trials import TrialFacts, TrialState
+from backtesting.research.space import Axis, Point, Space
+from backtesting.research.trials import TrialFacts, TrialState
 
 # So many trials at random come before the estimator has anything to learn from.
 START_UP = 10

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from backtesting.inputs import MarketInput, Result, Settings, Trade
-from backtesting.search import SearchMethod, suggest
-from backtesting.space import Space
-from backtesting.trials import Objective, Span, TrialFacts, clock_of, run_of, trial, trial_figures
+from backtesting.engine.inputs import MarketInput, Result, Settings, Trade
+from backtesting.research.search import SearchMethod, suggest
+from backtesting.research.space import Space
+from backtesting.research.trials import Objective, Span, TrialFacts, clock_of, run_of, trial, trial_figures
 from domain.candles import FloatArray, IntArray
 
 DAY_MS = 86_400_000

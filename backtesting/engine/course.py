@@ -12,10 +12,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backtesting.inputs import ENTER, HUNDRED, Columns, Lazy, MarketInput, Refused, Result, Settings, at, kinds_of
-from backtesting.kernel import BOOK_COLUMNS, PLAN_COLUMNS, REFUSED_COLUMNS, TRADE_COLUMNS, Terms
-from backtesting.loops import Loops, loops_for
-from backtesting.track import ATR_PERIOD
+from backtesting.engine.inputs import (
+    ENTER,
+    HUNDRED,
+    Columns,
+    Lazy,
+    MarketInput,
+    Refused,
+    Result,
+    Settings,
+    at,
+    kinds_of,
+)
+from backtesting.engine.kernel import BOOK_COLUMNS, PLAN_COLUMNS, REFUSED_COLUMNS, TRADE_COLUMNS, Terms
+from backtesting.engine.loops import Loops, loops_for
+from backtesting.engine.track import ATR_PERIOD
 from domain.candles import FloatArray, IntArray
 from domain.exit_plan import ExitPlan
 from domain.indicators import atr

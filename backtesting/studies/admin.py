@@ -18,7 +18,8 @@ from unfold.decorators import display
 from unfold.enums import ActionVariant
 
 from backtesting.models import LIVE_JOBS, RETRIED_JOBS, Study, StudyKind, Trial, TrialStatus
-from backtesting.monte_carlo import MonteCarlo
+from backtesting.research.monte_carlo import MonteCarlo
+from backtesting.research.words import objective_words
 from backtesting.runs import UnableToBacktest
 from backtesting.studies import (
     UnableToStudy,
@@ -28,8 +29,8 @@ from backtesting.studies import (
     study_retry,
     trial_to_run,
 )
-from backtesting.study_charts import equity_chart, fan_chart, heat_map, objective_chart
-from backtesting.study_forms import (
+from backtesting.studies.charts import equity_chart, fan_chart, heat_map, objective_chart
+from backtesting.studies.forms import (
     HOW_TO_SEARCH,
     LUCK_FIELDS,
     MONEY_FIELDS,
@@ -38,7 +39,6 @@ from backtesting.study_forms import (
     StudyForm,
     TrialForm,
 )
-from backtesting.study_words import objective_words
 from marketdata.backfill_admin import bar
 from pipeline.pages import Fact, LongPage, Sections, Table, actor_of, badge, button, table
 from strategies.forms import field_name, parameters_offered

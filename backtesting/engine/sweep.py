@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from backtesting.course import Course, tables_of
-from backtesting.inputs import ENTER
-from backtesting.kernel import BOOK_COLUMNS, PNL, REFUSED_COLUMNS, TRADE_COLUMNS, Terms
-from backtesting.loops import Loops, compiled
+from backtesting.engine.course import Course, tables_of
+from backtesting.engine.inputs import ENTER
+from backtesting.engine.kernel import BOOK_COLUMNS, PNL, REFUSED_COLUMNS, TRADE_COLUMNS, Terms
+from backtesting.engine.loops import Loops, compiled
 from domain.candles import FloatArray
 from domain.indicators import sma
 

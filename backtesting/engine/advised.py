@@ -9,9 +9,9 @@ from __future__ import annotations
 from datetime import datetime
 from decimal import Decimal
 
-from backtesting.account import Account, Held
-from backtesting.inputs import Settings, at
-from backtesting.track import Entry, Track
+from backtesting.engine.account import Account, Held
+from backtesting.engine.inputs import Settings, at
+from backtesting.engine.track import Entry, Track
 from domain.advice import (
     AS_DUE,
     AS_IT_IS,

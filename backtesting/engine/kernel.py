@@ -69,7 +69,7 @@ PLAN_COLUMNS = 28
     IS_DUE,
 ) = range(28)  # fmt: skip
 BOOK_COLUMNS = 28
-# Columns of what is written of a trade; the reason is a place in ``backtesting.inputs.REASONS``.
+# Columns of what is written of a trade; the reason is a place in ``backtesting.engine.inputs.REASONS``.
 (
     MARKET, SIDE, ENTRY_INDEX, EXIT_INDEX, ENTRY_PRICE, EXIT_PRICE, TRADED, PNL, PAID_FEES, PAID_FUNDING, REASON,
 ) = range(11)  # fmt: skip

@@ -8,15 +8,24 @@ from typing import Any
 
 from django.db.models import QuerySet
 
-from backtesting.conclusions import drawn, plain, rerun, searched, walked
 from backtesting.models import Study, StudyKind, Trial, TrialStatus
-from backtesting.monte_carlo import MonteCarlo, jittered, noised_markets
 from backtesting.packing import unpacked
-from backtesting.search import SearchMethod, at_work, suggest
-from backtesting.study_setups import Bench, span_of
-from backtesting.study_words import RERUN, MonteCarloWords, options_said
-from backtesting.trials import Span, TrialFacts, TrialState, clock_of, run_of, span_returns, trial, trial_figures
-from backtesting.walk_forward import Chosen, Fold, best_of, fold_seed, trained, walked_forward
+from backtesting.research.conclusions import drawn, plain, rerun, searched, walked
+from backtesting.research.monte_carlo import MonteCarlo, jittered, noised_markets
+from backtesting.research.search import SearchMethod, at_work, suggest
+from backtesting.research.trials import (
+    Span,
+    TrialFacts,
+    TrialState,
+    clock_of,
+    run_of,
+    span_returns,
+    trial,
+    trial_figures,
+)
+from backtesting.research.walk_forward import Chosen, Fold, best_of, fold_seed, trained, walked_forward
+from backtesting.research.words import RERUN, MonteCarloWords, options_said
+from backtesting.studies.setups import Bench, span_of
 
 NONE_LEFT = "wanted parameters that were not tried yet, was none"
 

@@ -1,5 +1,5 @@
 """Studies on the platform, many backtests for one answer: asked for, stopped, gone on with, and any of their trials made a
-backtest of its own. How they are computed is in ``backtesting/study_slices.py``."""
+backtest of its own. How they are computed is in ``backtesting/studies/slices.py``."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from backtesting.models import (
 )
 from backtesting.runs import run_request
 from backtesting.setups import Asked
-from backtesting.study_setups import StudyAsked, study_feeds, study_validated
-from backtesting.study_slices import study_ring, study_tell
+from backtesting.studies.setups import StudyAsked, study_feeds, study_validated
+from backtesting.studies.slices import study_ring, study_tell
 
 # Of one owner's that wait or go on at once.
 MOST_LIVE = 100

@@ -1,5 +1,5 @@
-"""The loops of ``backtesting/kernel.py``: compiled where numba is there and worth its start, else as they stand; beside them
-those of a sweep."""
+"""The loops of ``kernel.py``: compiled where numba is there and worth its start, else as they stand; beside them those of a
+sweep."""
 
 # As in ``kernel``.
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from backtesting.kernel import PARTS, smooth, walk
+from backtesting.engine.kernel import PARTS, smooth, walk
 
 
 def crosses(fast, slow, kinds):

@@ -15,10 +15,10 @@ from decimal import Decimal
 
 import numpy as np
 
-from backtesting.account import Account, Held, Leaving, since
-from backtesting.advised import HIGHEST_LEVERAGE, Conversation
-from backtesting.inputs import ENTER, HUNDRED, LEAVE, MarketInput, Refused, Result, Settings, Trade, at
-from backtesting.track import Bar, Entry, Track, first_at
+from backtesting.engine.account import Account, Held, Leaving, since
+from backtesting.engine.advised import HIGHEST_LEVERAGE, Conversation
+from backtesting.engine.inputs import ENTER, HUNDRED, LEAVE, MarketInput, Refused, Result, Settings, Trade, at
+from backtesting.engine.track import Bar, Entry, Track, first_at
 from domain.advice import AS_IT_IS
 from domain.candles import IntArray
 from domain.exit_plan import ExitPlan

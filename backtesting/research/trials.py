@@ -1,6 +1,6 @@
 """What one set of parameters comes to, in a few numbers: what a search compares, and keeps of a trial.
 
-A trial is a backtest like any other (``backtesting/engine.py``); only what is told of it is less.
+A trial is a backtest like any other (``backtesting/engine/__init__.py``); only what is told of it is less.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from backtesting.curve import Curve, divided, known
 from backtesting.engine import backtest
-from backtesting.inputs import MarketInput, Result, Settings
+from backtesting.engine.inputs import MarketInput, Result, Settings
 from backtesting.wording import refusal_text
 from domain.candles import FloatArray, IntArray
 from domain.informative import Facts
