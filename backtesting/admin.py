@@ -22,6 +22,7 @@ from unfold.enums import ActionVariant
 import backtesting.studies.admin  # noqa: F401  # the page of studies registers itself
 from backtesting.comparison import MOST_COMPARED
 from backtesting.forms import FIRST_SETTINGS, MORE_SETTINGS, SETTINGS, BacktestForm
+from backtesting.job_page import JobPage
 from backtesting.models import LIVE_JOBS, RETRIED_JOBS, BacktestRun, JobStatus
 from backtesting.report import label_of
 from backtesting.result_pages import HEADLINES, done_facts, figure_shown, result_tables, side_by_side, text_of
@@ -38,7 +39,6 @@ from marketdata.backfill_admin import BACKFILL_BADGES as JOB_BADGES
 from marketdata.backfill_admin import bar
 from pipeline.pages import (
     Fact,
-    LongPage,
     Sections,
     actor_of,
     badge,
@@ -70,7 +70,7 @@ def _repeat(request: HttpRequest, run: BacktestRun) -> str:
 
 
 @admin.register(BacktestRun)
-class BacktestPage(LongPage):
+class BacktestPage(JobPage):
     """Begun by adding; nothing of one is edited."""
 
     form = BacktestForm
@@ -105,18 +105,6 @@ class BacktestPage(LongPage):
     )  # fmt: skip
     cancel_selected = batch("Cancel", _cancel, permission="command")
     repeat_selected = batch("Repeat", _repeat, permission="command")
-
-    # Who may what
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("backtesting.add_backtestrun")
-
-    def has_command_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return request.user.has_perm("backtesting.change_backtestrun")
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        is_over = obj is None or obj.status not in LIVE_JOBS
-        return is_over and request.user.has_perm("backtesting.delete_backtestrun")
 
     def delete_model(self, request: HttpRequest, obj: BacktestRun) -> None:
         run_delete(obj.pk)

@@ -37,7 +37,12 @@ AT_OPEN = [REASONS.index(one) for one in (ExitReason.EXIT_SIGNAL, ExitReason.TIM
 
 
 def figures_of(
-    result: Result, settings: Settings, markets: Sequence[MarketInput], *, checks_look_ahead: bool = True
+    result: Result,
+    settings: Settings,
+    markets: Sequence[MarketInput],
+    *,
+    checks_look_ahead: bool = True,
+    checks_holes: bool = True,
 ) -> dict[str, Any]:
     """All figures of ``result``, which is what ``settings`` and ``markets`` came to.
 
@@ -46,8 +51,9 @@ def figures_of(
     ``per_reason`` has those still held too, as OPEN. The deepest ``drawdowns``; ``benchmark``, what equal parts of the money
     came to that bought each market at its first open and held it, at no cost; and ``warnings``, each with ``code`` and
     ``text``. ``checks_look_ahead`` asks the strategies again about a few of their entries with the future cut off, for what
-    a few thousand candles cost.
+    a few thousand candles cost; ``checks_holes`` guesses what is missing from the candles there are, for who has no calendar.
     """
+    checks = {"checks_look_ahead": checks_look_ahead, "checks_holes": checks_holes}
     curve = Curve.of(result, settings, markets)
     columns = result.columns
     ended = np.flatnonzero(~columns.is_open)
@@ -73,7 +79,7 @@ def figures_of(
         "per_side": _groups(columns, ended, (columns.side < 0).astype(np.int8), list(PositionSide)),
         "drawdowns": curve.deepest(DRAWDOWNS),
         "benchmark": benchmark,
-        "warnings": suspicions(result, settings, markets, stats, per_month, checks_look_ahead=checks_look_ahead),
+        "warnings": suspicions(result, settings, markets, stats, per_month, **checks),
     }
 
 

@@ -6,7 +6,6 @@ It does not change any more, and so is answered with an ETag.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import threading
 from collections.abc import Iterable, Sequence
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
-from django.utils.cache import get_conditional_response
 from drf_spectacular.utils import OpenApiTypes, extend_schema
 from rest_framework import serializers
 from rest_framework.decorators import action
@@ -41,6 +39,7 @@ from marketdata.tables import (
     TableArrow,
     TableCsv,
     TableJson,
+    known_already,
 )
 from pipeline.rest import OwnedRows
 
@@ -184,7 +183,7 @@ class ResultViews(OwnedRows[BacktestRun]):
         run = self._done()
         query = BacktestTradesQuery(data=request.query_params)
         query.is_valid(raise_exception=True)
-        headers, unchanged = known(request, run)
+        headers, unchanged = known_already(request, run.pk, run.ended_at)
         if unchanged is not None:
             return unchanged
         start, limit = query.validated_data["start"], query.validated_data["limit"]
@@ -207,7 +206,7 @@ class ResultViews(OwnedRows[BacktestRun]):
         run = self._done()
         query = BacktestEquityQuery(data=request.query_params, context={"format": request.accepted_renderer.format})
         query.is_valid(raise_exception=True)
-        headers, unchanged = known(request, run)
+        headers, unchanged = known_already(request, run.pk, run.ended_at)
         if unchanged is not None:
             return unchanged
         values = query.validated_data
@@ -224,9 +223,7 @@ class ResultViews(OwnedRows[BacktestRun]):
         table = Table({"run": run.pk, "next": url}, open_ms[part], {"equity": curve["equity"][part]})
         return Response(table, headers=headers)
 
-    @extend_schema(
-        parameters=[KNOWN_ALREADY], responses={(200, "text/html"): OpenApiTypes.STR, 304: None}, filters=False
-    )
+    @extend_schema(responses={(200, "text/html"): OpenApiTypes.STR}, filters=False)
     @action(
         detail=True, renderer_classes=[Page], content_negotiation_class=FormatNegotiation,
         filterset_class=None, pagination_class=None,
@@ -234,13 +231,9 @@ class ResultViews(OwnedRows[BacktestRun]):
     def report(self, request: Request, pk: str | None = None) -> HttpResponseBase:
         """A page that holds all of it, without any other file: figures, curves, months, trades, and candles with entries and
         exits."""
-        run = self._done()
-        headers, unchanged = known(request, run)
-        if unchanged is not None:
-            return unchanged
-        return HttpResponse(
-            report_of(run), headers={**headers, "Content-Security-Policy": REPORT_POLICY}, content_type="text/html"
-        )
+        # Written anew each time: it tells whether candles have changed since.
+        headers = {"Cache-Control": "private, no-store", "Content-Security-Policy": REPORT_POLICY}
+        return HttpResponse(report_of(self._done()), headers=headers, content_type="text/html")
 
     def handle_exception(self, exc: Exception) -> Response:
         response = super().handle_exception(exc)
@@ -261,18 +254,6 @@ def report_of(run: BacktestRun) -> str:
         result, settings, markets, is_same = run_result(run)
         title = run.name if is_same else f"{run.name} (candles have changed since it was computed)"
         return report_html(title, markets, result, settings, run.figures_told)
-
-
-def known(request: Request, run: BacktestRun) -> tuple[dict[str, str], HttpResponseBase | None]:
-    """The headers of an answer about what ``run``, which is done, came to, and the whole answer for who has it already."""
-    state = (request.build_absolute_uri(), request.accepted_media_type, run.pk, run.ended_at)
-    tag = f'"{hashlib.blake2b(repr(state).encode(), digest_size=16).hexdigest()}"'
-    headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
-    unchanged = get_conditional_response(request._request, etag=tag)
-    if isinstance(unchanged, HttpResponse):
-        for name, value in headers.items():
-            unchanged[name] = value
-    return headers, unchanged
 
 
 def _ms(at: datetime) -> int:

@@ -296,10 +296,9 @@ def _computed(run: BacktestRun, lease: Lease) -> tuple[dict[str, Any], dict[str,
     if len(result.trades) > MOST_TRADES:
         raise TooMuch(f"wanted at most {MOST_TRADES:,} trades, was {len(result.trades):,}: choose a shorter span")
     lease.tick(1.0)
-    figures = figures_of(result, settings, markets)
-    # Which candles are missing is the calendars' to say, and not to be guessed from those that are there.
-    seen = [one for one in figures.get("warnings", []) if one["code"] != "HOLES"]
-    figures["warnings"] = [*seen, *_holes(run, feeds)]
+    # Which candles are missing is the calendars' to say.
+    figures = figures_of(result, settings, markets, checks_holes=False)
+    figures["warnings"] += _holes(run, feeds)
     figures |= {"curve": curve_thinned(result), "order": list(figures["stats"])}
     lease.tick(1.0)
     long = {

@@ -80,6 +80,7 @@ def suspicions(
     per_month: Sequence[Mapping[str, Any]],
     *,
     checks_look_ahead: bool = True,
+    checks_holes: bool = True,
 ) -> list[Warning]:
     """All that is suspicious, each as ``{"code", "text"}``; what makes every figure worthless comes first. ``stats`` and
     ``per_month`` are those of ``backtesting/figures.py``."""
@@ -97,7 +98,7 @@ def suspicions(
         _stops(facts),
         _both_touched(facts),
         _thin(facts),
-        _holes(facts),
+        _holes(facts) if checks_holes else (),
     )
     return [{"code": code, "text": text} for check in checks for code, text in check]
 

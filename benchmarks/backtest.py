@@ -147,6 +147,8 @@ def _sweeps(report: Report, path: Path, peers: Sequence[str]) -> None:
     for threads in (1, 2):
         ran = _r3edge(str(path), 30 + threads, "sweep", SMALL, pairs)
         found[f"r3edge, {threads} threads"] = ran
+    # What a search does: of each pair all figures, and the returns by which luck is judged.
+    found["r3edge, --optimise"] = _r3edge(str(path), 3, "trials", SMALL, pairs)
     if "vectorbt" in peers:
         try:
             script = SCRIPTS / PEERS["vectorbt"].script

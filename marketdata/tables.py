@@ -302,6 +302,20 @@ def _rows(
         return list(cursor.fetchall())
 
 
+def known_already(request: Request, *state: object) -> tuple[dict[str, str], HttpResponseBase | None]:
+    """The headers of an answer that depends on ``state`` and on what was asked, and the whole answer where who asks has it
+    already."""
+    asked = (request.build_absolute_uri(), request.accepted_media_type, *state)
+    tag = f'"{hashlib.blake2b(repr(asked).encode(), digest_size=16).hexdigest()}"'
+    # One's own copy, asked about before each use: what it is of may be revised, and that is to be seen at once.
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
+    unchanged = get_conditional_response(request._request, etag=tag)
+    if isinstance(unchanged, HttpResponse):
+        for name, value in headers.items():
+            unchanged[name] = value
+    return headers, unchanged
+
+
 class FormatNegotiation(DefaultContentNegotiation):
     """A format that nobody speaks is told, instead of an address that is not there."""
 
@@ -332,18 +346,8 @@ class TableView(viewsets.ViewSet):
         who asks has it already."""
         # What opened before the last candle is as it is told by ``changes``; what may still come depends on the last one.
         is_past = until is not None and feed.last_open_at is not None and until <= feed.last_open_at
-        state = (
-            request.build_absolute_uri(), request.accepted_media_type, feed.pk, feed.calendar, feed.changes,
-            None if is_past else feed.last_open_at,
-        )  # fmt: skip
-        tag = f'"{hashlib.blake2b(repr(state).encode(), digest_size=16).hexdigest()}"'
-        # One's own copy, asked about before each use: a candle may be revised, and that is to be seen at once.
-        headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
-        unchanged = get_conditional_response(request._request, etag=tag)
-        if isinstance(unchanged, HttpResponse):
-            for name, value in headers.items():
-                unchanged[name] = value
-        return headers, unchanged
+        state = feed.pk, feed.calendar, feed.changes, None if is_past else feed.last_open_at
+        return known_already(request, *state)
 
     def answer(
         self, request: Request, headers: dict[str, str], span: Span, table: Table, next_ms: int | None

@@ -17,6 +17,7 @@ from django.utils.safestring import SafeString
 from unfold.decorators import display
 from unfold.enums import ActionVariant
 
+from backtesting.job_page import JobPage
 from backtesting.models import LIVE_JOBS, RETRIED_JOBS, Study, StudyKind, Trial, TrialStatus
 from backtesting.research.monte_carlo import MonteCarlo
 from backtesting.research.words import objective_words
@@ -40,7 +41,7 @@ from backtesting.studies.forms import (
     TrialForm,
 )
 from marketdata.backfill_admin import bar
-from pipeline.pages import Fact, LongPage, Sections, Table, actor_of, badge, button, table
+from pipeline.pages import Fact, Sections, Table, actor_of, badge, button, table
 from strategies.forms import field_name, parameters_offered
 
 STUDY_BADGES = {"DONE": "success", "RUNNING": "info", "QUEUED": "info", "CANCELED": "warning", "FAILED": "danger"}
@@ -67,7 +68,7 @@ def _backtest(request: HttpRequest, study: Study, number: int, fold: int | None)
 
 
 @admin.register(Study)
-class StudyPage(LongPage):
+class StudyPage(JobPage):
     """Begun by adding, ended by cancelling; nothing of it is edited."""
 
     form = StudyForm
@@ -117,16 +118,6 @@ class StudyPage(LongPage):
         best = KeyTransform("best", "result", output_field=JSONField())
         rows: QuerySet[Study] = super().get_queryset(request)
         return rows.defer("result", "folds").annotate(best_told=best)
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("backtesting.add_study")
-
-    def has_command_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return request.user.has_perm("backtesting.change_study")
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        is_over = obj is None or obj.status not in LIVE_JOBS
-        return is_over and request.user.has_perm("backtesting.delete_study")
 
     def delete_model(self, request: HttpRequest, obj: Study) -> None:
         study_delete(obj.pk)

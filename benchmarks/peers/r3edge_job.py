@@ -15,6 +15,7 @@ from backtesting.engine.inputs import MarketInput, Settings
 from backtesting.engine.loops import compiled
 from backtesting.engine.sweep import sweep
 from backtesting.engine.walk import Walk
+from backtesting.research.trials import Objective, trial
 from benchmarks.tapes import tape
 from domain.candles import Timeframe
 from domain.exit_plan import ExitPlan, RoiStep, TargetLevel
@@ -49,6 +50,15 @@ def main(path: str, rounds: int, job: str, size: int, more: str = "") -> None:
             lambda: sum(one.trades for one in sweep(terms, course, pairs, threads)), rounds // 10,
             is_compiled=is_compiled,
         )  # fmt: skip
+    if job == "trials":
+        pairs = [tuple(map(int, pair.split("/"))) for pair in more.split(",")]
+        objective = Objective("sharpe")
+
+        def searched() -> int:
+            facts = (trial([market], SETTINGS, SmaCross, {"fast": one, "slow": two}, objective) for one, two in pairs)
+            return sum(int(one.figures["trades"] or 0) for one in facts)
+
+        return told(searched, rounds, is_compiled=is_compiled)
     markets = [market]
     if job == "portfolio":
         markets = [

@@ -93,6 +93,7 @@ def test_our_own_job_says_its_trades_and_figures(tmp_path: Path) -> None:
     ran = backtest._r3edge(str(tmp_path / "tape.csv"), 2, "simple", 3_000)
     swept = backtest._r3edge(str(tmp_path / "tape.csv"), 11, "sweep", 3_000, "20/50,20/50")
     assert ran.trades == 30
-    assert swept.trades == 60
+    searched = backtest._r3edge(str(tmp_path / "tape.csv"), 1, "trials", 3_000, "20/50,20/50")
+    assert (swept.trades, searched.trades) == (60, 60)
     assert 0 < ran.warm_cpu_s < ran.whole_cpu_s
     assert ran.is_compiled

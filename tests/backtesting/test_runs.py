@@ -243,9 +243,9 @@ def test_what_was_overtaken_while_it_was_computed_stores_nothing(monkeypatch: py
     run = requested()
     original = figures_of
 
-    def overtaken(*args: Any) -> Any:
+    def overtaken(*args: Any, **checks: Any) -> Any:
         BacktestRun.objects.update(leased_until=timezone.now() + timedelta(seconds=20))
-        return original(*args)
+        return original(*args, **checks)
 
     monkeypatch.setattr(runs, "figures_of", overtaken)
 
